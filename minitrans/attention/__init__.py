@@ -1,0 +1,22 @@
+"""Attention: one contract (`contract.py`), one oracle (`eager.py`), one file per backend and per variant."""
+
+from minitrans.attention.bias import ALiBi, AttentionBias, DenseBias, RelativeBuckets, RelativePositions
+from minitrans.attention.contract import Attention, AttentionResult
+from minitrans.attention.layout import PackedLayout
+from minitrans.attention.mask import AttentionMask, BlockLayout
+from minitrans.attention.registry import attend, explain_backend
+
+__all__ = [
+    "ALiBi",
+    "Attention",
+    "AttentionBias",
+    "AttentionMask",
+    "AttentionResult",
+    "BlockLayout",
+    "DenseBias",
+    "PackedLayout",
+    "RelativeBuckets",
+    "RelativePositions",
+    "attend",
+    "explain_backend",
+]

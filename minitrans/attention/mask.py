@@ -1,0 +1,165 @@
+"""What may attend to what. `AttentionMask.to_dense` is the one definition of its meaning; True = may attend."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from minitrans.attention.layout import PackedLayout
+
+_ALL = slice(None)
+
+
+@dataclass(frozen=True, eq=False)
+class BlockLayout:
+    """A block-sparse pattern: query block a may attend to key block b where `allowed[h, a, b]`.
+
+    Attributes:
+        allowed: (H|1, ceil(T / size), ceil(S / size)) bool.
+        size: tokens per block.
+    """
+
+    allowed: Tensor
+    size: int
+
+    def __post_init__(self) -> None:
+        _require_bool("BlockLayout.allowed", self.allowed, 3)
+        if self.size < 1:
+            raise ValueError(f"BlockLayout.size must be at least 1, got {self.size}")
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionMask:
+    """The conjunction of its parts; a part left at its default forbids nothing.
+
+    With T queries and S keys, query i stands at position i + S - T, so that the last query meets the last key (a
+    decoder with a key/value cache). Global tokens attend to, and are attended from, everywhere: they lift `window` and
+    `blocks`, never the other parts.
+
+    Attributes:
+        key_padding: (B, S) bool, the keys that are real tokens.
+        causal: a query sees no key to its right.
+        window: (left, right), the distances a query sees to each side; None = unbounded.
+        global_tokens: (B, S) bool; in a packed batch (1, N).
+        blocks: a block-sparse pattern.
+        dense: (B|1, H|1, T, S) bool, anything else.
+    """
+
+    key_padding: Tensor | None = None
+    causal: bool = False
+    window: tuple[int | None, int | None] | None = None
+    global_tokens: Tensor | None = None
+    blocks: BlockLayout | None = None
+    dense: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        _require_bool("key_padding", self.key_padding, 2)
+        _require_bool("global_tokens", self.global_tokens, 2)
+        _require_bool("dense", self.dense, 4)
+        if self.window is not None and any(side is not None and side < 0 for side in self.window):
+            raise ValueError(f"window must hold two distances of at least 0 (or None), got {self.window}")
+
+    def to_dense(
+        self,
+        query_length: int,
+        key_length: int,
+        device: torch.device,
+        layout: PackedLayout | None = None,
+        *,
+        rows: slice = _ALL,
+        columns: slice = _ALL,
+    ) -> Tensor | None:
+        """The mask as one bool tensor (B|1, H|1, T|1, S), or None where everything may attend to everything.
+
+        For a packed batch (`layout` given, T = S = N) no token sees another sequence. `rows` and `columns` choose a
+        rectangle of it, for implementations that never hold all T·S pairs.
+        """
+        allowed: Tensor | None = None
+        ahead = distance(query_length, key_length, device, rows, columns)  # (T, S)
+        if self.window is not None:
+            allowed = _inside(self.window, ahead)
+        if self.blocks is not None:
+            allowed = _both(allowed, _blocks(self.blocks, query_length, key_length, rows, columns))
+        if allowed is not None and self.global_tokens is not None:
+            key_is_global = self.global_tokens[:, None, None, columns]  # (B, 1, 1, S)
+            query_is_global = global_queries(self.global_tokens, query_length)[:, None, rows, None]  # (B, 1, T, 1)
+            allowed = allowed | key_is_global | query_is_global
+        if self.causal and query_length > 1:  # a single query is the last one: it sees every key
+            allowed = _both(allowed, _inside((None, 0), ahead))
+        if self.dense is not None:
+            allowed = _both(allowed, self.dense[:, :, rows, columns])
+        if self.key_padding is not None:
+            allowed = _both(allowed, self.key_padding[:, None, None, columns])
+        if layout is not None:
+            allowed = _both(allowed, layout.same_sequence()[:, :, rows, columns])
+        return allowed
+
+    def check(self, batch: int, heads: int, query_length: int, key_length: int) -> None:
+        """Raises ValueError where a part does not fit the sizes B, H, T, S."""
+        for name, part in (("key_padding", self.key_padding), ("global_tokens", self.global_tokens)):
+            if part is not None and part.shape != (batch, key_length):
+                raise ValueError(f"{name} must be (B, S) = ({batch}, {key_length}), got {tuple(part.shape)}")
+        if self.dense is not None:
+            expected = (batch, heads, query_length, key_length)
+            fits = all(got in (1, want) for got, want in zip(self.dense.shape[:2], expected[:2], strict=True))
+            if not fits or self.dense.shape[2:] != expected[2:]:
+                raise ValueError(f"dense must be (B|1, H|1, T, S) of {expected}, got {tuple(self.dense.shape)}")
+        if self.blocks is not None:
+            size = self.blocks.size
+            grid = (-(-query_length // size), -(-key_length // size))
+            if self.blocks.allowed.shape[0] not in (1, heads) or self.blocks.allowed.shape[1:] != grid:
+                raise ValueError(
+                    f"blocks.allowed must be (H|1, {grid[0]}, {grid[1]}) for T={query_length}, S={key_length}, "
+                    f"size={size}, got {tuple(self.blocks.allowed.shape)}"
+                )
+
+
+def distance(
+    query_length: int, key_length: int, device: torch.device, rows: slice = _ALL, columns: slice = _ALL
+) -> Tensor:
+    """(T, S) int64: key position minus query position, where query i stands at i + S - T; or a rectangle of it."""
+    queries = torch.arange(key_length - query_length, key_length, device=device)[rows]
+    return torch.arange(key_length, device=device)[None, columns] - queries[:, None]
+
+
+def global_queries(global_tokens: Tensor, query_length: int) -> Tensor:
+    """(B, T) bool: which queries are global tokens, from the (B, S) tokens; a query before the first key is none."""
+    before = max(query_length - global_tokens.shape[1], 0)
+    tokens = pad(global_tokens, (before, 0), value=False)
+    return tokens[:, tokens.shape[1] - query_length :]
+
+
+def _inside(window: tuple[int | None, int | None], ahead: Tensor) -> Tensor:
+    allowed = torch.ones_like(ahead, dtype=torch.bool)
+    left, right = window
+    if left is not None:
+        allowed &= ahead >= -left
+    if right is not None:
+        allowed &= ahead <= right
+    return allowed[None, None]
+
+
+def _blocks(blocks: BlockLayout, query_length: int, key_length: int, rows: slice, columns: slice) -> Tensor:
+    device = blocks.allowed.device
+    query_block = torch.arange(query_length, device=device)[rows] // blocks.size
+    key_block = torch.arange(key_length, device=device)[columns] // blocks.size
+    return blocks.allowed[None, :, query_block[:, None], key_block[None, :]]
+
+
+def _both(one: Tensor | None, other: Tensor) -> Tensor:
+    return other if one is None else one & other
+
+
+def _require_bool(name: str, tensor: Tensor | None, dimensions: int) -> None:
+    if tensor is None:
+        return
+    if tensor.dtype != torch.bool:
+        raise TypeError(
+            f"{name} must be a bool tensor where True = may attend, got {tensor.dtype}; "
+            f"write mask.bool() for a 0/1 mask, and pass additive scores as a bias"
+        )
+    if tensor.dim() != dimensions:
+        raise ValueError(f"{name} must have {dimensions} dimensions, got shape {tuple(tensor.shape)}")

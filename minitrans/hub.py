@@ -1,0 +1,65 @@
+"""From a name or a path to a local folder: `bert-base-uncased`, `org/name`, or a directory that is already here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from minitrans.files import printable
+
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+
+
+def local_folder(
+    name_or_path: str | Path,
+    *,
+    patterns: Sequence[str],
+    revision: str | None = None,
+    local_files_only: bool = False,
+) -> Path:
+    """A folder on this disk that holds the files matching `patterns`, downloading them from the Hugging Face hub if need be.
+
+    A directory is returned as it is. Anything else that looks like a hub name ("name" or "owner/name") goes through
+    `huggingface_hub`, which honours HF_HUB_OFFLINE and keeps its own cache.
+
+    Raises:
+        ValueError: if it is neither a directory nor a hub name, or the hub (or its cache, when offline) has no such checkpoint.
+    """
+    path = Path(name_or_path).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise ValueError(f"{printable(path)}: expected a folder that holds a checkpoint, found a file")
+    if not isinstance(name_or_path, str) or not _HUB_NAME.fullmatch(name_or_path) or ".." in name_or_path:
+        raise ValueError(
+            f"{printable(path)}: no such folder, and not a name on the Hugging Face hub (owner/name) either"
+        )
+
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    try:
+        return Path(
+            snapshot_download(
+                name_or_path, revision=revision, allow_patterns=list(patterns), local_files_only=local_files_only
+            )
+        )
+    except RepositoryNotFoundError:
+        raise ValueError(
+            f"{name_or_path}: no such folder here and no such repository on the Hugging Face hub"
+        ) from None
+    except RevisionNotFoundError:
+        raise ValueError(f"{name_or_path}: the repository has no revision {printable(revision)!r}") from None
+    except LocalEntryNotFoundError:
+        raise ValueError(
+            f"{name_or_path}: no such folder here, not in the local Hugging Face cache, and the hub cannot be reached "
+            "(offline mode, local_files_only or no network); give the path of a local folder, or download it once"
+        ) from None
+    except HfHubHTTPError as error:
+        raise ValueError(f"{name_or_path}: the Hugging Face hub refused: {printable(error, 200)}") from None

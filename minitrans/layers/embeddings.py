@@ -1,0 +1,58 @@
+"""Token, type and position embeddings, summed and normalised: what enters the first block of a BERT-like model."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from minitrans.layers.norms import LayerNorm
+
+
+class Embeddings(nn.Module):
+    """LayerNorm(token + type + position), then dropout (Devlin et al. 2019, figure 2).
+
+    Args:
+        vocab_size: V.
+        width: D.
+        max_positions: rows of the position table.
+        type_vocab_size: rows of the type (segment) table.
+        padding_idx: the token id whose row gets no gradient through the lookup (M10); None = every row does.
+        position_padding_idx: the same for the position table (R2).
+        eps: of the LayerNorm.
+        dropout: probability.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        width: int,
+        *,
+        max_positions: int,
+        type_vocab_size: int,
+        padding_idx: int | None = None,
+        position_padding_idx: int | None = None,
+        eps: float = 1e-12,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.word_embeddings = nn.Embedding(vocab_size, width, padding_idx=padding_idx)
+        self.position_embeddings = nn.Embedding(max_positions, width, padding_idx=position_padding_idx)
+        self.token_type_embeddings = nn.Embedding(type_vocab_size, width)
+        self.LayerNorm = LayerNorm(width, eps)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, tokens: Tensor, positions: Tensor, types: Tensor) -> Tensor:
+        """Embeds a batch.
+
+        Args:
+            tokens: (...) int64 token ids, or (..., D) vectors that stand for them.
+            positions: (...) int64.
+            types: (...) int64.
+
+        Returns:
+            (..., D).
+        """
+        words = tokens if tokens.is_floating_point() else self.word_embeddings(tokens)
+        # M9: in this order, because floating-point addition is not associative
+        x = words + self.token_type_embeddings(types) + self.position_embeddings(positions)
+        normed: Tensor = self.dropout(self.LayerNorm(x))
+        return normed

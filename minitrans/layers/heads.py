@@ -1,0 +1,69 @@
+"""What stands on top of the blocks: the pooler, the language-modelling head, the two-layer classifier."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from minitrans.layers.activations import activation
+from minitrans.layers.norms import LayerNorm
+
+
+class Pooler(nn.Module):
+    """tanh(W h₀ + b) of the first token (B2).
+
+    Args:
+        width: D.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.dense = nn.Linear(width, width)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(B, T, D) -> (B, D)."""
+        return torch.tanh(self.dense(hidden[:, 0]))
+
+
+class LanguageModelHead(nn.Module):
+    """Scores over the vocabulary: decoder(LayerNorm(act(dense(x)))) (B3, R4).
+
+    Args:
+        width: D.
+        vocab_size: V.
+        act: activation name.
+        eps: of the LayerNorm.
+    """
+
+    def __init__(self, width: int, vocab_size: int, *, act: str, eps: float) -> None:
+        super().__init__()
+        self.dense = nn.Linear(width, width)
+        self.act = activation(act)
+        self.LayerNorm = LayerNorm(width, eps)
+        self.decoder = nn.Linear(width, vocab_size)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(..., D) -> (..., V)."""
+        scores: Tensor = self.decoder(self.LayerNorm(self.act(self.dense(hidden))))
+        return scores
+
+
+class ClassificationHead(nn.Module):
+    """out_proj(dropout(tanh(dense(dropout(h₀))))) of the first token, RoBERTa's way to classify a sequence (R5).
+
+    Args:
+        width: D.
+        num_labels: C.
+        dropout: probability.
+    """
+
+    def __init__(self, width: int, num_labels: int, *, dropout: float) -> None:
+        super().__init__()
+        self.dense = nn.Linear(width, width)
+        self.dropout = nn.Dropout(dropout)
+        self.out_proj = nn.Linear(width, num_labels)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(B, T, D) -> (B, C)."""
+        scores: Tensor = self.out_proj(self.dropout(torch.tanh(self.dense(self.dropout(hidden[:, 0])))))
+        return scores

@@ -1,0 +1,131 @@
+"""Losses of the task heads, with labels checked before they reach a kernel."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+IGNORED = -100
+
+ProblemType = Literal["regression", "single_label_classification", "multi_label_classification"]
+
+
+def token_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy averaged over the labels that are not -100 (B4: NaN where all of them are).
+
+    Args:
+        logits: (..., C).
+        labels: (...) integers in [0, C), or -100 to leave a place out.
+
+    Raises:
+        ValueError: where shapes differ or a label is out of range. TypeError: where labels are not integers.
+    """
+    check_labels(labels, logits.shape[-1])
+    if labels.shape != logits.shape[:-1]:
+        raise ValueError(f"labels must have shape {tuple(logits.shape[:-1])}, got {tuple(labels.shape)}")
+    return F.cross_entropy(logits.flatten(0, -2), labels.flatten().long(), ignore_index=IGNORED)
+
+
+def next_token_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """`token_loss` of each position's logits against the label of the position after it.
+
+    Args:
+        logits: (B, T, V).
+        labels: (B, T) integers in [0, V), or -100.
+    """
+    if labels.shape != logits.shape[:-1]:
+        raise ValueError(f"labels must have shape {tuple(logits.shape[:-1])}, got {tuple(labels.shape)}")
+    check_labels(labels, logits.shape[-1])
+    return token_loss(logits[:, :-1], labels[:, 1:])
+
+
+def classification_loss(logits: Tensor, labels: Tensor, problem_type: ProblemType | None) -> Tensor:
+    """The loss of a sequence classifier (B5).
+
+    Without a `problem_type` the labels tell: one column is a regression, integers a single label, floats many labels.
+
+    Args:
+        logits: (B, C).
+        labels: (B) class ids; or (B, C) floats (multi label); or (B) / (B, C) floats (regression).
+        problem_type: which of the three, or None.
+
+    Raises:
+        ValueError, TypeError: where labels do not fit the problem.
+    """
+    classes = logits.shape[-1]
+    if problem_type is None:
+        integers = not labels.is_floating_point()
+        problem_type = (
+            "regression"
+            if classes == 1
+            else "single_label_classification"
+            if integers
+            else "multi_label_classification"
+        )
+    if problem_type == "single_label_classification":
+        labels = labels.squeeze(-1) if labels.dim() == 2 and labels.shape[-1] == 1 else labels
+        return token_loss(logits, labels)
+    targets = labels.to(logits.dtype)
+    if problem_type == "regression" and classes == 1:
+        if targets.numel() != logits.numel():
+            raise ValueError(f"regression labels must hold {logits.numel()} numbers, got shape {tuple(labels.shape)}")
+        return F.mse_loss(logits.flatten(), targets.flatten())
+    if targets.shape != logits.shape:
+        raise ValueError(
+            f"{problem_type} labels must have the shape of the logits {tuple(logits.shape)}, got {tuple(labels.shape)}"
+        )
+    if problem_type == "regression":
+        return F.mse_loss(logits, targets)
+    if targets.numel() and (targets.min() < 0 or targets.max() > 1):
+        raise ValueError("multi-label targets must be between 0 and 1")
+    return F.binary_cross_entropy_with_logits(logits, targets)
+
+
+def span_loss(start_logits: Tensor, end_logits: Tensor, start_positions: Tensor, end_positions: Tensor) -> Tensor:
+    """Mean of the cross-entropies of a span's first and last token; a position outside [0, T) is ignored (B5).
+
+    As the reference does, positions are clamped to [0, T] and T is left out: a negative one counts as token 0.
+
+    Args:
+        start_logits: (B, T).
+        end_logits: (B, T).
+        start_positions: (B) or (B, 1) integers.
+        end_positions: (B) or (B, 1) integers.
+    """
+    length = start_logits.shape[1]
+    losses = []
+    for logits, positions in ((start_logits, start_positions), (end_logits, end_positions)):
+        if positions.is_floating_point() or positions.numel() != logits.shape[0]:
+            raise ValueError(
+                f"start and end positions must be {logits.shape[0]} integers, "
+                f"got shape {tuple(positions.shape)} of {positions.dtype}"
+            )
+        losses.append(F.cross_entropy(logits, positions.flatten().long().clamp(0, length), ignore_index=length))
+    return (losses[0] + losses[1]) / 2
+
+
+def smoothed_loss(logits: Tensor, labels: Tensor, smoothing: float, ignored: int = IGNORED) -> Tensor:
+    """Cross-entropy against (1 - ε) on the label plus ε / V on every token (Szegedy et al. 2016, section 7).
+
+    Args:
+        logits: (..., V).
+        labels: (...) integers in [0, V), or `ignored`.
+        smoothing: ε.
+        ignored: the label that is left out.
+    """
+    return F.cross_entropy(logits.flatten(0, -2), labels.flatten(), ignore_index=ignored, label_smoothing=smoothing)
+
+
+def check_labels(labels: Tensor, classes: int) -> None:
+    """Raises TypeError or ValueError where labels are not integers in [0, classes) or -100."""
+    if labels.is_floating_point() or labels.dtype == torch.bool:
+        raise TypeError(f"labels must be integers, got {labels.dtype}")
+    wrong = (labels != IGNORED) & ((labels < 0) | (labels >= classes))
+    if not torch.compiler.is_compiling() and bool(wrong.any()):
+        raise ValueError(
+            f"labels must be in [0, {classes}) or {IGNORED} (ignored), got {int(labels[wrong][0])}; "
+            f"for another number of classes load the model with num_labels=..."
+        )

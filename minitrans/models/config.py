@@ -1,0 +1,173 @@
+"""What every configuration is: a frozen dataclass with Hugging Face's field names, checked once, when it is made."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Self
+
+from minitrans.attention.registry import VariantSpec, resolve_variant
+from minitrans.layers.activations import activation
+from minitrans.layers.losses import ProblemType
+
+POSITION_TYPES = ("absolute", "relative_key", "relative_key_query")
+PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The fields that say how a model is used; a family adds those that say what it is.
+
+    Raises:
+        TypeError: for an unknown field or a value of the wrong type.
+        ValueError: for an impossible value or combination.
+    """
+
+    model_type: ClassVar[str]
+
+    num_labels: int = 2  # classes of a classification head
+    id2label: Mapping[int, str] | None = None  # their names; None = LABEL_0, LABEL_1, ...
+    label2id: Mapping[str, int] | None = None  # the inverse
+    problem_type: ProblemType | None = None  # of a sequence classifier; None = told by the labels
+    output_attentions: bool = False  # return the attention probabilities unless the call says otherwise
+    output_hidden_states: bool = False  # return every layer's output unless the call says otherwise
+    attention: VariantSpec = "full"  # which attention, see minitrans.attention.registry
+
+    def __post_init__(self) -> None:
+        _require_types(self)
+        _require(self.num_labels >= 1, "num_labels", self.num_labels, "at least 1")
+        id2label = {int(key): str(name) for key, name in (self.id2label or {}).items()}
+        id2label = id2label or {label: f"LABEL_{label}" for label in range(self.num_labels)}
+        _require(
+            sorted(id2label) == list(range(self.num_labels)), "id2label", id2label, f"ids 0..{self.num_labels - 1}"
+        )
+        label2id = self.label2id or {name: label for label, name in id2label.items()}
+        _require(set(label2id.values()) == set(id2label), "label2id", dict(label2id), "the inverse of id2label")
+        object.__setattr__(self, "id2label", id2label)
+        object.__setattr__(self, "label2id", dict(label2id))
+        _require(
+            self.problem_type in (None, *PROBLEM_TYPES), "problem_type", self.problem_type, f"one of {PROBLEM_TYPES}"
+        )
+        resolve_variant(self.attention)
+
+    def updated(self, **changes: Any) -> Self:
+        """A copy with these fields changed; other num_labels drop the old names of the labels.
+
+        Raises:
+            TypeError, ValueError: as the constructor does.
+        """
+        known = {item.name for item in dataclasses.fields(self)}
+        unknown = sorted(set(changes) - known)
+        if unknown:
+            raise TypeError(
+                f"{type(self).__name__} has no field {', '.join(map(repr, unknown))}; it has {', '.join(sorted(known))}"
+            )
+        if "id2label" in changes and changes["id2label"] is not None:
+            changes.setdefault("num_labels", len(changes["id2label"]))
+            changes.setdefault("label2id", None)
+        elif changes.get("num_labels", self.num_labels) != self.num_labels:
+            changes.setdefault("id2label", None)
+            changes.setdefault("label2id", None)
+        return dataclasses.replace(self, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every field and its value, in reading order."""
+        return {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderConfig(ModelConfig):
+    """The sizes and rules of a BERT-shaped encoder (or decoder); families give the defaults of their checkpoints."""
+
+    vocab_size: int  # V, rows of the token table
+    hidden_size: int  # D
+    num_hidden_layers: int  # L
+    num_attention_heads: int  # H
+    intermediate_size: int  # F
+    hidden_act: str = "gelu"  # activation of the feed-forward networks (B1)
+    hidden_dropout_prob: float = 0.1  # on embeddings and on the output of each sub-layer
+    attention_probs_dropout_prob: float = 0.1  # on attention probabilities
+    classifier_dropout: float | None = None  # before a classifier; None = hidden_dropout_prob
+    max_position_embeddings: int  # rows of the position table
+    position_embedding_type: str = "absolute"  # or relative_key, relative_key_query (M8)
+    type_vocab_size: int  # rows of the token-type table
+    layer_norm_eps: float  # added to the variance
+    initializer_range: float = 0.02  # standard deviation of fresh weights
+    pad_token_id: int | None  # the id that fills short sequences
+    bos_token_id: int | None = None  # the id that begins a text
+    eos_token_id: int | None = None  # the id that ends it
+    is_decoder: bool = False  # causal attention, and a cache (B7)
+    add_cross_attention: bool = False  # attend to an encoder's output too (B7)
+    use_cache: bool = True  # a decoder returns its cache unless the call says otherwise
+    tie_word_embeddings: bool = True  # the decoder of a language-modelling head is the token table (B3)
+    pruned_heads: Mapping[int, tuple[int, ...]] = field(default_factory=dict)  # heads removed, by layer
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in (
+            "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
+            "max_position_embeddings", "type_vocab_size",
+        ):  # fmt: skip
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        _require(
+            self.hidden_size % self.num_attention_heads == 0,
+            "hidden_size", self.hidden_size, f"a multiple of num_attention_heads={self.num_attention_heads}",
+        )  # fmt: skip
+        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"):
+            value = getattr(self, name)
+            _require(value is None or 0.0 <= value < 1.0, name, value, "in [0, 1)")
+        _require(0.0 < self.layer_norm_eps < 1.0, "layer_norm_eps", self.layer_norm_eps, "in (0, 1)")
+        _require(0.0 <= self.initializer_range < 1e3, "initializer_range", self.initializer_range, "in [0, 1000)")
+        for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
+            value = getattr(self, name)
+            _require(
+                value is None or 0 <= value < self.vocab_size, name, value, f"in [0, vocab_size={self.vocab_size})"
+            )
+        _require(
+            self.position_embedding_type in POSITION_TYPES,
+            "position_embedding_type", self.position_embedding_type, f"one of {POSITION_TYPES}",
+        )  # fmt: skip
+        _require(
+            self.is_decoder or not self.add_cross_attention,
+            "add_cross_attention",
+            True,
+            "False unless is_decoder is True",
+        )
+        activation(self.hidden_act)
+        pruned = {int(layer): tuple(sorted(set(heads))) for layer, heads in self.pruned_heads.items() if heads}
+        for layer, heads in pruned.items():
+            fits = 0 <= layer < self.num_hidden_layers and set(heads) < set(range(self.num_attention_heads))
+            _require(fits, "pruned_heads", pruned, "some, not all, heads of existing layers")
+        object.__setattr__(self, "pruned_heads", pruned)
+
+    @property
+    def head_dropout(self) -> float:
+        """The dropout before a classifier."""
+        return self.hidden_dropout_prob if self.classifier_dropout is None else self.classifier_dropout
+
+
+def _require(holds: bool, name: str, value: object, expected: str) -> None:
+    if not holds:
+        raise ValueError(f"{name} must be {expected}, got {value!r}")
+
+
+_TYPES: dict[str, tuple[type, ...]] = {
+    "int": (int,),
+    "float": (float, int),
+    "bool": (bool,),
+    "str": (str,),
+    "int | None": (int, type(None)),
+    "float | None": (float, int, type(None)),
+}
+
+
+def _require_types(config: ModelConfig) -> None:
+    """Raises TypeError where a plain field holds another type; True is no int here, and NaN fails the ranges."""
+    for item in dataclasses.fields(config):
+        accepted = _TYPES.get(str(item.type))
+        value = getattr(config, item.name)
+        if accepted is None:
+            continue
+        if not isinstance(value, accepted) or (isinstance(value, bool) and bool not in accepted):
+            raise TypeError(f"{item.name} must be {item.type}, got {value!r}")

@@ -1,0 +1,237 @@
+"""The engine of the BERT-shaped families: check the input, embed it, run the blocks, pool."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple, TypedDict, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from minitrans.attention.bias import AttentionBias
+from minitrans.attention.mask import AttentionMask
+from minitrans.layers.blocks import BlockOutput, DecoderBlock, EncoderBlock
+from minitrans.layers.cache import KeyValueCache, LayerCache
+from minitrans.layers.embeddings import Embeddings
+from minitrans.layers.heads import Pooler
+from minitrans.models import inputs
+from minitrans.models.config import EncoderConfig
+from minitrans.models.outputs import EncoderOutput, ModelOutput
+from minitrans.models.pretrained import PreTrainedModel, head_masks
+
+Output = TypeVar("Output", bound=ModelOutput)
+
+
+class BodyOptions(TypedDict, total=False):
+    """The arguments that a model with a head hands on to its body."""
+
+    head_mask: Tensor | None
+    output_attentions: bool | None
+    output_hidden_states: bool | None
+
+
+class Stacked(NamedTuple):
+    """What a stack of blocks returns: its output, and a tuple of what each block returned besides."""
+
+    output: Tensor
+    hidden_states: tuple[Tensor, ...]
+    weights: tuple[Tensor | None, ...]
+    cross_weights: tuple[Tensor | None, ...]
+    caches: tuple[LayerCache, ...]
+
+
+class Encoder(nn.Module):
+    """A stack of blocks.
+
+    Args:
+        blocks: L encoder blocks, or L decoder blocks.
+    """
+
+    def __init__(self, blocks: Iterable[EncoderBlock]) -> None:
+        super().__init__()
+        self.layer = nn.ModuleList(blocks)
+
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        mask: AttentionMask,
+        bias: AttentionBias | None = None,
+        memory: Tensor | None = None,
+        memory_mask: AttentionMask | None = None,
+        past: KeyValueCache | None = None,
+        head_masks: Sequence[Tensor | None],
+        need_weights: bool = False,
+    ) -> Stacked:
+        """(B, T, D) -> (B, T, D) through every block; the other arguments are those of `DecoderBlock`."""
+        states, outputs = [x], []
+        for index, block in enumerate(self.layer):
+            decoding: dict[str, Any] = {}
+            if isinstance(block, DecoderBlock):
+                remembered = None if past is None else past.layers[index]
+                decoding = {"memory": memory, "memory_mask": memory_mask or AttentionMask(), "past": remembered}
+            out: BlockOutput = block(
+                x, mask=mask, bias=bias, head_mask=head_masks[index], need_weights=need_weights, **decoding
+            )
+            x = out.output
+            states.append(x)
+            outputs.append(out)
+        weights, cross_weights, caches = zip(
+            *((out.weights, out.cross_weights, out.cache) for out in outputs), strict=True
+        )
+        return Stacked(x, tuple(states), weights, cross_weights, caches)
+
+
+class EncoderModel(PreTrainedModel):
+    """A body: a family builds `embeddings`, `encoder` and `pooler`, and its `positions` says where tokens stand."""
+
+    embeddings: Embeddings
+    encoder: Encoder
+    pooler: Pooler | None
+
+    def __init__(self, config: EncoderConfig, add_pooling_layer: bool = True) -> None:
+        super().__init__(config)
+        self.build(config)
+        self.pooler = Pooler(config.hidden_size) if add_pooling_layer else None
+        self.finish_init()
+        if config.pruned_heads:
+            self.remove_heads(config.pruned_heads)
+
+    def build(self, config: EncoderConfig) -> None:
+        """Makes `embeddings` and `encoder`."""
+        raise NotImplementedError
+
+    def positions(self, tokens: Tensor, past_length: int) -> Tensor:
+        """(B, T) position ids of `tokens` (ids or vectors) that follow `past_length` others. Checks the length."""
+        raise NotImplementedError
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        encoder_hidden_states: Tensor | None = None,
+        encoder_attention_mask: Tensor | None = None,
+        past_key_values: KeyValueCache | None = None,
+        use_cache: bool | None = None,
+        *,
+        head_mask: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> EncoderOutput:
+        """Runs the body.
+
+        Args:
+            input_ids: (B, T) token ids.
+            attention_mask: (B, S), 1 = a token, 0 = padding; None = all are tokens (M4: padding ids are not guessed).
+                4-D forms: see `inputs.attention_mask`.
+            token_type_ids: (B, T); None = zeros.
+            position_ids: (B, T); None = the family's rule.
+            inputs_embeds: (B, T, D) instead of ids.
+            encoder_hidden_states: (B, S, D) for cross-attention (B7).
+            encoder_attention_mask: (B, S) over those.
+            past_key_values: what an earlier call of a decoder returned; this call's tokens come after.
+            use_cache: return that (decoders only); None = the configuration's.
+            head_mask: (H) or (L, H) factors of the attention heads.
+            output_attentions: return the probabilities; None = the configuration's.
+            output_hidden_states: return every layer's output; None = the configuration's.
+            return_dict: False returns a plain tuple.
+
+        Raises:
+            ValueError, TypeError: for input that does not fit the model.
+        """
+        config = self.config
+        tokens = inputs.check_tokens(input_ids, inputs_embeds, config.vocab_size, config.hidden_size)
+        batch, length = tokens.shape[:2]
+        if past_key_values is not None and not config.is_decoder:
+            raise ValueError("past_key_values needs a decoder: set is_decoder=True in the configuration")
+        past_length = 0 if past_key_values is None else past_key_values.get_seq_length()
+        if position_ids is None:
+            positions = self.positions(tokens, past_length)
+        else:
+            positions = inputs.check_positions(position_ids, tokens, config.max_position_embeddings)
+        types = inputs.check_types(token_type_ids, tokens, config.type_vocab_size)
+        mask, bias = inputs.attention_mask(
+            "attention_mask", attention_mask, batch, length, past_length + length, causal=config.is_decoder
+        )
+        need_weights = config.output_attentions if output_attentions is None else output_attentions
+        need_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
+
+        stacked: Stacked = self.encoder(
+            self.embeddings(tokens, positions, types),
+            mask=mask,
+            bias=bias,
+            memory=encoder_hidden_states,
+            memory_mask=self._memory_mask(encoder_hidden_states, encoder_attention_mask, batch, length),
+            past=past_key_values,
+            head_masks=head_masks(head_mask, config.num_hidden_layers, config.num_attention_heads),
+            need_weights=need_weights,
+        )
+        keeps = config.is_decoder and (config.use_cache if use_cache is None else use_cache)
+        output = EncoderOutput(
+            last_hidden_state=stacked.output,
+            pooler_output=None if self.pooler is None else self.pooler(stacked.output),
+            past_key_values=KeyValueCache(stacked.caches) if keeps else None,
+            hidden_states=stacked.hidden_states if need_states else None,
+            attentions=_all(stacked.weights) if need_weights else None,
+            cross_attentions=_all(stacked.cross_weights)
+            if need_weights and encoder_hidden_states is not None
+            else None,
+        )
+        return returned(output, return_dict)
+
+    def _memory_mask(
+        self, memory: Tensor | None, given: Tensor | None, batch: int, query_length: int
+    ) -> AttentionMask | None:
+        """The mask of the cross-attention, after checking that there is one to mask."""
+        if memory is None:
+            return None
+        if not self.config.add_cross_attention:
+            raise ValueError(
+                "encoder_hidden_states needs cross-attention: set is_decoder=True, add_cross_attention=True"
+            )
+        if memory.dim() != 3 or memory.shape[0] != batch or memory.shape[2] != self.config.hidden_size:
+            expected = f"(B={batch}, S, D={self.config.hidden_size})"
+            raise ValueError(f"encoder_hidden_states must be {expected}, got {tuple(memory.shape)}")
+        mask, bias = inputs.attention_mask(
+            "encoder_attention_mask", given, batch, query_length, memory.shape[1], causal=False
+        )
+        if bias is not None:
+            raise TypeError("encoder_attention_mask must be (B, S), or 4-D and bool")
+        return mask
+
+
+def block(config: EncoderConfig) -> EncoderBlock:
+    """One post-norm block of the sizes of `config`: a decoder block where the model is one (B1, B7)."""
+    options: dict[str, Any] = {
+        "act": config.hidden_act,
+        "eps": config.layer_norm_eps,
+        "dropout": config.hidden_dropout_prob,
+        "attention_dropout": config.attention_probs_dropout_prob,
+        "attention": config.attention,
+    }
+    if config.position_embedding_type != "absolute":  # M8: a table of its own in every block
+        options["relative_positions"] = config.max_position_embeddings
+        options["relative_with_key"] = config.position_embedding_type == "relative_key_query"
+    sizes = (config.hidden_size, config.num_attention_heads, config.intermediate_size)
+    if config.is_decoder:
+        return DecoderBlock(*sizes, cross_attention=config.add_cross_attention, **options)
+    return EncoderBlock(*sizes, **options)
+
+
+def returned(output: Output, return_dict: bool | None) -> Output:
+    """The output, or (for the few callers that unpack) a plain tuple of its entries where `return_dict` is False."""
+    return cast("Output", output.to_tuple()) if return_dict is False else output
+
+
+def _all(weights: tuple[Tensor | None, ...]) -> tuple[Tensor, ...]:
+    return tuple(each for each in weights if each is not None)
+
+
+def running_positions(tokens: Tensor, start: int) -> Tensor:
+    """(B, T): start, start + 1, ... in every row."""
+    batch, length = tokens.shape[:2]
+    return torch.arange(start, start + length, device=tokens.device).expand(batch, length)

@@ -1,0 +1,224 @@
+"""What every model can do besides its forward: load, save, tie, resize, prune, change its attention."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from minitrans.attention.registry import VariantSpec
+from minitrans.layers.multi_head_attention import MultiHeadAttention
+from minitrans.layers.norms import LayerNorm, RMSNorm
+from minitrans.models.config import EncoderConfig
+
+if TYPE_CHECKING:
+    from weights_convert.report import ConversionReport
+
+
+class PreTrainedModel(nn.Module):
+    """Base of bodies and of models with a head. Subclasses build their modules, then call `finish_init`."""
+
+    config_class: ClassVar[type[EncoderConfig]]
+    base_model_prefix: ClassVar[str]
+
+    config: EncoderConfig
+    load_report: ConversionReport | None = None
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        if not isinstance(config, self.config_class):
+            raise TypeError(f"{type(self).__name__} needs a {self.config_class.__name__}, got {type(config).__name__}")
+        self.config = config
+
+    def finish_init(self) -> None:
+        """Fresh weights in every module except a body, which has given itself its own; then ties."""
+        for module in self.children():
+            if not isinstance(module, PreTrainedModel):
+                module.apply(self.init_weights)
+        self.tie_weights()
+
+    def init_weights(self, module: nn.Module) -> None:
+        """Fresh weights for one module: normal ones, zero biases, unit norms, zero rows for padding (M10)."""
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.normal_(module.weight, std=self.config.initializer_range)
+        elif isinstance(module, LayerNorm | RMSNorm):
+            nn.init.ones_(module.weight)
+        if isinstance(module, nn.Embedding) and module.padding_idx is not None:
+            with torch.no_grad():
+                module.weight[module.padding_idx].zero_()
+        if isinstance(module, nn.Linear | LayerNorm) and module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+    def tie_weights(self) -> None:
+        """Makes the decoder of a language-modelling head and the token table one parameter, if they are to be tied."""
+        output = self.get_output_embeddings()
+        if output is not None and self.config.tie_word_embeddings:
+            output.weight = self.get_input_embeddings().weight
+
+    # -- loading and saving ------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path,
+        *,
+        config: EncoderConfig | None = None,
+        dtype: torch.dtype | str | None = None,
+        device: torch.device | str | None = None,
+        attention: VariantSpec | None = None,
+        backend: str = "auto",
+        padding: str = "auto",
+        revision: str | None = None,
+        local_files_only: bool = False,
+        **overrides: Any,
+    ) -> Self:
+        """A model with the weights of a checkpoint, in evaluation mode.
+
+        Args:
+            name_or_path: a folder, or a name on the Hugging Face hub.
+            config: use this configuration instead of the folder's.
+            dtype: of the parameters; None = as stored (B9).
+            device: where to put them; None = the CPU.
+            attention: swap this attention into the pretrained weights; None = the checkpoint's own.
+            backend: how to compute it.
+            padding: what becomes of padding; "keep" computes it along, "auto" chooses.
+            revision: of a hub repository.
+            local_files_only: never ask the network.
+            overrides: fields of the configuration, such as num_labels=3.
+
+        Raises:
+            CheckpointError: where the files are not a checkpoint of this model, naming every fault.
+            ValueError, TypeError: for wrong arguments.
+        """
+        from weights_convert import load_model
+
+        if config is not None:
+            overrides = {**config.to_dict(), **overrides}
+        model, report = load_model(
+            cls, name_or_path, dtype=dtype, device=device, revision=revision, local_files_only=local_files_only,
+            attention=attention, backend=backend, padding=padding, overrides=overrides,
+        )  # fmt: skip
+        model.load_report = report
+        return model
+
+    def save_pretrained(self, folder: str | Path, *, max_shard_size: int | str = "5GB") -> ConversionReport:
+        """Writes config.json and model.safetensors in Hugging Face's layout: `transformers` opens the folder too."""
+        from weights_convert import save_model
+
+        return save_model(self, folder, max_shard_size=max_shard_size)
+
+    # -- parts -------------------------------------------------------------------------------------------------------
+
+    @property
+    def base_model(self) -> PreTrainedModel:
+        """The body: the model itself, or what stands below its head."""
+        body = getattr(self, self.base_model_prefix, self)
+        assert isinstance(body, PreTrainedModel)
+        return body
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        """The token table."""
+        table = self.base_model.get_submodule("embeddings.word_embeddings")
+        assert isinstance(table, nn.Embedding)
+        return table
+
+    def set_input_embeddings(self, table: nn.Embedding) -> None:
+        """Replaces the token table, and with it a tied decoder."""
+        self.base_model.get_submodule("embeddings").word_embeddings = table
+        self.tie_weights()
+
+    def get_output_embeddings(self) -> nn.Linear | None:
+        """The decoder of a language-modelling head, weight and bias; None where there is no such head."""
+        return None
+
+    def set_output_embeddings(self, decoder: nn.Linear) -> None:
+        """Replaces that decoder, bias included (C4). Raises ValueError where there is no such head."""
+        raise ValueError(f"{type(self).__name__} has no language-modelling head")
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the parameters."""
+        return next(self.parameters()).dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Of the parameters."""
+        return next(self.parameters()).device
+
+    def num_parameters(self, only_trainable: bool = False) -> int:
+        """How many numbers the parameters hold; tied ones count once."""
+        return sum(p.numel() for p in self.parameters() if p.requires_grad or not only_trainable)
+
+    # -- surgery -----------------------------------------------------------------------------------------------------
+
+    def set_attention(self, attention: VariantSpec = "full", backend: str = "auto") -> None:
+        """Swaps the attention of every block (self-attention; cross-attention only changes its backend)."""
+        for name, module in self.named_modules():
+            if isinstance(module, MultiHeadAttention):
+                module.set_attention("full" if name.endswith("cross_attention") else attention, backend)
+        self._set_config(self.config.updated(attention=attention))
+
+    def prune_heads(self, heads: Mapping[int, Iterable[int]]) -> None:
+        """Removes attention heads, given by layer in the numbering of the unpruned model (M8).
+
+        Raises:
+            ValueError: for heads that do not exist, are gone already, or would leave a layer without any.
+        """
+        asked = {int(layer): {int(head) for head in chosen} for layer, chosen in heads.items()}
+        before = {layer: set(gone) for layer, gone in self.config.pruned_heads.items()}
+        again = {layer: sorted(chosen & before.get(layer, set())) for layer, chosen in asked.items()}
+        if any(again.values()):
+            raise ValueError(f"these heads are pruned already: { {k: v for k, v in again.items() if v} }")
+        after = {layer: tuple(before.get(layer, set()) | asked.get(layer, set())) for layer in {*before, *asked}}
+        config = self.config.updated(pruned_heads=after)  # checks that the heads exist and that some remain
+        self.remove_heads(asked, before)
+        self._set_config(config)
+
+    def remove_heads(self, heads: Mapping[int, Iterable[int]], before: Mapping[int, set[int]] | None = None) -> None:
+        """Cuts the weights of these heads, numbered as if those of `before` were still there."""
+        for layer, chosen in heads.items():
+            attention = self.base_model.get_submodule(f"encoder.layer.{layer}.attention")
+            assert isinstance(attention, MultiHeadAttention)
+            gone = (before or {}).get(layer, set())
+            kept = [head for head in range(self.config.num_attention_heads) if head not in gone]
+            attention.prune_heads([kept.index(head) for head in chosen])
+
+    def resize_token_embeddings(self, size: int) -> nn.Embedding:
+        """Cuts or lengthens the token table, and a decoder with its bias, to `size` rows; new biases are 0."""
+        if size < 1:
+            raise ValueError(f"the new vocabulary size must be at least 1, got {size}")
+        old = self.get_input_embeddings()
+        decoder = self.get_output_embeddings()
+        kept = min(size, old.num_embeddings)
+        config = self.config.updated(vocab_size=size)
+        table = nn.Embedding(size, old.embedding_dim, padding_idx=old.padding_idx, device=self.device, dtype=self.dtype)
+        self.init_weights(table)
+        with torch.no_grad():
+            table.weight[:kept] = old.weight[:kept]
+        table.weight.requires_grad_(old.weight.requires_grad)
+        if decoder is not None:
+            longer = nn.Linear(decoder.in_features, size, device=self.device, dtype=self.dtype)
+            self.init_weights(longer)
+            with torch.no_grad():
+                longer.weight[:kept] = decoder.weight[:kept]
+                longer.bias[:kept] = decoder.bias[:kept]
+            self.set_output_embeddings(longer)
+        self.set_input_embeddings(table)
+        self._set_config(config)
+        return table
+
+    def _set_config(self, config: EncoderConfig) -> None:
+        self.config = config
+        self.base_model.config = config
+
+
+def head_masks(head_mask: Tensor | None, layers: int, heads: int) -> list[Tensor | None]:
+    """The factors of each layer's heads from (H) or (L, H). Raises ValueError for another shape."""
+    if head_mask is None:
+        return [None] * layers
+    if head_mask.shape not in ((heads,), (layers, heads)):
+        raise ValueError(f"head_mask must be (H) or (L, H) = ({layers}, {heads}), got {tuple(head_mask.shape)}")
+    return list(head_mask.expand(layers, heads))

@@ -1,0 +1,160 @@
+"""RoBERTa: BERT trained longer, on more text, without sentence pairs (Liu et al. 2019). What differs from `bert.py`:
+
+positions count from padding_idx + 1 and skip padding (R1), the language-modelling head always uses the exact gelu (R4),
+sequences are classified by a two-layer head instead of the pooler (R5). XLM-RoBERTa and CamemBERT share the architecture.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from minitrans.layers.embeddings import Embeddings
+from minitrans.layers.heads import ClassificationHead
+from minitrans.models import tasks
+from minitrans.models.config import EncoderConfig
+from minitrans.models.encoder import Encoder, EncoderModel, block, running_positions
+from minitrans.models.inputs import check_length
+
+
+@dataclass(frozen=True, kw_only=True)
+class RobertaArchitectureConfig(EncoderConfig):
+    """What the published base models of the three families share (R3); `EncoderConfig` says what each field means."""
+
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    max_position_embeddings: int = 514
+    type_vocab_size: int = 1
+    layer_norm_eps: float = 1e-5
+    pad_token_id: int | None = 1
+    bos_token_id: int | None = 0
+    eos_token_id: int | None = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class RobertaConfig(RobertaArchitectureConfig):
+    """The defaults are those of roberta-base."""
+
+    model_type: ClassVar[str] = "roberta"
+
+    vocab_size: int = 50265
+
+
+class RobertaBody(EncoderModel):
+    """The architecture of RoBERTa, XLM-RoBERTa and CamemBERT (R6).
+
+    Args:
+        config: sizes and rules.
+        add_pooling_layer: whether to have the pooler.
+    """
+
+    base_model_prefix = "roberta"
+
+    def build(self, config: EncoderConfig) -> None:
+        """As BERT, with a position table that knows padding."""
+        if config.pad_token_id is None:
+            raise ValueError("RoBERTa counts positions from pad_token_id + 1: pad_token_id must not be None")
+        self.padding_idx = config.pad_token_id
+        self.embeddings = Embeddings(
+            config.vocab_size,
+            config.hidden_size,
+            max_positions=config.max_position_embeddings,
+            type_vocab_size=config.type_vocab_size,
+            padding_idx=config.pad_token_id,
+            position_padding_idx=config.pad_token_id,
+            eps=config.layer_norm_eps,
+            dropout=config.hidden_dropout_prob,
+        )
+        self.encoder = Encoder(block(config) for _ in range(config.num_hidden_layers))
+
+    def positions(self, tokens: Tensor, past_length: int) -> Tensor:
+        """R1: padding_idx + 1, + 2, ... over the tokens that are not padding, which gets padding_idx itself.
+
+        Vectors cannot be told from padding: they are counted all.
+        """
+        check_length(past_length + tokens.shape[1], self.config.max_position_embeddings - self.padding_idx - 1)  # R2
+        if tokens.is_floating_point():
+            return running_positions(tokens, past_length + self.padding_idx + 1)
+        is_token = (tokens != self.padding_idx).long()
+        return (is_token.cumsum(dim=1) + past_length) * is_token + self.padding_idx
+
+
+class RobertaModel(RobertaBody):
+    """Embeddings, L post-norm blocks, and a pooler on the first token."""
+
+    config_class = RobertaConfig
+
+
+class MaskedLM(tasks.MaskedLM):
+    """Scores of the vocabulary at every token."""
+
+    head_act = "gelu"  # R4
+
+
+class CausalLM(tasks.CausalLM):
+    """Scores of the next token."""
+
+    head_act = "gelu"  # R4
+
+
+class SequenceClassification(tasks.SequenceClassification):
+    """A two-layer classifier on the first token (R5)."""
+
+    needs_pooler = False
+
+    def build_head(self, config: EncoderConfig) -> None:
+        """`classifier`, with dropout inside."""
+        self.classifier = ClassificationHead(config.hidden_size, config.num_labels, dropout=config.head_dropout)
+
+    def score(self, hidden: Tensor, pooled: Tensor | None) -> Tensor:
+        """(B, T, D) -> (B, C)."""
+        scores: Tensor = self.classifier(hidden)
+        return scores
+
+
+class MultipleChoice(tasks.MultipleChoice):
+    """A score for each of several texts, with BERT's hidden dropout whatever `classifier_dropout` says."""
+
+    def dropout_of(self, config: EncoderConfig) -> float:
+        """The reference ignores `classifier_dropout` here."""
+        return config.hidden_dropout_prob
+
+
+class RobertaForMaskedLM(MaskedLM):
+    """RoBERTa with a head that scores the vocabulary at every token."""
+
+    body_class = RobertaModel
+
+
+class RobertaForCausalLM(CausalLM):
+    """RoBERTa as a decoder with a head that scores the next token."""
+
+    body_class = RobertaModel
+
+
+class RobertaForSequenceClassification(SequenceClassification):
+    """RoBERTa with a two-layer classifier on the first token."""
+
+    body_class = RobertaModel
+
+
+class RobertaForTokenClassification(tasks.TokenClassification):
+    """RoBERTa with a linear classifier on every token."""
+
+    body_class = RobertaModel
+
+
+class RobertaForQuestionAnswering(tasks.QuestionAnswering):
+    """RoBERTa with a head that scores every token as the first and as the last of the answer."""
+
+    body_class = RobertaModel
+
+
+class RobertaForMultipleChoice(MultipleChoice):
+    """RoBERTa with a head that scores each of several texts."""
+
+    body_class = RobertaModel

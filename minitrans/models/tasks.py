@@ -1,0 +1,340 @@
+"""A body with a head and its loss, one class a task; families name their body and what differs."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Unpack
+
+from torch import Tensor, nn
+
+from minitrans.layers.cache import KeyValueCache
+from minitrans.layers.heads import LanguageModelHead
+from minitrans.layers.losses import classification_loss, next_token_loss, span_loss, token_loss
+from minitrans.models.config import EncoderConfig
+from minitrans.models.encoder import BodyOptions, EncoderModel, returned
+from minitrans.models.outputs import CausalOutput, EncoderOutput, LogitsOutput, PreTrainingOutput, SpanOutput
+from minitrans.models.pretrained import PreTrainedModel
+
+
+class TaskModel(PreTrainedModel):
+    """A body under the family's prefix (`model.bert`), and what `build_head` puts on it.
+
+    The arguments of every forward that are not explained there are those of `EncoderModel.forward`.
+    """
+
+    body_class: ClassVar[type[EncoderModel]]
+    needs_pooler: ClassVar[bool] = False  # B2
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "body_class" in cls.__dict__:
+            cls.config_class = cls.body_class.config_class
+            cls.base_model_prefix = cls.body_class.base_model_prefix
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__(config)
+        setattr(self, self.base_model_prefix, self.body_class(config, add_pooling_layer=self.needs_pooler))
+        self.build_head(config)
+        self.finish_init()
+
+    def build_head(self, config: EncoderConfig) -> None:
+        """Adds the modules above the body."""
+        raise NotImplementedError
+
+    def run_body(self, *arguments: Tensor | None, **options: Unpack[BodyOptions]) -> EncoderOutput:
+        """The body's output; the arguments are those of its forward, in order."""
+        output: EncoderOutput = self.base_model(*arguments, **options)
+        return output
+
+
+class _WithLanguageModelHead(TaskModel):
+    """What masked and causal language models share: the head, and its decoder as output embeddings."""
+
+    lm_head: LanguageModelHead
+    head_act: ClassVar[str | None] = None  # None = the configuration's hidden_act
+
+    def build_head(self, config: EncoderConfig) -> None:
+        """`lm_head`."""
+        self.lm_head = LanguageModelHead(
+            config.hidden_size, config.vocab_size, act=self.head_act or config.hidden_act, eps=config.layer_norm_eps
+        )
+
+    def get_output_embeddings(self) -> nn.Linear:
+        """The decoder of the head."""
+        return self.lm_head.decoder
+
+    def set_output_embeddings(self, decoder: nn.Linear) -> None:
+        """Replaces it, bias included (C4)."""
+        self.lm_head.decoder = decoder
+
+
+class MaskedLM(_WithLanguageModelHead):
+    """Scores of the vocabulary at every token (Devlin et al. 2019, section 3.1, task 1)."""
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        *,
+        return_dict: bool | None = None,
+        **options: Unpack[BodyOptions],
+    ) -> LogitsOutput:
+        """`labels` (B, T): the true ids where tokens were masked, -100 elsewhere."""
+        body = self.run_body(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, **options)
+        logits = self.lm_head(body.last_hidden_state)  # (B, T, V)
+        loss = None if labels is None else token_loss(logits, labels)
+        return returned(LogitsOutput(loss, logits, body.hidden_states, body.attentions), return_dict)
+
+
+class CausalLM(_WithLanguageModelHead):
+    """Scores of the next token, from a body in decoder mode (B7)."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        if isinstance(config, self.config_class) and not config.is_decoder:
+            raise ValueError(
+                f"{type(self).__name__} predicts the next token and must not see it: "
+                f"set is_decoder=True in the configuration"
+            )
+        super().__init__(config)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        encoder_hidden_states: Tensor | None = None,
+        encoder_attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        past_key_values: KeyValueCache | None = None,
+        use_cache: bool | None = None,
+        *,
+        return_dict: bool | None = None,
+        **options: Unpack[BodyOptions],
+    ) -> CausalOutput:
+        """`labels` (B, T): the input ids, -100 at padding; each is predicted from those before it."""
+        body: EncoderOutput = self.base_model(
+            input_ids,
+            attention_mask,
+            token_type_ids,
+            position_ids,
+            inputs_embeds,
+            encoder_hidden_states,
+            encoder_attention_mask,
+            past_key_values,
+            False if labels is not None else use_cache,
+            **options,
+        )
+        logits = self.lm_head(body.last_hidden_state)  # (B, T, V)
+        output = CausalOutput(
+            loss=None if labels is None else next_token_loss(logits, labels),
+            logits=logits,
+            past_key_values=body.past_key_values,
+            hidden_states=body.hidden_states,
+            attentions=body.attentions,
+            cross_attentions=body.cross_attentions,
+        )
+        return returned(output, return_dict)
+
+
+class PreTraining(_WithLanguageModelHead):
+    """Masked tokens and next sentence together (Devlin et al. 2019, section 3.1)."""
+
+    needs_pooler = True
+
+    def build_head(self, config: EncoderConfig) -> None:
+        """`lm_head` and `seq_relationship`."""
+        super().build_head(config)
+        self.seq_relationship = nn.Linear(config.hidden_size, 2)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        next_sentence_label: Tensor | None = None,
+        *,
+        return_dict: bool | None = None,
+        **options: Unpack[BodyOptions],
+    ) -> PreTrainingOutput:
+        """`labels` as in `MaskedLM`, `next_sentence_label` (B): 0 = it follows; the loss needs both (B4)."""
+        body = self.run_body(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, **options)
+        logits = self.lm_head(body.last_hidden_state)  # (B, T, V)
+        relationship = self.seq_relationship(body.pooler_output)  # (B, 2)
+        loss = None
+        if labels is not None and next_sentence_label is not None:
+            loss = token_loss(logits, labels) + token_loss(relationship, next_sentence_label.flatten())
+        output = PreTrainingOutput(loss, logits, relationship, body.hidden_states, body.attentions)
+        return returned(output, return_dict)
+
+
+class NextSentencePrediction(TaskModel):
+    """Whether the second text follows the first (Devlin et al. 2019, section 3.1, task 2)."""
+
+    needs_pooler = True
+
+    def build_head(self, config: EncoderConfig) -> None:
+        """`seq_relationship`."""
+        self.seq_relationship = nn.Linear(config.hidden_size, 2)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        *,
+        return_dict: bool | None = None,
+        **options: Unpack[BodyOptions],
+    ) -> LogitsOutput:
+        """`labels` (B): 0 = it follows, 1 = it is a random text (B4)."""
+        body = self.run_body(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, **options)
+        logits = self.seq_relationship(body.pooler_output)  # (B, 2)
+        loss = None if labels is None else token_loss(logits, labels.flatten())
+        return returned(LogitsOutput(loss, logits, body.hidden_states, body.attentions), return_dict)
+
+
+class SequenceClassification(TaskModel):
+    """A class, several, or a number for a whole text (B5)."""
+
+    needs_pooler = True
+
+    def build_head(self, config: EncoderConfig) -> None:
+        """`dropout` and `classifier`."""
+        self.dropout = nn.Dropout(config.head_dropout)
+        self.classifier: nn.Module = nn.Linear(config.hidden_size, config.num_labels)
+
+    def score(self, hidden: Tensor, pooled: Tensor | None) -> Tensor:
+        """(B, T, D) and (B, D) -> (B, C)."""
+        scores: Tensor = self.classifier(self.dropout(pooled))
+        return scores
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        *,
+        return_dict: bool | None = None,
+        **options: Unpack[BodyOptions],
+    ) -> LogitsOutput:
+        """`labels`: see `classification_loss`."""
+        body = self.run_body(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, **options)
+        logits = self.score(body.last_hidden_state, body.pooler_output)  # (B, C)
+        loss = None if labels is None else classification_loss(logits, labels, self.config.problem_type)
+        return returned(LogitsOutput(loss, logits, body.hidden_states, body.attentions), return_dict)
+
+
+class TokenClassification(TaskModel):
+    """A class for every token."""
+
+    def build_head(self, config: EncoderConfig) -> None:
+        """`dropout` and `classifier`."""
+        self.dropout = nn.Dropout(config.head_dropout)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        *,
+        return_dict: bool | None = None,
+        **options: Unpack[BodyOptions],
+    ) -> LogitsOutput:
+        """`labels` (B, T): class ids, -100 where none is to be learnt; padding counts unless it has -100 (B5)."""
+        body = self.run_body(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, **options)
+        logits = self.classifier(self.dropout(body.last_hidden_state))  # (B, T, C)
+        loss = None if labels is None else token_loss(logits, labels)
+        return returned(LogitsOutput(loss, logits, body.hidden_states, body.attentions), return_dict)
+
+
+class QuestionAnswering(TaskModel):
+    """The span of the input that answers a question (Devlin et al. 2019, section 4.2)."""
+
+    def build_head(self, config: EncoderConfig) -> None:
+        """`qa_outputs`: one score for a first token, one for a last."""
+        if config.num_labels != 2:
+            raise ValueError(
+                f"question answering has two scores a token: num_labels must be 2, got {config.num_labels}"
+            )
+        self.qa_outputs = nn.Linear(config.hidden_size, 2)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        start_positions: Tensor | None = None,
+        end_positions: Tensor | None = None,
+        *,
+        return_dict: bool | None = None,
+        **options: Unpack[BodyOptions],
+    ) -> SpanOutput:
+        """`start_positions`, `end_positions` (B): see `span_loss`; the loss needs both."""
+        body = self.run_body(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, **options)
+        start, end = self.qa_outputs(body.last_hidden_state).unbind(dim=-1)  # (B, T) each
+        loss = None
+        if start_positions is not None and end_positions is not None:
+            loss = span_loss(start, end, start_positions, end_positions)
+        return returned(SpanOutput(loss, start, end, body.hidden_states, body.attentions), return_dict)
+
+
+class MultipleChoice(TaskModel):
+    """A score for each of several texts, of which one is right; inputs are (B, choices, T) (B5)."""
+
+    needs_pooler = True
+
+    def build_head(self, config: EncoderConfig) -> None:
+        """`dropout` and `classifier`."""
+        self.dropout = nn.Dropout(self.dropout_of(config))
+        self.classifier = nn.Linear(config.hidden_size, 1)
+
+    def dropout_of(self, config: EncoderConfig) -> float:
+        """Before the classifier."""
+        return config.head_dropout
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        *,
+        return_dict: bool | None = None,
+        **options: Unpack[BodyOptions],
+    ) -> LogitsOutput:
+        """`labels` (B): the number of the right text."""
+        given = inputs_embeds if input_ids is None else input_ids
+        if given is not None and given.dim() != (4 if input_ids is None else 3):
+            raise ValueError(f"multiple choice needs (B, choices, T) inputs, got {tuple(given.shape)}")
+        choices = 1 if given is None else given.shape[1]
+        flat = (_merge(part) for part in (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds))
+        body = self.run_body(*flat, **options)
+        logits = self.classifier(self.dropout(body.pooler_output)).view(-1, choices)  # (B, choices)
+        loss = None if labels is None else token_loss(logits, labels.flatten())
+        return returned(LogitsOutput(loss, logits, body.hidden_states, body.attentions), return_dict)
+
+
+def _merge(part: Tensor | None) -> Tensor | None:
+    """(B, choices, ...) -> (B · choices, ...)."""
+    return None if part is None else part.flatten(0, 1)

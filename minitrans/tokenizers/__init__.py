@@ -1,0 +1,1 @@
+"""Tokenizers: text to ids and back, from the vocabulary files of public checkpoints."""

@@ -1,0 +1,1 @@
+"""What a fine-tuning script needs besides the models."""

@@ -1,0 +1,79 @@
+"""The optimiser and the schedules that fine-tuning scripts import."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+
+class AdamW(torch.optim.AdamW):
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019), with the defaults fine-tuning scripts count on.
+
+    It is torch's own; only the defaults differ (eps 1e-6 instead of 1e-8, no weight decay instead of 0.01).
+
+    Args:
+        params: parameters, or groups of them as dicts.
+        lr: learning rate.
+        betas: decay rates of the moments.
+        eps: added to the root of the second moment.
+        weight_decay: per step, times the learning rate.
+        options: those of `torch.optim.AdamW`.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-6,
+        weight_decay: float = 0.0,
+        **options: Any,
+    ) -> None:
+        super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, **options)
+
+
+def get_linear_schedule_with_warmup(
+    optimizer: Optimizer, num_warmup_steps: int, num_training_steps: int, last_epoch: int = -1
+) -> LambdaLR:
+    """The learning rate rises linearly from 0 over the warm-up, then falls linearly to 0 at the last step.
+
+    Args:
+        optimizer: whose learning rates are multiplied.
+        num_warmup_steps: steps of the rise.
+        num_training_steps: steps of the whole training.
+        last_epoch: the last step done, when training goes on from a checkpoint.
+
+    Raises:
+        ValueError: for negative counts, or a warm-up longer than the training.
+    """
+    if not 0 <= num_warmup_steps <= num_training_steps:
+        raise ValueError(
+            f"need 0 <= num_warmup_steps <= num_training_steps, got {num_warmup_steps} and {num_training_steps}"
+        )
+
+    def factor(step: int) -> float:
+        if step < num_warmup_steps:
+            return step / num_warmup_steps
+        return max(0.0, (num_training_steps - step) / max(1, num_training_steps - num_warmup_steps))
+
+    return LambdaLR(optimizer, factor, last_epoch)
+
+
+def get_constant_schedule_with_warmup(optimizer: Optimizer, num_warmup_steps: int, last_epoch: int = -1) -> LambdaLR:
+    """The learning rate rises linearly from 0 over the warm-up, then stays.
+
+    Args:
+        optimizer: whose learning rates are multiplied.
+        num_warmup_steps: steps of the rise.
+        last_epoch: the last step done, when training goes on from a checkpoint.
+
+    Raises:
+        ValueError: for a negative count.
+    """
+    if num_warmup_steps < 0:
+        raise ValueError(f"num_warmup_steps must not be negative, got {num_warmup_steps}")
+    return LambdaLR(optimizer, lambda step: min(1.0, step / max(1, num_warmup_steps)), last_epoch)

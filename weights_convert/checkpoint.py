@@ -1,0 +1,149 @@
+"""The weights of a checkpoint folder as one set of named tensors, whatever files they lie in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from minitrans.errors import CheckpointError
+from minitrans.files import printable, read_json
+from weights_convert.header import read_header
+from weights_convert.journal import Folder
+from weights_convert.pickles import load_pickled
+from weights_convert.plan import TensorInfo
+
+SAFE, SAFE_INDEX = "model.safetensors", "model.safetensors.index.json"
+BIN, BIN_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
+# What to ask the hub for, in this order: pickles are fetched only where there is nothing better.
+SAFE_PATTERNS = ("config.json", "model*.safetensors", SAFE_INDEX)
+BIN_PATTERNS = ("config.json", "pytorch_model*.bin", BIN_INDEX)
+REOPEN_AFTER = 64 * 1024 * 1024  # pages read through a mapping count as ours until it is closed
+
+
+class _Reader(Protocol):
+    def __call__(self, key: str) -> torch.Tensor:
+        """The tensor stored under `key`, possibly a view of the file."""
+
+
+class Checkpoint:
+    """`tensors`: key -> what is stored; `read(key)` gives the values. At most one file is open at a time."""
+
+    def __init__(self, folder: Folder) -> None:
+        """Reads and checks names, dtypes and shapes. Raises CheckpointError if there are no weights or any file is faulty."""
+        self._folder = folder
+        self._open: tuple[str, _Reader] | None = None
+        self._read_bytes = 0
+        self.notes: list[str] = []
+        self.files = self._find()
+        self.tensors: dict[str, TensorInfo] = {}
+        for name in self.files:
+            for key, info in _table_of_contents(folder.path(name), name).items():
+                if key in self.tensors:
+                    self._fail(name, f"{printable(key)}: expected in one file, found also in {self.tensors[key].file}")
+                self.tensors[key] = info
+        if self._index is not None:
+            self._check_index(*self._index)
+
+    def read(self, key: str) -> torch.Tensor:
+        """The values stored under `key`; use them before the next call, they may be a view of a file that it closes."""
+        info = self.tensors[key]
+        if self._open is None or self._open[0] != info.file or self._read_bytes > REOPEN_AFTER:
+            self._open = None
+            self._open = (info.file, _reader(self._folder.path(info.file), info.file))
+            self._read_bytes = 0
+        tensor = self._open[1](key)
+        if tuple(tensor.shape) != info.shape or tensor.dtype != info.dtype:
+            self._fail(info.file, f"{printable(key)}: the file changed while it was read")
+        self._read_bytes += tensor.numel() * tensor.element_size()
+        return tensor
+
+    def close(self) -> None:
+        """Closes the file that is open, if any."""
+        self._open = None
+
+    def _fail(self, name: str, what: str) -> None:
+        raise CheckpointError(f"{printable(self._folder.path(name))}: {what}")
+
+    def _find(self) -> list[str]:
+        """The names of the files that hold the weights; safetensors are preferred, pickles are the last resort."""
+        self._index: tuple[str, dict[str, str], Any] | None = None
+        for single, index in ((SAFE, SAFE_INDEX), (BIN, BIN_INDEX)):
+            if self._folder.has(single):
+                return [single]
+            if self._folder.has(index):
+                weight_map, size = _read_index(self._folder.path(index), Path(single).suffix)
+                self._index = (index, weight_map, size)
+                return sorted(set(weight_map.values()))
+        found = ", ".join(sorted(printable(path.name, 40) for path in self._folder.root.iterdir())[:8]) or "an empty folder"
+        raise CheckpointError(
+            f"{printable(self._folder.root)}: expected {SAFE}, {SAFE_INDEX}, {BIN} or {BIN_INDEX}, found {found}"
+        )
+
+    def _check_index(self, index: str, weight_map: dict[str, str], total_size: object) -> None:
+        for key, name in weight_map.items():
+            if key not in self.tensors or self.tensors[key].file != name:
+                there = f"it in {self.tensors[key].file}" if key in self.tensors else "none"
+                self._fail(index, f"{printable(key)}: expected this tensor in {name}, found {there}")
+        for key, info in self.tensors.items():
+            if key not in weight_map:
+                self._fail(index, f"{printable(key)}: expected every tensor of {info.file} to be listed, found it missing")
+        held = sum(self._folder.path(name).stat().st_size for name in self.files)
+        # Twice: old writers counted tied tensors once per name.
+        if total_size is not None and not (isinstance(total_size, int | float) and 0 <= total_size <= 2 * held):
+            self._fail(index, f"total_size: expected at most the {held} bytes of the shards, found {printable(total_size)}")
+
+
+@contextmanager
+def open_checkpoint(folder: Folder) -> Iterator[Checkpoint]:
+    """The checkpoint in `folder`, closed at the end."""
+    checkpoint = Checkpoint(folder)
+    try:
+        yield checkpoint
+    finally:
+        checkpoint.close()
+
+
+def _read_index(path: Path, suffix: str) -> tuple[dict[str, str], Any]:
+    """The weight map of an index and its declared size; every file it names must be a plain name with this suffix."""
+    index, shown = read_json(path), printable(path)
+    weight_map = index.get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{shown}: weight_map: expected tensor names and their files, found {printable(weight_map)}")
+    for key, name in weight_map.items():
+        if not isinstance(name, str) or not _is_plain(name) or not name.endswith(suffix):
+            raise CheckpointError(
+                f"{shown}: {printable(key)}: expected the name of a {suffix} file in the same folder, found {printable(name)}"
+            )
+    metadata = index.get("metadata", {})
+    if not isinstance(metadata, dict):
+        raise CheckpointError(f"{shown}: metadata: expected an object, found {type(metadata).__name__}")
+    return weight_map, metadata.get("total_size")
+
+
+def _is_plain(name: str) -> bool:
+    """A file name and no path: nothing that leads out of the folder."""
+    return name.isprintable() and not {"/", "\\", ":"} & set(name) and not name.startswith(".") and len(name) < 256
+
+
+def _table_of_contents(path: Path, name: str) -> dict[str, TensorInfo]:
+    if name.endswith(".bin"):
+        return {
+            key: TensorInfo(key, tensor.dtype, tuple(tensor.shape), name) for key, tensor in load_pickled(path).items()
+        }
+    return {key: TensorInfo(key, info.dtype, info.shape, name) for key, info in read_header(path).tensors.items()}
+
+
+def _reader(path: Path, name: str) -> _Reader:
+    if name.endswith(".bin"):
+        return load_pickled(path).__getitem__
+
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        return safe_open(path, framework="pt").get_tensor  # type: ignore[no-any-return,no-untyped-call]
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{printable(path)}: {printable(error, 200)}") from None

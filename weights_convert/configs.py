@@ -1,0 +1,196 @@
+"""config.json <-> config dataclass: every key is handled, ignored for a reason, or must hold a stated value."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import torch
+
+from minitrans.errors import CheckpointError
+from minitrans.files import printable, read_json
+from minitrans.hub import local_folder
+from weights_convert.config_fields import IGNORED, LARGEST, MUST_EQUAL, REFERENCE_DEFAULTS, REQUIRED
+from weights_convert.journal import Folder, saving
+from weights_convert.plan import FLOATS
+from weights_convert.report import dtype_name
+
+if TYPE_CHECKING:
+    from minitrans.models.config import ModelConfig
+
+CONFIG = "config.json"
+DTYPES = {dtype_name(dtype): dtype for dtype in FLOATS}
+
+
+@dataclass(frozen=True)
+class StoredConfig:
+    """What a config.json says: the model, the dtype its writer had (None if it is silent), which keys were ignored and why."""
+
+    config: ModelConfig
+    dtype: torch.dtype | None
+    architectures: tuple[str, ...] = ()
+    ignored: dict[str, str] = field(default_factory=dict)
+
+
+def read_config(
+    name_or_path: str | Path,
+    *,
+    revision: str | None = None,
+    local_files_only: bool = False,
+    overrides: Mapping[str, Any] | None = None,
+) -> ModelConfig:
+    """The configuration of a checkpoint, with `overrides` of its fields.
+
+    Raises:
+        CheckpointError: naming file, key, value and what is accepted. TypeError, ValueError: for wrong overrides.
+    """
+    root = local_folder(name_or_path, patterns=[CONFIG], revision=revision, local_files_only=local_files_only)
+    return read_stored_config(Folder(root)).config.updated(**dict(overrides or {}))
+
+
+def read_stored_config(folder: Folder, config_class: type[ModelConfig] | None = None) -> StoredConfig:
+    """The config.json of a folder. With `config_class` it must be of that model type; old files that name none are taken as it."""
+    path = folder.path(CONFIG)
+    return interpret_config(read_json(path), path, config_class)
+
+
+def interpret_config(
+    stored: Mapping[str, Any], path: Path, config_class: type[ModelConfig] | None = None
+) -> StoredConfig:
+    """The meaning of the keys of a config.json; `path` is for the messages. Raises CheckpointError."""
+    config_class = _class_for(stored, path, config_class)
+    known = {item.name for item in dataclasses.fields(config_class)}
+    values: dict[str, Any] = {key: value for key, value in REFERENCE_DEFAULTS.items() if key in known}
+    ignored: dict[str, str] = {}
+    for key, value in stored.items():
+        if key in known:
+            values[key] = value
+        elif key in MUST_EQUAL:
+            accepted, why = MUST_EQUAL[key]
+            if not any(value is option or (value == option and type(value) is type(option)) for option in accepted):
+                _fail(path, key, f"{accepted[0]!r}: {why}", value)
+        elif key in IGNORED:
+            ignored[key] = IGNORED[key]
+        elif key not in ("model_type", "dtype", "torch_dtype"):
+            _fail(path, key, f"a key that {config_class.__name__} knows", value)
+    for key in REQUIRED:
+        if key in known and key not in values:
+            _fail(path, key, "a value", "none")
+    for key, largest in LARGEST.items():
+        value = values.get(key)
+        if isinstance(value, int) and value > largest:
+            _fail(path, key, f"at most {largest}", value)
+    _read_maps(values, path)
+    try:
+        config = config_class(**values)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{printable(path)}: {printable(error, 300)}") from None
+    return StoredConfig(config, _stored_dtype(stored, path), _architectures(stored, path), ignored)
+
+
+def _fail(path: Path, key: str, expected: str, found: object) -> NoReturn:
+    raise CheckpointError(f"{printable(path)}: {printable(key)}: expected {expected}, found {printable(found)}")
+
+
+def _class_for(stored: Mapping[str, Any], path: Path, asked: type[ModelConfig] | None) -> type[ModelConfig]:
+    from minitrans.models.auto import FAMILIES, config_class
+
+    model_type = stored.get("model_type")
+    if model_type is None and asked is not None:
+        return asked
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
+        _fail(path, "model_type", f"one of {', '.join(FAMILIES)}", model_type)
+    if asked is not None and asked.model_type != model_type:
+        _fail(path, "model_type", f"{asked.model_type} for this class (the Auto classes choose the right one)", model_type)
+    found: type[ModelConfig] = config_class(model_type)
+    return found
+
+
+def _stored_dtype(stored: Mapping[str, Any], path: Path) -> torch.dtype | None:
+    """The dtype of the writer's model; newer files say `dtype`, older ones `torch_dtype` (B9)."""
+    for key in ("dtype", "torch_dtype"):
+        value = stored.get(key)
+        if value is None:
+            continue
+        name = value.removeprefix("torch.") if isinstance(value, str) else None
+        if name not in DTYPES:
+            _fail(path, key, f"one of {', '.join(DTYPES)}", value)
+        return DTYPES[name]
+    return None
+
+
+def _architectures(stored: Mapping[str, Any], path: Path) -> tuple[str, ...]:
+    names = stored.get("architectures") or []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        _fail(path, "architectures", "a list of class names", names)
+    return tuple(names)
+
+
+def _read_maps(values: dict[str, Any], path: Path) -> None:
+    """JSON has only text as keys: makes the ids of `id2label` and `pruned_heads` numbers again, and counts the labels."""
+    id2label, label2id, pruned = (values.get(key) for key in ("id2label", "label2id", "pruned_heads"))
+    if id2label is not None:
+        names = _numbered(path, "id2label", id2label)
+        if sorted(names) != list(range(len(names))) or not all(isinstance(name, str | int | float) for name in names.values()):
+            _fail(path, "id2label", "a name for each id from 0 up", id2label)
+        if values.get("num_labels", len(names)) != len(names):
+            _fail(path, "num_labels", f"{len(names)}, as many as id2label names", values["num_labels"])
+        values.update(id2label={number: str(name) for number, name in names.items()}, num_labels=len(names))
+    if label2id is not None:
+        if not isinstance(label2id, dict) or not all(type(number) is int for number in label2id.values()):
+            _fail(path, "label2id", "an id for each label", label2id)
+        values["label2id"] = dict(label2id)
+    if pruned is None:
+        values.pop("pruned_heads", None)
+    else:
+        layers = _numbered(path, "pruned_heads", pruned)
+        if not all(isinstance(heads, list) and all(type(head) is int for head in heads) for heads in layers.values()):
+            _fail(path, "pruned_heads", "lists of heads by layer", pruned)
+        values["pruned_heads"] = {layer: tuple(heads) for layer, heads in layers.items()}
+
+
+def _numbered(path: Path, key: str, value: object) -> dict[int, Any]:
+    if not isinstance(value, dict) or not all(name.isascii() and name.isdigit() and len(name) < 10 for name in value):
+        _fail(path, key, "an object whose keys are numbers", value)
+    return {int(name): item for name, item in value.items()}
+
+
+def config_json(config: ModelConfig, architectures: Sequence[str], dtype: torch.dtype | None = None) -> dict[str, Any]:
+    """The content of config.json: what the reference needs to open the model, and `attention` only where it is not full."""
+    values = {"model_type": config.model_type, "architectures": list(architectures), **config.to_dict()}
+    silent = {"attention": "full", "pruned_heads": {}, "position_embedding_type": "absolute", "problem_type": None}
+    silent |= {"output_attentions": False, "output_hidden_states": False}
+    values = {key: value for key, value in values.items() if key not in silent or value != silent[key]}
+    del values["num_labels"]  # the reference counts id2label
+    if config.id2label == {0: "LABEL_0", 1: "LABEL_1"} and config.label2id == {"LABEL_0": 0, "LABEL_1": 1}:
+        del values["id2label"], values["label2id"]
+    if dtype is not None:
+        values["dtype"] = dtype_name(dtype)
+    return {key: _plain(key, value) for key, value in values.items()}
+
+
+def _plain(key: str, value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(name): _plain(key, item) for name, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(key, item) for item in value]
+    if value is None or isinstance(value, str | int | float):
+        return value
+    raise ValueError(
+        f"{key}: expected plain values that config.json can hold, got {type(value).__name__}; "
+        "save with a named variant, for example attention={'name': 'sliding_window', 'window': 128}, or 'full'"
+    )
+
+
+def write_config(
+    config: ModelConfig, folder: str | Path, architectures: Sequence[str], dtype: torch.dtype | None = None
+) -> None:
+    """Writes config.json into `folder`, atomically. Raises ValueError for a value that JSON cannot hold."""
+    import json
+
+    content = config_json(config, architectures, dtype)
+    with saving(Path(folder)) as save:
+        save.stage(CONFIG).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -1,0 +1,55 @@
+"""BERT (Devlin et al. 2019): names of the reference -> ours, body and heads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from weights_convert.families.family import ENCODER_BODY, ENCODER_MODULES, OTHER_HEAD, Family, drop_linear, linear
+from weights_convert.rules import Drop, TableRow, Tied
+
+
+def _table(config: Any) -> tuple[TableRow, ...]:
+    return (
+        *ENCODER_BODY,
+        *linear("cls.predictions.transform.dense", "lm_head.dense"),
+        *linear("cls.predictions.transform.LayerNorm", "lm_head.LayerNorm"),
+        *linear("cls.predictions.decoder", "lm_head.decoder"),
+        # B3: the forward uses decoder.bias; a tied file holds only predictions.bias, an untied one must hold both.
+        Tied(
+            "cls.predictions.decoder.bias",
+            "cls.predictions.bias",
+            saved="second" if config.tie_word_embeddings else "both",
+        ),
+        *_tied_decoder(config),
+        *linear("cls.seq_relationship", "seq_relationship"),
+        *linear("classifier", "classifier"),
+        *linear("qa_outputs", "qa_outputs"),
+        *drop_linear("cls.predictions.transform.dense", OTHER_HEAD),
+        *drop_linear("cls.predictions.transform.LayerNorm", OTHER_HEAD),
+        *drop_linear("cls.predictions.decoder", OTHER_HEAD),
+        Drop("cls.predictions.bias", OTHER_HEAD),
+        *drop_linear("cls.seq_relationship", OTHER_HEAD),
+        *drop_linear("classifier", OTHER_HEAD),
+        *drop_linear("qa_outputs", OTHER_HEAD),
+    )
+
+
+def _tied_decoder(config: Any) -> tuple[TableRow, ...]:
+    if not config.tie_word_embeddings:
+        return ()
+    return (Tied("cls.predictions.decoder.weight", "embeddings.word_embeddings.weight", switch="tie_word_embeddings"),)
+
+
+FAMILY = Family(
+    prefix="bert",
+    table=_table,
+    fresh=frozenset({"pooler", "lm_head", "seq_relationship", "classifier", "qa_outputs"}),
+    modules=(
+        *ENCODER_MODULES,
+        ("lm_head.LayerNorm", "cls.predictions.transform"),
+        ("lm_head", "cls.predictions"),
+        ("seq_relationship", "cls.seq_relationship"),
+        ("classifier", "classifier"),
+        ("qa_outputs", "qa_outputs"),
+    ),
+)

@@ -1,0 +1,82 @@
+"""What the converter knows of an architecture, and the rows that the BERT-shaped ones share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from weights_convert.rules import Drop, Refuse, Rename, TableRow
+
+
+@dataclass(frozen=True)
+class Family:
+    """An architecture: its name tables and how its files are wrapped.
+
+    `table(config)` gives the rows for bare names, body and every head. `prefix` is the attribute of the body inside a
+    headed model, the same on both sides. `fresh` names the top-level modules that a checkpoint of the bare body may lack.
+    `modules` pairs our modules with the reference's, in the order in which they run, for the comparison layer by layer.
+    """
+
+    prefix: str
+    table: Callable[[Any], tuple[TableRow, ...]]
+    fresh: frozenset[str]
+    modules: tuple[tuple[str, str], ...]
+
+
+def linear(source: str, target: str) -> tuple[Rename, Rename]:
+    """The weight and the bias of one module."""
+    return Rename(f"{source}.weight", f"{target}.weight"), Rename(f"{source}.bias", f"{target}.bias")
+
+
+def drop_linear(module: str, why: str) -> tuple[Drop, Drop]:
+    """The weight and the bias of a module that the model at hand may not have."""
+    return Drop(f"{module}.weight", why), Drop(f"{module}.bias", why)
+
+
+_LAYER = "encoder.layer.{layer}"
+
+
+def _attention(source: str, target: str) -> tuple[TableRow, ...]:
+    return (
+        *linear(f"{_LAYER}.{source}.self.query", f"{_LAYER}.{target}.query"),
+        *linear(f"{_LAYER}.{source}.self.key", f"{_LAYER}.{target}.key"),
+        *linear(f"{_LAYER}.{source}.self.value", f"{_LAYER}.{target}.value"),
+        *linear(f"{_LAYER}.{source}.output.dense", f"{_LAYER}.{target}.output"),
+        *linear(f"{_LAYER}.{source}.output.LayerNorm", f"{_LAYER}.{target}_LayerNorm"),
+        Rename(f"{_LAYER}.{source}.self.distance_embedding.weight", f"{_LAYER}.{target}.distance_embedding.weight"),
+        Refuse(
+            f"{_LAYER}.{source}.self.distance_embedding.weight",
+            "expected no relative positions in a model of position_embedding_type 'absolute', found a table of them; "
+            "set position_embedding_type to what the model was trained with, relative_key or relative_key_query (M8)",
+        ),
+    )
+
+
+NO_POOLER = "this model has no pooler (B2, R5)"
+OTHER_HEAD = "it belongs to the head of another task"
+
+ENCODER_BODY: tuple[TableRow, ...] = (
+    Rename("embeddings.word_embeddings.weight", "embeddings.word_embeddings.weight"),
+    Rename("embeddings.position_embeddings.weight", "embeddings.position_embeddings.weight"),
+    Rename("embeddings.token_type_embeddings.weight", "embeddings.token_type_embeddings.weight"),
+    *linear("embeddings.LayerNorm", "embeddings.LayerNorm"),
+    *_attention("attention", "attention"),
+    *_attention("crossattention", "cross_attention"),
+    *linear(f"{_LAYER}.intermediate.dense", f"{_LAYER}.feed_forward.up"),
+    *linear(f"{_LAYER}.output.dense", f"{_LAYER}.feed_forward.down"),
+    *linear(f"{_LAYER}.output.LayerNorm", f"{_LAYER}.feed_forward_LayerNorm"),
+    *linear("pooler.dense", "pooler.dense"),
+    *drop_linear("pooler.dense", NO_POOLER),
+    Drop("embeddings.position_ids", "a buffer that counts positions; they are computed (B8)"),
+    Drop("embeddings.token_type_ids", "a buffer of zeros; the default token types are computed"),
+)
+
+ENCODER_MODULES: tuple[tuple[str, str], ...] = (
+    ("embeddings", "embeddings"),
+    (f"{_LAYER}.attention_LayerNorm", f"{_LAYER}.attention.output"),
+    (f"{_LAYER}.cross_attention_LayerNorm", f"{_LAYER}.crossattention.output"),
+    (f"{_LAYER}.feed_forward.up", f"{_LAYER}.intermediate.dense"),
+    (f"{_LAYER}.feed_forward_LayerNorm", f"{_LAYER}.output"),
+    ("pooler", "pooler"),
+)

@@ -1,0 +1,52 @@
+"""RoBERTa (Liu et al. 2019), and XLM-RoBERTa and CamemBERT, whose files use the same names (R6): BERT's body, other heads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from weights_convert.families.family import ENCODER_BODY, ENCODER_MODULES, OTHER_HEAD, Family, drop_linear, linear
+from weights_convert.rules import Drop, TableRow, Tied
+
+
+def _table(config: Any) -> tuple[TableRow, ...]:
+    return (
+        *ENCODER_BODY,
+        *linear("lm_head.dense", "lm_head.dense"),
+        *linear("lm_head.layer_norm", "lm_head.LayerNorm"),
+        *linear("lm_head.decoder", "lm_head.decoder"),
+        # R4, and B3's rule for the bias.
+        Tied("lm_head.decoder.bias", "lm_head.bias", saved="second" if config.tie_word_embeddings else "both"),
+        *_tied_decoder(config),
+        *linear("classifier.dense", "classifier.dense"),
+        *linear("classifier.out_proj", "classifier.out_proj"),
+        *linear("classifier", "classifier"),
+        *linear("qa_outputs", "qa_outputs"),
+        *drop_linear("lm_head.dense", OTHER_HEAD),
+        *drop_linear("lm_head.layer_norm", OTHER_HEAD),
+        *drop_linear("lm_head.decoder", OTHER_HEAD),
+        Drop("lm_head.bias", OTHER_HEAD),
+        *drop_linear("classifier.dense", OTHER_HEAD),
+        *drop_linear("classifier.out_proj", OTHER_HEAD),
+        *drop_linear("classifier", OTHER_HEAD),
+        *drop_linear("qa_outputs", OTHER_HEAD),
+    )
+
+
+def _tied_decoder(config: Any) -> tuple[TableRow, ...]:
+    if not config.tie_word_embeddings:
+        return ()
+    return (Tied("lm_head.decoder.weight", "embeddings.word_embeddings.weight", switch="tie_word_embeddings"),)
+
+
+FAMILY = Family(
+    prefix="roberta",
+    table=_table,
+    fresh=frozenset({"pooler", "lm_head", "classifier", "qa_outputs"}),
+    modules=(
+        *ENCODER_MODULES,
+        ("lm_head.LayerNorm", "lm_head.layer_norm"),
+        ("lm_head", "lm_head"),
+        ("classifier", "classifier"),
+        ("qa_outputs", "qa_outputs"),
+    ),
+)
