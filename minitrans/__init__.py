@@ -58,7 +58,7 @@ _EXPORTS = {
         "minitrans.tokenizers.families",
     ),
     **dict.fromkeys(
-        ("AdamW", "get_constant_schedule_with_warmup", "get_linear_schedule_with_warmup"),
+        ("AdamW", "get_constant_schedule_with_warmup", "get_linear_schedule_with_warmup", "get_noam_schedule"),
         "minitrans.training.optimization",
     ),
 }  # fmt: skip

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -24,9 +24,7 @@ BIN_PATTERNS = ("config.json", "pytorch_model*.bin", BIN_INDEX)
 REOPEN_AFTER = 64 * 1024 * 1024  # pages read through a mapping count as ours until it is closed
 
 
-class _Reader(Protocol):
-    def __call__(self, key: str) -> torch.Tensor:
-        """The tensor stored under `key`, possibly a view of the file."""
+_Reader = Callable[[str], torch.Tensor]
 
 
 class Checkpoint:
@@ -78,7 +76,9 @@ class Checkpoint:
                 weight_map, size = _read_index(self._folder.path(index), Path(single).suffix)
                 self._index = (index, weight_map, size)
                 return sorted(set(weight_map.values()))
-        found = ", ".join(sorted(printable(path.name, 40) for path in self._folder.root.iterdir())[:8]) or "an empty folder"
+        found = (
+            ", ".join(sorted(printable(path.name, 40) for path in self._folder.root.iterdir())[:8]) or "an empty folder"
+        )
         raise CheckpointError(
             f"{printable(self._folder.root)}: expected {SAFE}, {SAFE_INDEX}, {BIN} or {BIN_INDEX}, found {found}"
         )
@@ -90,11 +90,15 @@ class Checkpoint:
                 self._fail(index, f"{printable(key)}: expected this tensor in {name}, found {there}")
         for key, info in self.tensors.items():
             if key not in weight_map:
-                self._fail(index, f"{printable(key)}: expected every tensor of {info.file} to be listed, found it missing")
+                self._fail(
+                    index, f"{printable(key)}: expected every tensor of {info.file} to be listed, found it missing"
+                )
         held = sum(self._folder.path(name).stat().st_size for name in self.files)
         # Twice: old writers counted tied tensors once per name.
         if total_size is not None and not (isinstance(total_size, int | float) and 0 <= total_size <= 2 * held):
-            self._fail(index, f"total_size: expected at most the {held} bytes of the shards, found {printable(total_size)}")
+            self._fail(
+                index, f"total_size: expected at most the {held} bytes of the shards, found {printable(total_size)}"
+            )
 
 
 @contextmanager
@@ -112,7 +116,9 @@ def _read_index(path: Path, suffix: str) -> tuple[dict[str, str], Any]:
     index, shown = read_json(path), printable(path)
     weight_map = index.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise CheckpointError(f"{shown}: weight_map: expected tensor names and their files, found {printable(weight_map)}")
+        raise CheckpointError(
+            f"{shown}: weight_map: expected tensor names and their files, found {printable(weight_map)}"
+        )
     for key, name in weight_map.items():
         if not isinstance(name, str) or not _is_plain(name) or not name.endswith(suffix):
             raise CheckpointError(
@@ -144,6 +150,7 @@ def _reader(path: Path, name: str) -> _Reader:
     from safetensors import SafetensorError, safe_open
 
     try:
-        return safe_open(path, framework="pt").get_tensor  # type: ignore[no-any-return,no-untyped-call]
+        reader: _Reader = safe_open(path, framework="pt").get_tensor
+        return reader
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{printable(path)}: {printable(error, 200)}") from None

@@ -35,7 +35,10 @@ LARGEST: dict[str, int] = {
 # Keys that must hold one of these values, and what another value would need.
 MUST_EQUAL: dict[str, tuple[tuple[object, ...], str]] = {
     "is_encoder_decoder": ((False, None), "these are encoders or decoders, not pairs of them"),
-    "chunk_size_feed_forward": ((0, None), "the feed-forward networks are not chunked; set it to 0, the numbers are the same"),
+    "chunk_size_feed_forward": (
+        (0, None),
+        "the feed-forward networks are not chunked; set it to 0, the numbers are the same",
+    ),
     "quantization_config": ((None,), "quantised weights cannot be read; use the checkpoint they were made from"),
     "cross_attention_hidden_size": ((None,), "the memory must have the width of the model"),
     "per_layer_config": ((None,), "all layers have one configuration"),

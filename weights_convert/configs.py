@@ -19,7 +19,7 @@ from weights_convert.plan import FLOATS
 from weights_convert.report import dtype_name
 
 if TYPE_CHECKING:
-    from minitrans.models.config import ModelConfig
+    from minitrans.models.config import EncoderConfig
 
 CONFIG = "config.json"
 DTYPES = {dtype_name(dtype): dtype for dtype in FLOATS}
@@ -29,7 +29,7 @@ DTYPES = {dtype_name(dtype): dtype for dtype in FLOATS}
 class StoredConfig:
     """What a config.json says: the model, the dtype its writer had (None if it is silent), which keys were ignored and why."""
 
-    config: ModelConfig
+    config: EncoderConfig
     dtype: torch.dtype | None
     architectures: tuple[str, ...] = ()
     ignored: dict[str, str] = field(default_factory=dict)
@@ -41,7 +41,7 @@ def read_config(
     revision: str | None = None,
     local_files_only: bool = False,
     overrides: Mapping[str, Any] | None = None,
-) -> ModelConfig:
+) -> EncoderConfig:
     """The configuration of a checkpoint, with `overrides` of its fields.
 
     Raises:
@@ -51,14 +51,14 @@ def read_config(
     return read_stored_config(Folder(root)).config.updated(**dict(overrides or {}))
 
 
-def read_stored_config(folder: Folder, config_class: type[ModelConfig] | None = None) -> StoredConfig:
-    """The config.json of a folder. With `config_class` it must be of that model type; old files that name none are taken as it."""
+def read_stored_config(folder: Folder, config_class: type[EncoderConfig] | None = None) -> StoredConfig:
+    """The config.json of a folder. With `config_class` it must be of that type; old files name none."""
     path = folder.path(CONFIG)
     return interpret_config(read_json(path), path, config_class)
 
 
 def interpret_config(
-    stored: Mapping[str, Any], path: Path, config_class: type[ModelConfig] | None = None
+    stored: Mapping[str, Any], path: Path, config_class: type[EncoderConfig] | None = None
 ) -> StoredConfig:
     """The meaning of the keys of a config.json; `path` is for the messages. Raises CheckpointError."""
     config_class = _class_for(stored, path, config_class)
@@ -95,7 +95,7 @@ def _fail(path: Path, key: str, expected: str, found: object) -> NoReturn:
     raise CheckpointError(f"{printable(path)}: {printable(key)}: expected {expected}, found {printable(found)}")
 
 
-def _class_for(stored: Mapping[str, Any], path: Path, asked: type[ModelConfig] | None) -> type[ModelConfig]:
+def _class_for(stored: Mapping[str, Any], path: Path, asked: type[EncoderConfig] | None) -> type[EncoderConfig]:
     from minitrans.models.auto import FAMILIES, config_class
 
     model_type = stored.get("model_type")
@@ -104,8 +104,10 @@ def _class_for(stored: Mapping[str, Any], path: Path, asked: type[ModelConfig] |
     if not isinstance(model_type, str) or model_type not in FAMILIES:
         _fail(path, "model_type", f"one of {', '.join(FAMILIES)}", model_type)
     if asked is not None and asked.model_type != model_type:
-        _fail(path, "model_type", f"{asked.model_type} for this class (the Auto classes choose the right one)", model_type)
-    found: type[ModelConfig] = config_class(model_type)
+        _fail(
+            path, "model_type", f"{asked.model_type} for this class (the Auto classes choose the right one)", model_type
+        )
+    found: type[EncoderConfig] = config_class(model_type)
     return found
 
 
@@ -134,7 +136,9 @@ def _read_maps(values: dict[str, Any], path: Path) -> None:
     id2label, label2id, pruned = (values.get(key) for key in ("id2label", "label2id", "pruned_heads"))
     if id2label is not None:
         names = _numbered(path, "id2label", id2label)
-        if sorted(names) != list(range(len(names))) or not all(isinstance(name, str | int | float) for name in names.values()):
+        if sorted(names) != list(range(len(names))) or not all(
+            isinstance(name, str | int | float) for name in names.values()
+        ):
             _fail(path, "id2label", "a name for each id from 0 up", id2label)
         if values.get("num_labels", len(names)) != len(names):
             _fail(path, "num_labels", f"{len(names)}, as many as id2label names", values["num_labels"])
@@ -158,11 +162,19 @@ def _numbered(path: Path, key: str, value: object) -> dict[int, Any]:
     return {int(name): item for name, item in value.items()}
 
 
-def config_json(config: ModelConfig, architectures: Sequence[str], dtype: torch.dtype | None = None) -> dict[str, Any]:
+def config_json(
+    config: EncoderConfig, architectures: Sequence[str], dtype: torch.dtype | None = None
+) -> dict[str, Any]:
     """The content of config.json: what the reference needs to open the model, and `attention` only where it is not full."""
     values = {"model_type": config.model_type, "architectures": list(architectures), **config.to_dict()}
-    silent = {"attention": "full", "pruned_heads": {}, "position_embedding_type": "absolute", "problem_type": None}
-    silent |= {"output_attentions": False, "output_hidden_states": False}
+    silent: dict[str, Any] = {
+        "attention": "full",
+        "pruned_heads": {},
+        "position_embedding_type": "absolute",
+        "problem_type": None,
+        "output_attentions": False,
+        "output_hidden_states": False,
+    }
     values = {key: value for key, value in values.items() if key not in silent or value != silent[key]}
     del values["num_labels"]  # the reference counts id2label
     if config.id2label == {0: "LABEL_0", 1: "LABEL_1"} and config.label2id == {"LABEL_0": 0, "LABEL_1": 1}:
@@ -186,7 +198,7 @@ def _plain(key: str, value: Any) -> Any:
 
 
 def write_config(
-    config: ModelConfig, folder: str | Path, architectures: Sequence[str], dtype: torch.dtype | None = None
+    config: EncoderConfig, folder: str | Path, architectures: Sequence[str], dtype: torch.dtype | None = None
 ) -> None:
     """Writes config.json into `folder`, atomically. Raises ValueError for a value that JSON cannot hold."""
     import json

@@ -87,7 +87,8 @@ def read_header(path: Path) -> Header:
     spans = {name: _span(path, name, entry) for name, entry in entries.items()}
     _require_tiling(path, spans, size - 8 - length)
     tensors = {
-        name: TensorInfo(name, DTYPES[entry["dtype"]], tuple(entry["shape"]), path.name) for name, entry in entries.items()
+        name: TensorInfo(name, DTYPES[entry["dtype"]], tuple(entry["shape"]), path.name)
+        for name, entry in entries.items()
     }
     return Header(tensors, metadata)
 

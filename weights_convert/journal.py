@@ -114,7 +114,10 @@ def _read_journal(path: Path) -> tuple[dict[str, str], frozenset[str]]:
         isinstance(moves, dict)
         and isinstance(removed, list)
         and all(isinstance(staged, str) and staged.startswith(STAGED) for staged in moves.values())
-        and all(isinstance(name, str) and "/" not in name and "\0" not in name for name in (*moves.values(), *moves, *removed))
+        and all(
+            isinstance(name, str) and "/" not in name and "\0" not in name
+            for name in (*moves.values(), *moves, *removed)
+        )
         and not {"", ".", ".."} & {*moves, *removed}
     )
     if not isinstance(moves, dict) or not isinstance(removed, list) or not sound:

@@ -31,7 +31,11 @@ def load_pickled(path: Path) -> dict[str, torch.Tensor]:
     if zipped:
         _require_plain_archive(path, size)
     elif not start.startswith(LEGACY_START):
-        found = "a tar archive" if size and tarfile.is_tarfile(path) else f"{size} bytes that begin with {printable(start[:16])}"
+        found = (
+            "a tar archive"
+            if size and tarfile.is_tarfile(path)
+            else f"{size} bytes that begin with {printable(start[:16])}"
+        )
         raise CheckpointError(f"{printable(path)}: expected a file written by torch.save, found {found}")
     try:
         value = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
@@ -41,7 +45,9 @@ def load_pickled(path: Path) -> dict[str, torch.Tensor]:
             f"{_reason(error)}"
         ) from None
     except (RuntimeError, ValueError, TypeError, KeyError, EOFError, OSError, AttributeError, IndexError) as error:
-        raise CheckpointError(f"{printable(path)}: expected a whole torch file, found an error: {_reason(error)}") from None
+        raise CheckpointError(
+            f"{printable(path)}: expected a whole torch file, found an error: {_reason(error)}"
+        ) from None
     return _checked(path, value, size)
 
 

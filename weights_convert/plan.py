@@ -74,7 +74,7 @@ def make_plan(table: Sequence[TableRow], sources: Mapping[str, TensorInfo], targ
     used: set[str] = set()
     idle: dict[str, str] = {}
     claimed: dict[str, str] = {}  # target -> the key meant for it, sound or not
-    for step in _instances(movements(table), available):
+    for step in instances(movements(table), available):
         if any(target in targets for target in step.targets):
             used.update(step.sources)
             _place(step, available, targets, claimed, plan)
@@ -82,13 +82,17 @@ def make_plan(table: Sequence[TableRow], sources: Mapping[str, TensorInfo], targ
             idle.update(dict.fromkeys(step.sources, f"this model has no {printable(step.targets[0])}"))
     used |= {plan.served_by[name] for name in used if name in plan.served_by}
     plan.missing = [target for target in targets if target not in claimed]
+    for tie in ties(table):
+        if tie.first in used and tie.second in sources and tie.second not in used:
+            plan.dropped[tie.second] = f"{tie.first} is used, to which it is tied"
+            used.add(tie.second)
     for name, info in sources.items():
         if name not in used:
             _dismiss(name, info, idle.get(name, "no rule of this family knows the name"), table, plan)
     return plan
 
 
-def _instances(rules: Sequence[Rule], available: Mapping[str, TensorInfo]) -> Iterator[Step]:
+def instances(rules: Sequence[Rule], available: Mapping[str, TensorInfo]) -> Iterator[Step]:
     """Each rule at each set of numbers for which one of its sources is there, once."""
     seen: set[tuple[int, tuple[tuple[str, int], ...]]] = set()
     by_ending: dict[str, list[tuple[int, str]]] = {}
@@ -119,7 +123,9 @@ def _place(
     """Adds the step to the plan, or the reasons why it cannot be carried out."""
     here = [available[name] for name in step.sources if name in available]
     key = printable(here[0].key)
-    faults = [f"{key}: expected a tensor {name} beside it, found none" for name in step.sources if name not in available]
+    faults = [
+        f"{key}: expected a tensor {name} beside it, found none" for name in step.sources if name not in available
+    ]
     faults += [f"{key}: expected a model that has {name}, found none" for name in step.targets if name not in targets]
     faults += [
         f"{printable(info.key)}: expected floating-point weights, found {str(info.dtype).removeprefix('torch.')}"
@@ -127,7 +133,9 @@ def _place(
         if info.dtype not in FLOATS
     ]
     faults += [
-        f"{key}: expected one tensor for {target}, found also {claimed[target]}" for target in step.targets if target in claimed
+        f"{key}: expected one tensor for {target}, found also {claimed[target]}"
+        for target in step.targets
+        if target in claimed
     ]
     claimed.update(dict.fromkeys(step.targets, key))
     shapes: list[Shape] | str = [] if faults else step.rule.shapes([info.shape for info in here])

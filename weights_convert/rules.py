@@ -21,7 +21,9 @@ Numbers = dict[str, int]
 def _segments(template: str) -> tuple[str, ...]:
     segments = tuple(template.split("."))
     for segment in segments:
-        if ("{" in segment or "}" in segment) and not (segment[0] + segment[-1] == "{}" and segment[1:-1].isidentifier()):
+        if ("{" in segment or "}" in segment) and not (
+            segment[0] + segment[-1] == "{}" and segment[1:-1].isidentifier()
+        ):
             raise ValueError(f"template {template!r}: expected placeholders that are whole segments, found {segment!r}")
     if "{" in segments[-1]:
         raise ValueError(f"template {template!r}: expected a last segment without a placeholder")
@@ -167,7 +169,7 @@ class Split:
         fused = shapes[0]
         if self.dim >= len(fused) or fused[self.dim] % len(self.parts):
             return f"expected dimension {self.dim} to divide into {len(self.parts)} parts, found shape {list(fused)}"
-        part: Shape | str = fused[: self.dim] + (fused[self.dim] // len(self.parts),) + fused[self.dim + 1 :]
+        part: Shape | str = (*fused[: self.dim], fused[self.dim] // len(self.parts), *fused[self.dim + 1 :])
         if self.transpose and not isinstance(part, str):
             part = _transposed(part)
         return part if isinstance(part, str) else [part] * len(self.parts)
@@ -210,7 +212,7 @@ class Concat:
             return part
         if self.dim >= len(part):
             return f"expected parts with a dimension {self.dim}, found shape {list(part)}"
-        return [part[: self.dim] + (part[self.dim] * len(self.parts),) + part[self.dim + 1 :]]
+        return [(*part[: self.dim], part[self.dim] * len(self.parts), *part[self.dim + 1 :])]
 
     def apply(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """A new fused tensor."""

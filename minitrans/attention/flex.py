@@ -1,8 +1,8 @@
 """Exact attention through torch's FlexAttention (Dong et al. 2024), which fuses the mask and the bias into one kernel.
 
 Masks become a `mask_mod`, biases a `score_mod`: functions of (batch b, head h, query i, key j) that the compiler
-inlines, so that neither is a (T, S) tensor unless it was given as one. The block mask needs T·S bools for a moment while
-it is built.
+inlines, so that neither is a (T, S) tensor unless it was given as one. The block mask needs T·S bools for a moment,
+while it is built.
 
 Compiled where torch has a kernel for it; on the CPU torch runs the same functions uncompiled, forward only.
 """

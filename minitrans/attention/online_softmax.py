@@ -7,8 +7,8 @@ Both can be kept while the row is read piece by piece. Say the keys seen so far 
 
     m = max s_j        l = sum exp(s_j - m)        o = sum exp(s_j - m) v_j
 
-so that o / l is the attention over those keys. A new tile of keys raises the maximum to m' = max(m, its scores). What we
-hold was measured from m; measured from m' every term shrinks by the same factor alpha = exp(m - m'), hence
+so that o / l is the attention over those keys. A new tile of keys raises the maximum to m' = max(m, its scores). What
+we hold was measured from m; measured from m' every term shrinks by the same factor alpha = exp(m - m'), hence
 
     l' = alpha l + sum exp(s_j - m')        o' = alpha o + sum exp(s_j - m') v_j        (sums over the new tile)
 
@@ -21,8 +21,8 @@ again from its q and k. With the incoming gradient do, the derivative of softmax
 
 and D, which seems to need the whole row once more, is a product of two things at hand:
 sum_j p_ij (do_i · v_j) = do_i · o_i. A gradient dL through the logsumexp adds p_ij dL_i to ds_ij, because
-dL_i / ds_ij = p_ij; so it is subtracted from D. From ds: dq_i = scale sum_j ds_ij k_j, dk_j = scale sum_i ds_ij q_i, and
-the gradient of an additive bias is ds itself.
+dL_i / ds_ij = p_ij; so it is subtracted from D. From ds: dq_i = scale sum_j ds_ij k_j, dk_j = scale sum_i ds_ij q_i,
+and the gradient of an additive bias is ds itself.
 
 **Dropout** multiplies p by z (0, or 1 / (1 - dropout_p)) on its way to v, never on its way into l. The backward pass
 draws each tile's z again from the tile's own seed; D = do · o stays true, because o was made with z.
@@ -106,7 +106,7 @@ class OnlineSoftmaxAttention:
 
 
 class _OnlineSoftmax(torch.autograd.Function):
-    """Output and logsumexp of one rectangle; names as in the module's docstring, _i of a query tile, _j of a key tile."""
+    """Output and logsumexp of one rectangle; names as in the docstring above, _i of a query tile, _j of a key tile."""
 
     @staticmethod
     def forward(
@@ -139,7 +139,7 @@ class _OnlineSoftmax(torch.autograd.Function):
         return output, logsumexp
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(
         ctx: Any, grad_output: Tensor, grad_logsumexp: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None, None]:

@@ -154,7 +154,8 @@ def attend(
         backend: the way to compute a pattern; "auto" chooses, see `explain_backend`.
 
     Raises:
-        ValueError: where shapes do not fit. TypeError: where dtypes do not. NotSupportedError: for an option not offered.
+        ValueError: where shapes do not fit. TypeError: where dtypes do not.
+        NotSupportedError: where an option is not offered.
     """
     variant = resolve_variant(attention)
     if isinstance(variant, Pattern):
@@ -208,15 +209,16 @@ def _choose(
         choice = BackendChoice(
             "sdpa", f"torch's fused attention is the fastest exact one here for {device.type} tensors"
         )
-    implementation = _backend(choice.name)
+    implementation = load_backend(choice.name)
     supports = supported_options(implementation, device)
     if not used <= supports:
-        require(choice.name, supports, used, {name: supported_options(_backend(name), device) for name in BACKENDS})
+        require(choice.name, supports, used, {name: supported_options(load_backend(name), device) for name in BACKENDS})
     return implementation, choice
 
 
 @cache
-def _backend(name: str) -> Attention:
+def load_backend(name: str) -> Attention:
+    """The backend of this row of `BACKENDS`, imported when first wanted."""
     return cast("Attention", _load(BACKENDS[name])())
 
 

@@ -115,17 +115,24 @@ def smoothed_loss(logits: Tensor, labels: Tensor, smoothing: float, ignored: int
         labels: (...) integers in [0, V), or `ignored`.
         smoothing: ε.
         ignored: the label that is left out.
+
+    Raises:
+        ValueError: where shapes differ or a label is out of range. TypeError: where labels are not integers.
     """
-    return F.cross_entropy(logits.flatten(0, -2), labels.flatten(), ignore_index=ignored, label_smoothing=smoothing)
+    check_labels(labels, logits.shape[-1], ignored)
+    if labels.shape != logits.shape[:-1]:
+        raise ValueError(f"labels must have shape {tuple(logits.shape[:-1])}, got {tuple(labels.shape)}")
+    flat = labels.flatten().long()
+    return F.cross_entropy(logits.flatten(0, -2), flat, ignore_index=ignored, label_smoothing=smoothing)
 
 
-def check_labels(labels: Tensor, classes: int) -> None:
-    """Raises TypeError or ValueError where labels are not integers in [0, classes) or -100."""
+def check_labels(labels: Tensor, classes: int, ignored: int = IGNORED) -> None:
+    """Raises TypeError or ValueError where labels are not integers in [0, classes) or `ignored`."""
     if labels.is_floating_point() or labels.dtype == torch.bool:
         raise TypeError(f"labels must be integers, got {labels.dtype}")
-    wrong = (labels != IGNORED) & ((labels < 0) | (labels >= classes))
+    wrong = (labels != ignored) & ((labels < 0) | (labels >= classes))
     if not torch.compiler.is_compiling() and bool(wrong.any()):
         raise ValueError(
-            f"labels must be in [0, {classes}) or {IGNORED} (ignored), got {int(labels[wrong][0])}; "
+            f"labels must be in [0, {classes}) or {ignored} (ignored), got {int(labels[wrong][0])}; "
             f"for another number of classes load the model with num_labels=..."
         )

@@ -8,10 +8,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from minitrans.attention.bias import AttentionBias, RelativePositions
+from minitrans.attention.bias import AttentionBias, DenseBias, RelativePositions
 from minitrans.attention.layout import PackedLayout
 from minitrans.attention.mask import AttentionMask
 from minitrans.attention.registry import VariantSpec, attend, check_backend, resolve_variant
+from minitrans.errors import NotSupportedError
 from minitrans.layers.cache import KeyValue
 
 
@@ -101,7 +102,7 @@ class MultiHeadAttention(nn.Module):
             x: (B, T, D), or (N, D) with a layout.
             memory: (B, S, D) to attend to instead of x.
             mask: what may attend to what.
-            bias: added to the scores.
+            bias: added to the scores, besides the relative positions where there is a table of them.
             layout: where the sequences of a packed batch lie.
             past: keys and values of earlier calls: x comes after them; with a memory, they are the memory's.
             head_mask: (H) factors of the heads' probabilities.
@@ -116,7 +117,8 @@ class MultiHeadAttention(nn.Module):
             if past is not None:
                 key, value = torch.cat([past.key, key], dim=2), torch.cat([past.value, value], dim=2)
         if self.distance_embedding is not None:
-            bias = RelativePositions(self.distance_embedding.weight, self.relative_with_key)
+            relative = RelativePositions(self.distance_embedding.weight, self.relative_with_key)
+            bias = relative if bias is None else self._sum(relative, bias, query, key, layout)
 
         result = attend(
             query, key, value, mask=mask, bias=bias, layout=layout, scale=self.scale,
@@ -149,6 +151,17 @@ class MultiHeadAttention(nn.Module):
         _keep(self.output, rows, dim=1)
         self.num_heads = self.num_kv_heads = len(kept)
 
+    def _sum(
+        self, one: AttentionBias, other: AttentionBias, query: Tensor, key: Tensor, layout: PackedLayout | None
+    ) -> AttentionBias:
+        """Both, as (B, H, T, S) scores."""
+        if layout is not None:
+            raise NotSupportedError(
+                "a packed batch cannot have both relative positions and a bias; keep the padding instead"
+            )
+        scale = self.head_width**-0.5 if self.scale is None else self.scale
+        return DenseBias(one.to_dense(query, key, scale) + other.to_dense(query, key, scale))
+
     def _split(self, x: Tensor) -> Tensor:
         """(B, T, H·K) -> (B, H, T, K); (N, H·K) -> (N, H, K)."""
         heads = x.view(*x.shape[:-1], -1, self.head_width)
@@ -167,6 +180,7 @@ def _keep(projection: nn.Linear, kept: Tensor, dim: int) -> None:
     if dim == 0:
         projection.out_features = len(kept)
         if projection.bias is not None:
+            trains = projection.bias.requires_grad
             projection.bias = nn.Parameter(projection.bias.detach()[kept], requires_grad=trains)
     else:
         projection.in_features = len(kept)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, get_args
+from collections.abc import Callable
+from typing import Literal, Self, get_args
 
 import torch
 from torch import Tensor, nn
@@ -54,23 +55,45 @@ class SinusoidalPositions(nn.Module):
     Args:
         num_positions: the longest sequence.
         width: D.
-        layout: see `sinusoidal_table`; "halves_offset" reads row p + 2 for position p.
+        layout: see `sinusoidal_table`; "halves_offset" reads row p + 2 for position p, and knows position -1: padding.
     """
+
+    table: Tensor
 
     def __init__(self, num_positions: int, width: int, layout: SinusoidLayout = "interleaved") -> None:
         super().__init__()
-        self.offset = 2 if layout == "halves_offset" else 0
         self.num_positions = num_positions
-        self.table = nn.Buffer(sinusoidal_table(num_positions + self.offset, width, layout), persistent=False)
+        self.layout = layout
+        self.offset, self.first = (2, -1) if layout == "halves_offset" else (0, 0)
+        table = sinusoidal_table(num_positions + self.offset, width, layout)
+        self.table = nn.Buffer(table.to(torch.get_default_dtype()), persistent=False)
 
     def forward(self, positions: Tensor) -> Tensor:
         """(...) int64 positions -> (..., D) in the dtype of the module.
 
         Raises:
-            ValueError: for a position beyond the table.
+            ValueError: for a position outside the table (on the CPU; another device would have to be waited for).
         """
-        if positions.numel() and int(positions.max()) >= self.num_positions:
-            raise ValueError(
-                f"the longest sequence is {self.num_positions} tokens, got position {int(positions.max())}"
-            )
+        if positions.device.type == "cpu" and positions.numel() and not torch.compiler.is_compiling():
+            low, high = (int(end) for end in torch.aminmax(positions))
+            if low < self.first or high >= self.num_positions:
+                raise ValueError(
+                    f"positions must be in [{self.first}, {self.num_positions}), the longest sequence is "
+                    f"{self.num_positions} tokens; got position {low if low < self.first else high}"
+                )
         return self.table[positions + self.offset]
+
+    def extra_repr(self) -> str:
+        """Sizes and layout, for print(model)."""
+        return f"{self.num_positions}, {self.table.shape[1]}, {self.layout}"
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """What `.to()`, `.double()` and `.to_empty()` go through: the table is computed anew, then rounded once.
+
+        Otherwise float32 -> float64 would keep the error of float32, and a model made on the meta device no numbers.
+        """
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if self.table.device.type != "meta":
+            num_rows, width = self.table.shape
+            self.table = sinusoidal_table(num_rows, width, self.layout).to(self.table)
+        return self

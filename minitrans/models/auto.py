@@ -86,7 +86,8 @@ class AutoConfig:
         """Reads config.json. Raises CheckpointError where it is not one of a known family."""
         from weights_convert import read_config
 
-        return read_config(name_or_path, revision=revision, local_files_only=local_files_only, overrides=overrides)
+        config = read_config(name_or_path, revision=revision, local_files_only=local_files_only, overrides=overrides)
+        return cast("EncoderConfig", config)
 
 
 class _Auto:

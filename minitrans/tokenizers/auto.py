@@ -62,7 +62,7 @@ def tokenizer_class(folder: Path) -> type[Tokenizer]:
             return found
     raise CheckpointError(
         f"{printable(folder)}: expected {TOKENIZER_FILE}, a tokenizer_class in {CONFIG_FILE} or a model_type of "
-        f"{', '.join(MODEL_TYPES)} in {MODEL_CONFIG_FILE}; found none; name the class, as in BertTokenizer.from_pretrained"
+        f"{', '.join(MODEL_TYPES)} in {MODEL_CONFIG_FILE}, found none; name the class, as BertTokenizer.from_pretrained"
     )
 
 
@@ -80,7 +80,7 @@ class AutoTokenizer:
         local_files_only: bool = False,
         **overrides: Any,
     ) -> Tokenizer:
-        """As `Tokenizer.from_pretrained`, with the class that the checkpoint asks for. Code of a checkpoint is never run."""
+        """As `Tokenizer.from_pretrained`, with the class that the checkpoint asks for. No code of it is run."""
         folder = local_folder(
             pretrained_model_name_or_path, patterns=PATTERNS, revision=revision, local_files_only=local_files_only
         )

@@ -21,7 +21,7 @@ def is_panic(error: BaseException) -> bool:
 
 @contextmanager
 def blamed_on(origin: object) -> Iterator[None]:
-    """Turns whatever the library raises inside the block into a CheckpointError that names `origin`, the file at fault."""
+    """Turns whatever the library raises inside the block into a CheckpointError that names the file `origin`."""
     try:
         yield
     except CheckpointError:
@@ -44,18 +44,25 @@ def probe(backend: Backend, origin: object) -> None:
         backend.encode(*_PROBE)
 
 
+def token_and_id(backend: Backend, token: str) -> tuple[str, int]:
+    """A token of the vocabulary with its id."""
+    index = backend.token_to_id(token)
+    assert index is not None, f"{token!r} must be declared before it is used"
+    return token, index
+
+
 def added_tokens(backend: Backend) -> dict[int, AddedToken]:
     """The tokens that are matched in the text before the model sees it, by id."""
     return dict(sorted(backend.get_added_tokens_decoder().items()))
 
 
 def require_dense_ids(vocabulary: dict[str, int], origin: object) -> None:
-    """Raises CheckpointError unless the ids are 0 .. n-1, each once: a hole lets the next added token take a used id."""
+    """Raises CheckpointError unless the ids are 0 .. n-1, each once: in a hole the next added token takes a used id."""
     owner: dict[int, str] = {}
     for token, index in vocabulary.items():
         if type(index) is not int or not 0 <= index < 2**31:
             raise CheckpointError(
-                f"{printable(origin)}: {printable(token)!r}: expected an id from 0 to 2147483647, found {printable(index)}"
+                f"{printable(origin)}: {printable(token)!r}: expected an id from 0 to 2^31 - 1, found {printable(index)}"
             )
         if index in owner:
             raise CheckpointError(
@@ -69,6 +76,6 @@ def require_dense_ids(vocabulary: dict[str, int], origin: object) -> None:
         if index not in owner:
             above = min(other for other in owner if other > index)
             raise CheckpointError(
-                f"{printable(origin)}: {printable(owner[above])!r}: expected the ids 0 to {len(owner) - 1} without holes, "
+                f"{printable(origin)}: {printable(owner[above])!r}: expected ids 0 to {len(owner) - 1} without holes, "
                 f"found id {above} but no id {index}"
             )

@@ -30,7 +30,7 @@ class TokenSpan(NamedTuple):
 class BatchEncoding(UserDict[str, Any]):
     """The encodings of a batch: `batch["input_ids"]`, `batch.input_ids`, `model(**batch)`.
 
-    The methods that go between tokens, words and characters take `(batch_index, index)`, or `(index)` for the first row.
+    The methods that go between tokens, words and characters take `(batch_index, index)`, or `(index)` in the first row.
     """
 
     def __init__(
@@ -163,13 +163,13 @@ class BatchEncoding(UserDict[str, Any]):
                 self.data[key] = make(value)
             except (ValueError, TypeError, RuntimeError):
                 raise ValueError(
-                    f"return_tensors={tensor_type!r}: {key!r} cannot become one tensor: its rows differ in length or are no "
-                    "numbers; pass padding=True (and truncation=True), or drop the field"
+                    f"return_tensors={tensor_type!r}: {key!r} cannot become one tensor: its rows differ in length or are "
+                    "no numbers; pass padding=True (and truncation=True), or drop the field"
                 ) from None
         return self
 
     def to(self, device: str | int | torch.device, *, non_blocking: bool = False) -> BatchEncoding:
-        """Moves all tensors to `device`, in place, and returns itself. Raises TypeError if `device` is something else."""
+        """Moves all tensors to `device`, in place, and returns itself. Raises TypeError if `device` is none."""
         if isinstance(device, bool) or not isinstance(device, str | int | torch.device):
             raise TypeError(
                 f"to({device!r}): expected a device such as 'cuda' or torch.device('cpu'); ids stay integers"

@@ -13,7 +13,7 @@ from tokenizers.models import BPE
 
 from minitrans.errors import CheckpointError
 from minitrans.files import printable, read_json, read_text
-from minitrans.tokenizers.backend import require_dense_ids
+from minitrans.tokenizers.backend import require_dense_ids, token_and_id
 
 _FILLER = re.compile(
     r"<[^<>]*>|\[[^\[\]]*\]|madeupword\d{4}"
@@ -21,7 +21,7 @@ _FILLER = re.compile(
 
 
 def read_merges(path: str | Path) -> list[tuple[str, str]]:
-    """The pairs to merge, best first. Raises CheckpointError, naming the line, on anything but two symbols and a space."""
+    """The pairs to merge, best first. Raises CheckpointError, naming the line, on anything but two symbols."""
     lines = read_text(path).split("\n")
     if lines[-1] == "":
         lines.pop()
@@ -32,7 +32,7 @@ def read_merges(path: str | Path) -> list[tuple[str, str]]:
         pair = tuple(line.split(" "))
         if len(pair) != 2 or not all(pair):
             raise CheckpointError(
-                f"{printable(path)}: line {number}: expected two symbols with a space between, found {printable(line)!r}"
+                f"{printable(path)}: line {number}: expected two symbols and a space between, found {printable(line)!r}"
             )
         if pair in merges:
             raise CheckpointError(
@@ -95,10 +95,9 @@ def dress(backend: Backend, options: Mapping[str, Any], tokens: Mapping[str, str
     """
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=options["add_prefix_space"])
     backend.decoder = decoders.ByteLevel()
-    first, last = tokens["cls_token"], tokens["sep_token"]
     backend.post_processor = processors.RobertaProcessing(
-        sep=(last, backend.token_to_id(last)),
-        cls=(first, backend.token_to_id(first)),
+        token_and_id(backend, tokens["sep_token"]),
+        token_and_id(backend, tokens["cls_token"]),
         trim_offsets=options["trim_offsets"],
         add_prefix_space=options["add_prefix_space"],
     )

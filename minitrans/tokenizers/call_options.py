@@ -13,7 +13,7 @@ LARGEST_LIMIT = int(1e20)  # a model_max_length above this means "no limit"
 
 @dataclass(frozen=True)
 class Plan:
-    """What to do with lengths: each of `padding`, `truncation` is None or a strategy; `max_length` is None if not needed."""
+    """What to do with lengths: `padding` and `truncation` are None or a strategy, `max_length` None if not needed."""
 
     padding: str | None
     truncation: str | None

@@ -1,4 +1,4 @@
-"""The part of a tokenizer that needs no call options: between ids, tokens and text, and the template of special tokens."""
+"""The part of a tokenizer that needs no call options: ids, tokens, text, and the template of special tokens."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Conversion(SpecialTokens):
         return self.added_tokens_encoder
 
     def convert_tokens_to_ids(self, tokens: Any) -> Any:
-        """The id of a token, or the ids of a list; an unknown token has the unknown token's id, None if there is none."""
+        """The id of a token, or the ids of a list; an unknown one has the id of unk_token, None without."""
         if isinstance(tokens, str):
             index = self.backend_tokenizer.token_to_id(tokens)
             return self.unk_token_id if index is None else index
@@ -92,8 +92,8 @@ class Conversion(SpecialTokens):
         Args:
             token_ids: the ids; those above the vocabulary stand for nothing.
             skip_special_tokens: whether to leave special tokens out.
-            clean_up_tokenization_spaces: whether to close up English punctuation, the tokenizer's setting if None; never for
-                BPE, where the spaces are the text's own.
+            clean_up_tokenization_spaces: whether to close up English punctuation, the tokenizer's setting if None; never
+                for BPE, where the spaces are the text's own.
 
         Raises:
             TypeError, ValueError: if an id is no integer, or negative.

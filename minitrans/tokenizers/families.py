@@ -122,7 +122,7 @@ def build_model(family: Family, files: Mapping[str, Any], settings: Settings) ->
     lacking = family.roles.keys() - texts.keys() - {"mask_token"}
     if lacking or (family.model == "Unigram" and "mask_token" not in texts):
         raise CheckpointError(
-            f"{printable(settings.origin)}: {min(lacking or {'mask_token'})}: a {family.name} made from raw files needs it"
+            f"{printable(settings.origin)}: {min(lacking or {'mask_token'})}: needed to make a {family.name} from raw files"
         )
     if family.model == "WordPiece":
         return wordpiece.build(files["vocab.txt"], texts["unk_token"]), options
@@ -150,17 +150,17 @@ def install_tokens(backend: Backend, family: Family, settings: Settings, origin:
         found = backend.token_to_id(token.content)
         if found != index:
             raise CheckpointError(
-                f"{printable(settings.origin)}: {printable(token.content)!r}: expected id {found}, as in {printable(origin)}, "
-                f"found {index}"
+                f"{printable(settings.origin)}: {printable(token.content)!r}: expected id {found}, "
+                f"as in {printable(origin)}, found {index}"
             )
     declared = {token.content for token in added_tokens(backend).values()}
     roles: dict[str, str | None] = {}
-    for role, token in settings.roles.items():
-        if token is None:
+    for role, named in settings.roles.items():
+        if named is None:
             roles[role] = None
             continue
-        text = text_of(token)
-        presumed = family.roles.get(role) == token
+        text = text_of(named)
+        presumed = family.roles.get(role) == named
         if backend.token_to_id(text) is None and text not in settings.by_caller:
             if presumed and role == "mask_token":
                 roles[role] = None
@@ -168,17 +168,17 @@ def install_tokens(backend: Backend, family: Family, settings: Settings, origin:
             raise CheckpointError(
                 f"{printable(origin)}: {role} {printable(text)!r}: expected it in the vocabulary, found no such token"
             )
-        if text not in declared or (isinstance(token, AddedToken) and text in settings.by_caller):
-            backend.add_special_tokens([family.flagged(role, token)])
+        if text not in declared or (isinstance(named, AddedToken) and text in settings.by_caller):
+            backend.add_special_tokens([family.flagged(role, named)])
             declared.add(text)
         roles[role] = text
-    for token in settings.extra:
-        text = text_of(token)
+    for extra in settings.extra:
+        text = text_of(extra)
         if backend.token_to_id(text) is None and text not in settings.by_caller:
             raise CheckpointError(
                 f"{printable(origin)}: special token {printable(text)!r} of {printable(settings.origin)}: "
                 "expected it in the vocabulary, found no such token"
             )
         if text not in declared:
-            backend.add_special_tokens([family.flagged(None, token)])
+            backend.add_special_tokens([family.flagged(None, extra)])
     return roles

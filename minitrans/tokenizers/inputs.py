@@ -92,7 +92,7 @@ def require_unicode(batch: object) -> None:
             for position, character in enumerate(value):
                 if "\ud800" <= character <= "\udfff":
                     raise ValueError(
-                        f"text {printable(repr(value), 60)}: character {position} is half of a surrogate pair, not a character; "
+                        f"text {printable(repr(value), 60)}: character {position} is half of a surrogate pair; "
                         "decode the text with errors='replace'"
                     )
         elif isinstance(value, list | tuple):

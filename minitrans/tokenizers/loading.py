@@ -107,6 +107,6 @@ def require_room_in_table(backend: Backend, by_caller: set[str], folder: Path, o
     )
     if index >= size:
         raise CheckpointError(
-            f"{printable(origin)}: {printable(token)!r}: expected an id below {size}, the vocab_size of {printable(path)}, "
-            f"found {index}"
+            f"{printable(origin)}: {printable(token)!r}: expected an id below {size}, "
+            f"the vocab_size of {printable(path)}, found {index}"
         )

@@ -12,7 +12,7 @@ from minitrans.tokenizers.call_options import Plan
 
 @dataclass(frozen=True)
 class Filling:
-    """What stands at padded positions: the main field's name and pad id, the pad's token type, whether a mask is wanted."""
+    """What stands at padded positions: the main field, its pad id, the pad's token type, and whether a mask is wanted."""
 
     main: str
     pad_id: int | None
@@ -57,7 +57,7 @@ def pad_batch(encoded: Any, plan: Plan, filling: Filling, return_tensors: str | 
         return_tensors: "pt", "np" or None (tensors in, tensors of the same kind out).
 
     Raises:
-        TypeError, ValueError: if the encodings are of the wrong type, lack the main field, or differ in their fields or sizes.
+        TypeError, ValueError: if the encodings are of the wrong type, lack the main field, or differ in fields or sizes.
     """
     if (
         isinstance(encoded, Sequence)

@@ -44,7 +44,7 @@ def _is_of_family(
 
 
 def save(tokenizer: Tokenizer, folder: Path) -> tuple[str, ...]:
-    """Writes both files into `folder`, creating it; the config names every added token, so older companions are not read."""
+    """Writes both files into `folder`, creating it; the config names every added token, so stale companions are not read."""
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"save_pretrained({str(folder)!r}): expected a folder, found a file")
     folder.mkdir(parents=True, exist_ok=True)

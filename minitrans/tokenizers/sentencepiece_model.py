@@ -17,6 +17,7 @@ from tokenizers.models import Unigram
 
 from minitrans.errors import CheckpointError
 from minitrans.files import printable, require_regular_file
+from minitrans.tokenizers.backend import token_and_id
 
 _MAX_BYTES = 64 * 1024 * 1024  # XLM-R's file has 5 MB, the largest public ones 5 to 10
 _UNIGRAM = 1  # TrainerSpec.model_type
@@ -64,6 +65,13 @@ def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
         at += size
 
 
+def _piece_kind(piece: bytes) -> int:
+    """The type of a piece: 1 normal, 4 user defined, and others. A short text (10) and a score (21) alone are normal."""
+    if len(piece) > 1 and piece[0] == 10 and len(piece) == piece[1] + 7 and piece[-5] == 21:
+        return 1
+    return next((kind for number, kind in _fields(piece) if number == 3 and isinstance(kind, int)), 1)
+
+
 def read_model(path: str | Path) -> SentencePieceModel:
     """Reads and checks a sentencepiece file. Raises CheckpointError if it is cut, foreign, or not a unigram model."""
     from sentencepiece import SentencePieceProcessor
@@ -82,7 +90,7 @@ def read_model(path: str | Path) -> SentencePieceModel:
         if not isinstance(value, bytes):
             continue
         if number == 1:
-            kinds.append(next((kind for field, kind in _fields(value) if field == 3 and isinstance(kind, int)), 1))
+            kinds.append(_piece_kind(value))
         else:
             parts[number] = value
     for number, name in ((2, "trainer_spec"), (3, "normalizer_spec")):
@@ -133,14 +141,15 @@ def _require_head(model: SentencePieceModel, expected: list[str]) -> None:
 
 
 def build(path: str | Path, class_name: str, tokens: Mapping[str, str]) -> tuple[Backend, bytes]:
-    """A backend with the model only, its ids laid out as the checkpoints of `class_name` want, and the normalizer's table."""
+    """A backend with the model only, its ids laid out as checkpoints of `class_name` want, and the normalizer's table."""
     model = read_model(path)
     pieces = LAYOUTS[class_name](model, tokens)
     first: dict[str, int] = {}
     for index, (piece, _) in enumerate(pieces):
         if first.setdefault(piece, index) != index:
             raise CheckpointError(
-                f"{printable(path)}: {printable(piece)!r}: expected each piece once, found it as id {first[piece]} and {index}"
+                f"{printable(path)}: {printable(piece)!r}: expected each piece once, "
+                f"found it as id {first[piece]} and {index}"
             )
     backend = Backend(Unigram(pieces, unk_id=_UNKNOWN_ID, byte_fallback=False))
     backend.add_tokens([AddedToken(piece, normalized=False) for piece in model.user_defined])
@@ -148,7 +157,7 @@ def build(path: str | Path, class_name: str, tokens: Mapping[str, str]) -> tuple
 
 
 def dress(backend: Backend, options: Mapping[str, Any], tokens: Mapping[str, str]) -> None:
-    """Gives `backend` the file's normalizer, the splitting at spaces, the template `<s> A </s></s> B </s>` (R8), the decoder.
+    """Gives `backend` the file's normalizer, the splitting at spaces, the template `<s> A </s></s> B </s>` (R8).
 
     Args:
         options: add_prefix_space; charsmap, the table of the normalizer (empty: no normalizer).
@@ -165,5 +174,5 @@ def dress(backend: Backend, options: Mapping[str, Any], tokens: Mapping[str, str
     backend.post_processor = processors.TemplateProcessing(
         single=f"{first} $A {last}",
         pair=f"{first} $A {last} {last} $B {last}",
-        special_tokens=[(token, backend.token_to_id(token)) for token in (first, last)],
+        special_tokens=[token_and_id(backend, token) for token in (first, last)],
     )

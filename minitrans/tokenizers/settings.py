@@ -54,7 +54,7 @@ class Settings:
     origin: Path | str = "the tokenizer"
 
     def take(self, values: Mapping[str, Any], options: Mapping[str, Any]) -> set[str]:
-        """Lets `values` win over what is here, `options` being the family's pipeline options; returns the names it knows.
+        """Lets `values` win over what is here; returns the names it knows, `options` being the family's pipeline options.
 
         Raises:
             ValueError: if a known name has a value it cannot have.
@@ -177,7 +177,7 @@ def from_folder(folder: Path, family: Settings, options: Mapping[str, Any], over
 
 
 def from_caller(settings: Settings, options: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
-    """Lets the caller's arguments win. Raises TypeError for a name that is no setting, ValueError for an impossible value."""
+    """Lets the caller's arguments win. Raises TypeError for an unknown name, ValueError for an impossible value."""
     if arguments.get("trust_remote_code"):
         raise ValueError("trust_remote_code=True: code of a checkpoint is never run; leave the argument out")
     known = settings.take(arguments, options) | {"trust_remote_code", *_IGNORED_ARGUMENTS}

@@ -7,11 +7,12 @@ from typing import Any, ClassVar
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as Backend
 
+from minitrans.tokenizers.backend import token_and_id
 from minitrans.tokenizers.settings import ROLES, text_of
 
 
 class _Text:
-    """The attribute `x_token`: the text of the token in that role, or None. It may be set to a token of the vocabulary."""
+    """The attribute `x_token`: the text of the token in that role, or None. It may be set to any known token."""
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.role = name
@@ -24,7 +25,7 @@ class _Text:
 
 
 class _Id:
-    """The attribute `x_token_id`: the id of the token in that role, or None. It may be set to an id of the vocabulary."""
+    """The attribute `x_token_id`: the id of the token in that role, or None. It may be set to any known id."""
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.role = name.removesuffix("_id")
@@ -64,7 +65,7 @@ class SpecialTokens:
     def _assign(self, role: str, value: object) -> None:
         if value is not None and not (isinstance(value, str | AddedToken) and text_of(value)):
             raise ValueError(f"{role}: expected the text of a token or None, got {type(value).__name__} {value!r}")
-        text = None if value is None else text_of(value)  # type: ignore[arg-type]
+        text = None if value is None else text_of(value)
         if text is not None and self.backend_tokenizer.token_to_id(text) is None:
             raise ValueError(
                 f"{role}={text!r}: not in the vocabulary; add it with add_special_tokens({{{role!r}: {text!r}}})"
@@ -94,7 +95,7 @@ class SpecialTokens:
     @property
     def all_special_ids(self) -> list[int]:
         """The ids of all_special_tokens."""
-        return [self.backend_tokenizer.token_to_id(token) for token in self.all_special_tokens]
+        return [token_and_id(self.backend_tokenizer, token)[1] for token in self.all_special_tokens]
 
     def add_tokens(
         self,

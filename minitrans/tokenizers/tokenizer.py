@@ -29,8 +29,8 @@ _log = logging.getLogger(__name__)
 class Tokenizer(Conversion):
     """Text to ids and back.
 
-    `Tokenizer.from_pretrained(folder_or_name)` reads a checkpoint's files; the constructor takes files by name. Both raise
-    CheckpointError, naming file and line or token, for a vocabulary that is missing, broken or at odds with itself.
+    `Tokenizer.from_pretrained(folder_or_name)` reads a checkpoint's files; the constructor takes files by name. Both
+    raise CheckpointError, naming file and line or token, for a vocabulary that is missing, broken or at odds with itself.
 
     Attributes:
         model_max_length: the longest sequence the model takes, 10**30 if unknown.
@@ -55,7 +55,7 @@ class Tokenizer(Conversion):
             vocab_file: vocab.txt, vocab.json or sentencepiece.bpe.model, whichever the family has.
             merges_file: merges.txt, for byte-level BPE.
             tokenizer_file: a tokenizer.json instead of these.
-            settings: special tokens by role (`unk_token="[UNK]"`), `do_lower_case`, `model_max_length`, `padding_side` ...
+            settings: special tokens by role (`unk_token="[UNK]"`), `do_lower_case`, `model_max_length` and so on.
 
         Raises:
             TypeError: on an unknown setting, or files that are missing or of no use to this class.
@@ -256,8 +256,8 @@ class Tokenizer(Conversion):
         )
         if plan.padding and self.pad_token_id is None:
             raise ValueError(
-                "padding: the tokenizer has no pad token; set one, as in tokenizer.pad_token = tokenizer.eos_token, or add one "
-                "with tokenizer.add_special_tokens({'pad_token': '[PAD]'})"
+                "padding: the tokenizer has no pad token; set one, as in tokenizer.pad_token = tokenizer.eos_token, "
+                "or add one with tokenizer.add_special_tokens({'pad_token': '[PAD]'})"
             )
         return plan
 
@@ -270,7 +270,7 @@ class Tokenizer(Conversion):
         backend = self.backend_tokenizer
         with self._lock:
             backend.encode_special_tokens = self.split_special_tokens
-            if plan.truncation is None:
+            if plan.truncation is None or plan.max_length is None:
                 backend.no_truncation()
             else:
                 backend.enable_truncation(
@@ -289,20 +289,25 @@ class Tokenizer(Conversion):
                 )
             try:
                 return backend.encode_batch(batch, add_special_tokens=specials, is_pretokenized=split)
-            except Exception as error:
-                require_unicode(batch)
-                if "Truncation" in str(error):
-                    raise ValueError(
-                        f"truncation={plan.truncation!r} cannot reach max_length={plan.max_length}: the text it may shorten is "
-                        "too short; use truncation='longest_first' or a larger max_length"
-                    ) from None
-                raise CheckpointError(
-                    f"{printable(self.name_or_path)}: cannot encode: {printable(error, 200)}"
-                ) from None
             except BaseException as error:
-                if not is_panic(error):
+                if not (isinstance(error, Exception) or is_panic(error)):
                     raise
-                raise CheckpointError(f"{printable(self.name_or_path)}: panicked: {printable(error, 200)}") from None
+                require_unicode(batch)
+                raise self._refusal(error, plan) from None
+
+    def _refusal(self, error: BaseException, plan: Plan) -> ValueError:
+        """The error to raise for what the backend raised: the caller's if a length is at fault, else the vocabulary's."""
+        if "Truncation" in str(error):
+            return ValueError(
+                f"truncation={plan.truncation!r} cannot reach max_length={plan.max_length}: the text it may shorten "
+                "is too short; use truncation='longest_first' or a larger max_length"
+            )
+        if plan.truncation and "stride" in str(error):
+            return ValueError(
+                f"stride={plan.stride}: a truncated text keeps fewer tokens than that at max_length={plan.max_length}; "
+                "use a smaller stride or a larger max_length"
+            )
+        return CheckpointError(f"{printable(self.name_or_path)}: cannot encode: {printable(error, 200)}")
 
     def _warn_too_long(self, encodings: list[Encoding]) -> None:
         longest = max(map(len, encodings))
@@ -315,7 +320,7 @@ class Tokenizer(Conversion):
             )
 
     def encode(self, text: Any, text_pair: Any = None, add_special_tokens: bool = True, **options: Any) -> Any:
-        """The ids of a text or a pair: a list of int, or a tensor (1, T) with return_tensors. Arguments as for a call."""
+        """The ids of a text or a pair: a list of int, or a tensor (1, T) with return_tensors. Arguments as a call's."""
         return self(text, text_pair, add_special_tokens, **options)["input_ids"]
 
     def encode_plus(

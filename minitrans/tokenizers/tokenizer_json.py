@@ -23,7 +23,6 @@ LINEAR_PATTERNS = frozenset(
         r"\s+",
         r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
         r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+",
-        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
     }
 )
 
@@ -97,7 +96,7 @@ def _require_unknown(model: Mapping[str, Any], vocabulary: Mapping[str, int], or
             return
         if type(index) is not int or not 0 <= index < len(vocabulary):
             raise CheckpointError(
-                f"{printable(origin)}: model.unk_id: expected an id from 0 to {len(vocabulary) - 1}, found {printable(index)}"
+                f"{printable(origin)}: model.unk_id: expected an id below {len(vocabulary)}, found {printable(index)}"
             )
         return
     unknown = model.get("unk_token")
@@ -123,7 +122,8 @@ def _require_merges(model: Mapping[str, Any], vocabulary: Mapping[str, int], ori
         left, right = pair
         if not right.startswith(prefix):
             raise CheckpointError(
-                f"{printable(origin)}: model.merges[{index}]: {printable(right)!r}: expected the prefix {printable(prefix)!r}"
+                f"{printable(origin)}: model.merges[{index}]: {printable(right)!r}: "
+                f"expected the prefix {printable(prefix)!r}"
             )
         for token in (left, right, left + right[len(prefix) :]):
             if token not in vocabulary:
@@ -142,13 +142,13 @@ def _declared_tokens(document: Mapping[str, Any], vocabulary: Mapping[str, int],
     for position, entry in enumerate(entries):
         if not isinstance(entry, dict) or not isinstance(entry.get("content"), str) or not entry["content"]:
             raise CheckpointError(
-                f"{printable(origin)}: added_tokens[{position}]: expected a token with its text, found {printable(entry)}"
+                f"{printable(origin)}: added_tokens[{position}]: expected an object with a text, found {printable(entry)}"
             )
-        content, index = entry["content"], entry.get("id")
+        content, index = entry["content"], entry.get("id", -1)
         known = vocabulary.get(content, declared.get(content))
         if known is not None and known != index:
             raise CheckpointError(
-                f"{printable(origin)}: added_tokens[{position}]: {printable(content)!r}: expected id {known} as before, "
+                f"{printable(origin)}: added_tokens[{position}]: {printable(content)!r}: expected id {known}, "
                 f"found {printable(index)}"
             )
         declared[content] = index
@@ -171,7 +171,7 @@ def _patterns(part: object) -> Iterator[str]:
 
 
 def _require_template(backend: Backend, part: object, origin: Path) -> None:
-    """Raises CheckpointError unless each special token of the post-processor has the id that the vocabulary gives it."""
+    """Raises CheckpointError unless each special token of the post-processor has its id of the vocabulary."""
     if not isinstance(part, dict):
         return
     pairs: list[tuple[object, object]] = [tuple(part[key]) for key in ("sep", "cls") if isinstance(part.get(key), list)]
@@ -182,7 +182,7 @@ def _require_template(backend: Backend, part: object, origin: Path) -> None:
         found = backend.token_to_id(str(token))
         if found != index:
             raise CheckpointError(
-                f"{printable(origin)}: post_processor: {printable(token)!r}: expected the id of the vocabulary, {found}, "
+                f"{printable(origin)}: post_processor: {printable(token)!r}: expected {found}, the vocabulary's id, "
                 f"found {printable(index)}"
             )
     for step in part.get("processors") or ():
@@ -200,7 +200,7 @@ def read_tokenizer_json(
         options: pipeline options to put in place of the file's own, by the names of PIPELINE_OPTIONS.
 
     Raises:
-        CheckpointError: naming the file and the key, if the file would give an error, a panic or other ids than it states.
+        CheckpointError: naming the file and the key, if it would give an error, a panic or other ids than it states.
     """
     path = Path(path)
     document = read_json(path)
@@ -211,11 +211,13 @@ def read_tokenizer_json(
         model["type"] = model_kind  # files of tokenizers < 0.9 do not say
     if model.get("type") not in MODELS:
         raise CheckpointError(
-            f"{printable(path)}: model.type: expected one of {', '.join(MODELS)}, found {printable(model.get('type'))!r}"
+            f"{printable(path)}: model.type: expected one of {', '.join(MODELS)}, "
+            f"found {printable(model.get('type'))!r}"
         )
     if model_kind is not None and model["type"] != model_kind:
         raise CheckpointError(
-            f"{printable(path)}: model.type: expected {model_kind}, found {model['type']}; is it another family's tokenizer?"
+            f"{printable(path)}: model.type: expected {model_kind}, found {model['type']}; "
+            "is it another family's tokenizer?"
         )
     vocabulary = _vocabulary(model, path)
     declared = _declared_tokens(document, vocabulary, path)
@@ -227,8 +229,8 @@ def read_tokenizer_json(
         for pattern in _patterns(document.get(section)):
             if pattern not in LINEAR_PATTERNS:
                 raise CheckpointError(
-                    f"{printable(path)}: {section}: the regular expression {printable(pattern)!r} is not one of those known "
-                    "to run in linear time"
+                    f"{printable(path)}: {section}: the regular expression {printable(pattern)!r} is not one of "
+                    "those known to run in linear time"
                 )
     _restate(document, options)
     with blamed_on(path):

@@ -12,13 +12,13 @@ from tokenizers.models import WordPiece
 
 from minitrans.errors import CheckpointError
 from minitrans.files import printable, read_text
-from minitrans.tokenizers.backend import require_dense_ids
+from minitrans.tokenizers.backend import require_dense_ids, token_and_id
 
 LONGEST_WORD = 100  # R8: a longer word is [UNK]
 
 
 def read_vocabulary(path: str | Path) -> dict[str, int]:
-    """Token -> id, the id being the line number from 0. Raises CheckpointError on a blank or repeated line, naming it."""
+    """Token -> id, the id being the line number from 0. Raises CheckpointError, naming a blank or repeated line."""
     lines = read_text(path).split("\n")
     if lines[-1] == "":
         lines.pop()
@@ -69,5 +69,5 @@ def dress(backend: Backend, options: Mapping[str, Any], tokens: Mapping[str, str
     backend.post_processor = processors.TemplateProcessing(
         single=f"{first}:0 $A:0 {last}:0",
         pair=f"{first}:0 $A:0 {last}:0 $B:1 {last}:1",
-        special_tokens=[(token, backend.token_to_id(token)) for token in (first, last)],
+        special_tokens=[token_and_id(backend, token) for token in (first, last)],
     )

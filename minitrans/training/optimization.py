@@ -77,3 +77,27 @@ def get_constant_schedule_with_warmup(optimizer: Optimizer, num_warmup_steps: in
     if num_warmup_steps < 0:
         raise ValueError(f"num_warmup_steps must not be negative, got {num_warmup_steps}")
     return LambdaLR(optimizer, lambda step: min(1.0, step / max(1, num_warmup_steps)), last_epoch)
+
+
+def get_noam_schedule(optimizer: Optimizer, width: int, num_warmup_steps: int, last_epoch: int = -1) -> LambdaLR:
+    """D^-0.5 · min(step^-0.5, step · warmup^-1.5), steps counted from 1 (Vaswani et al. 2017, section 5.3, equation 3).
+
+    It multiplies the optimiser's learning rate: give that one `lr=1.0` to get the paper's numbers.
+
+    Args:
+        optimizer: whose learning rates are multiplied.
+        width: D.
+        num_warmup_steps: steps of the linear rise; after them it falls with the inverse root of the step.
+        last_epoch: the last step done, when training goes on from a checkpoint.
+
+    Raises:
+        ValueError: for a width or a warm-up below 1.
+    """
+    if width < 1 or num_warmup_steps < 1:
+        raise ValueError(f"width and num_warmup_steps must be at least 1, got {width} and {num_warmup_steps}")
+
+    def factor(steps_done: int) -> float:
+        step = steps_done + 1
+        return float(width**-0.5 * min(step**-0.5, step * num_warmup_steps**-1.5))
+
+    return LambdaLR(optimizer, factor, last_epoch)

@@ -1,0 +1,1 @@
+"""The name tables, one file per architecture."""

@@ -19,6 +19,8 @@ FAMILIES: dict[str, str] = {
 def family_of(model_type: str) -> Family:
     """The family of a model type. Raises NotSupportedError, listing the known ones, for any other."""
     if model_type not in FAMILIES:
-        raise NotSupportedError(f"no name table for model_type {printable(model_type)!r}; there is one for {', '.join(FAMILIES)}")
+        raise NotSupportedError(
+            f"no name table for model_type {printable(model_type)!r}; there is one for {', '.join(FAMILIES)}"
+        )
     family: Family = import_module(FAMILIES[model_type]).FAMILY
     return family

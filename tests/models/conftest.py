@@ -1,0 +1,93 @@
+"""The reference, built tiny and offline, and a second, independent derivation of how its parameter names map to ours."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from torch import Tensor, nn
+
+import minitrans
+
+PREFIXES = {"bert": "Bert", "roberta": "Roberta", "xlm-roberta": "XLMRoberta", "camembert": "Camembert"}
+
+RENAMES = [
+    (r"attention\.self\.", "attention."),
+    (r"attention\.output\.dense\.", "attention.output."),
+    (r"attention\.output\.LayerNorm\.", "attention_LayerNorm."),
+    (r"intermediate\.dense\.", "feed_forward.up."),
+    (r"(layer\.\d+)\.output\.dense\.", r"\1.feed_forward.down."),
+    (r"(layer\.\d+)\.output\.LayerNorm\.", r"\1.feed_forward_LayerNorm."),
+    (r"crossattention", "cross_attention"),
+    (r"^cls\.predictions\.transform\.", "lm_head."),
+    (r"^cls\.predictions\.(decoder\.)?", r"lm_head.decoder."),
+    (r"^cls\.seq_relationship\.", "seq_relationship."),
+    (r"^lm_head\.layer_norm\.", "lm_head.LayerNorm."),
+    (r"^lm_head\.bias$", "lm_head.decoder.bias"),
+]
+
+
+def our_name(name: str) -> str:
+    for pattern, ours in RENAMES:
+        name = re.sub(pattern, ours, name)
+    return name
+
+
+@dataclass
+class Pair:
+    """A reference model and ours with the same weights, both in float64 and train mode, dropout as configured."""
+
+    reference: nn.Module
+    ours: nn.Module
+    config: Any
+
+    def gradients(self) -> list[tuple[str, Tensor, Tensor]]:
+        """(our name, our gradient, the reference's) of every parameter, missing ones as zeros."""
+        mine = dict(self.ours.named_parameters(remove_duplicate=False))
+        pairs = []
+        for name, parameter in self.reference.named_parameters():
+            if name in ("cls.predictions.bias", "lm_head.bias") and not self.config.tie_word_embeddings:
+                continue  # B3: untied, the reference's forward never reads it
+            grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in (mine[our_name(name)], parameter)]
+            pairs.append((our_name(name), *grads))
+        return pairs
+
+
+def build_pair(model_type: str, head: str, **fields: Any) -> Pair:
+    prefix = PREFIXES[model_type]
+    name = "BertLMHeadModel" if (prefix, head) == ("Bert", "ForCausalLM") else f"{prefix}{head}"
+    torch.manual_seed(7)
+    reference_config = getattr(transformers, f"{prefix}Config")(**fields)
+    reference_config._attn_implementation = "eager"
+    reference = getattr(transformers, name)(reference_config).double().train()
+    with torch.no_grad():  # fresh biases are 0 and norms 1: a swapped one would go unnoticed
+        for parameter in reference.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    config = getattr(minitrans, f"{prefix}Config")(**fields)
+    ours = getattr(minitrans, name)(config).double().train()
+    state = {our_name(key): value for key, value in reference.state_dict().items()}
+    ours.load_state_dict(state, strict=True)
+    ours.set_attention("full", "eager")
+    return Pair(reference, ours, config)
+
+
+@pytest.fixture(scope="session")
+def pair() -> Callable[..., Pair]:
+    return build_pair
+
+
+def relative_error(ours: Tensor, expected: Tensor, floor: float = 0.0) -> float:
+    """max |ours - expected| over max |expected|, or over `floor` where that is larger."""
+    ours, expected = ours.detach(), expected.detach()
+    scale = max(float(expected.abs().max()), floor, torch.finfo(torch.float64).tiny)
+    return float((ours - expected).abs().max()) / scale
+
+
+@pytest.fixture(scope="session")
+def error() -> Callable[..., float]:
+    return relative_error

@@ -1,0 +1,176 @@
+"""The commands convert, inspect and verify; `python -m weights_convert` and the `minitrans` command both mount them."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable
+from typing import Annotated, ParamSpec
+
+import typer
+from rich.console import Console
+from rich.status import Status
+from rich.table import Table
+from rich.text import Text
+
+from minitrans.files import printable
+
+P = ParamSpec("P")
+SOURCE_HELP = "A folder, or a name on the Hugging Face hub (owner/name)."
+ClassName = Annotated[
+    str | None,
+    typer.Option("--as", metavar="CLASS", help="Model class, such as BertForMaskedLM; default: config.json's."),
+]
+Revision = Annotated[str | None, typer.Option(help="Revision of a hub repository.")]
+Offline = Annotated[bool, typer.Option("--offline", help="Never ask the network.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+
+
+def exits_cleanly(command: Callable[P, None]) -> Callable[P, None]:
+    """The command with user errors as lines on standard error and exit code 2, instead of tracebacks."""
+
+    @functools.wraps(command)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except BrokenPipeError:
+            raise  # a reader that went away is no mistake of the user's; the command line's entry point is quiet about it
+        except (ValueError, TypeError, OSError) as error:
+            for line in (str(error) or type(error).__name__).splitlines():
+                typer.echo(f"minitrans: {printable(line, 400)}", err=True)
+            raise typer.Exit(2) from None
+
+    return wrapped
+
+
+@exits_cleanly
+def convert(
+    source: Annotated[str, typer.Argument(metavar="SRC", help=SOURCE_HELP)],
+    destination: Annotated[str, typer.Argument(metavar="DST", help="A folder to write; absent or empty.")],
+    class_name: ClassName = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, float16, bfloat16, float64; default: as stored.")] = None,
+    max_shard_size: Annotated[str, typer.Option(help="Split the weights beyond this size.")] = "5GB",
+    force: Annotated[bool, typer.Option("--force", help="Write into a folder that holds something.")] = False,
+    revision: Revision = None,
+    offline: Offline = False,
+    as_json: AsJson = False,
+) -> None:
+    """Read a checkpoint of any supported form, check it, and write it anew as safetensors.
+
+    Examples:
+
+        python -m weights_convert convert bert-base-uncased clean-bert
+
+        python -m weights_convert convert old-checkpoint clean --as BertForMaskedLM --dtype float16
+    """
+    from weights_convert.convert import convert as run
+
+    with _busy(f"converting {printable(source)}"):
+        report = run(
+            source, destination, class_name=class_name, dtype=dtype, max_shard_size=max_shard_size, force=force,
+            revision=revision, local_files_only=offline,
+        )  # fmt: skip
+    if as_json:
+        typer.echo(json.dumps(report.to_dict(), indent=2))
+        return
+    table = _table("parameter", "shape", "dtype", "from", "rule", "sha256")
+    for row in report.rows:
+        rule = f"{row.rule}, tied to {row.tied_to}" if row.tied_to else row.rule
+        cells = (row.target, str(list(row.shape)), row.dtype, ", ".join(row.sources), rule, (row.sha256 or "")[:12])
+        table.add_row(*(_text(cell) for cell in cells))
+    _console().print(table)
+    _console().print(_text(report.summary(), 10_000), soft_wrap=True)
+
+
+@exits_cleanly
+def inspect(
+    source: Annotated[str, typer.Argument(metavar="SRC", help=SOURCE_HELP)],
+    revision: Revision = None,
+    offline: Offline = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show the configuration and the tensors of a checkpoint without reading its weights.
+
+    Examples:
+
+        python -m weights_convert inspect bert-base-uncased
+
+        python -m weights_convert inspect ./checkpoint --json
+    """
+    from weights_convert.inspection import inspect as run
+
+    with _busy(f"inspecting {printable(source)}"):
+        found = run(source, revision=revision, local_files_only=offline)
+    if as_json:
+        typer.echo(json.dumps(found.to_dict(), indent=2))
+        return
+    config = _table(
+        "field", "value", title=f"{found.stored.config.model_type}: {', '.join(found.stored.architectures)}"
+    )
+    for key, value in found.stored.config.to_dict().items():
+        config.add_row(_text(key), _text(value, 60))
+    for key, why in found.stored.ignored.items():
+        config.add_row(_text(key), _text(f"ignored: {why}", 90))
+    tensors = _table("key", "shape", "dtype", "file")
+    for info in found.tensors:
+        tensors.add_row(
+            _text(info.key), str(list(info.shape)), str(info.dtype).removeprefix("torch."), _text(info.file)
+        )
+    _console().print(config)
+    _console().print(tensors)
+    _console().print(f"{len(found.tensors)} tensors, {found.num_parameters:,} numbers, {len(found.files)} file(s)")
+
+
+@exits_cleanly
+def verify(
+    source: Annotated[str, typer.Argument(metavar="SRC", help=SOURCE_HELP)],
+    class_name: ClassName = None,
+    revision: Revision = None,
+    offline: Offline = False,
+) -> None:
+    """Compare with transformers, layer by layer in float64, forward and gradients; exit code 1 if they differ.
+
+    Examples:
+
+        python -m weights_convert verify bert-base-uncased
+
+        python -m weights_convert verify ./checkpoint --as BertForSequenceClassification
+    """
+    from weights_convert.verify import verify as run
+
+    with _busy(f"verifying {printable(source)}"):
+        result = run(source, class_name=class_name, revision=revision, local_files_only=offline)
+    table = _table("what", "module or parameter", "relative error")
+    for comparison in result.comparisons:
+        style = None if comparison.error <= result.tolerance else "bold red"
+        table.add_row(comparison.kind, _text(comparison.name), f"{comparison.error:.1e}", style=style)
+    _console().print(table)
+    _console().print(_text(result.summary(), 400), soft_wrap=True)
+    if not result.equal:
+        raise typer.Exit(1)
+
+
+def mount(app: typer.Typer) -> None:
+    """Adds the three commands to an app."""
+    for command in (convert, inspect, verify):
+        app.command(no_args_is_help=True)(command)
+
+
+def _table(*columns: str, title: str | None = None) -> Table:
+    table = Table(title=None if title is None else _text(title))
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _console() -> Console:
+    return Console()
+
+
+def _busy(what: str) -> Status:
+    return Console(stderr=True).status(what)
+
+
+def _text(value: object, limit: int = 120) -> Text:
+    """Plain text for a cell: nothing in it is markup, no control character survives (line breaks of ours do)."""
+    return Text("\n".join(printable(line, limit) for line in str(value).split("\n")))

@@ -1,0 +1,259 @@
+"""Is our model the reference's model? Layer by layer, in float64, forward and gradients, on the same weights and inputs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from minitrans.errors import CheckpointError, NotSupportedError
+from minitrans.files import printable
+from weights_convert.configs import StoredConfig, read_stored_config
+from weights_convert.families.family import Family
+from weights_convert.families.registry import family_of
+from weights_convert.journal import Folder
+from weights_convert.load import find_folder, load_folder
+from weights_convert.report import ConversionReport
+from weights_convert.save import file_tensors
+
+TOLERANCE = 1e-10
+LENGTH = 16
+# A gradient that is zero in exact arithmetic (of a key's bias, say) is rounding noise: errors are measured against at
+# least this share of the largest gradient.
+GRADIENT_FLOOR = 1e-6
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One module's output ("forward") or one parameter's gradient ("gradient") by the reference's name, and how far apart."""
+
+    kind: str
+    name: str
+    error: float
+
+
+@dataclass(frozen=True)
+class Verification:
+    """The comparisons in the order in which the modules run, then the gradients from the last parameter back to the first."""
+
+    class_name: str
+    comparisons: tuple[Comparison, ...]
+    tolerance: float = TOLERANCE
+
+    @property
+    def first_diverging(self) -> Comparison | None:
+        """The first comparison beyond the tolerance: what comes after it is consequence."""
+        return next((c for c in self.comparisons if not c.error <= self.tolerance), None)
+
+    @property
+    def equal(self) -> bool:
+        """Whether everything agrees."""
+        return self.first_diverging is None
+
+    def worst(self, kind: str) -> float:
+        """The largest relative error among "forward" or "gradient" comparisons."""
+        return max((c.error for c in self.comparisons if c.kind == kind), default=0.0)
+
+    def summary(self) -> str:
+        """One line."""
+        first = self.first_diverging
+        if first is None:
+            return (
+                f"{self.class_name} equals the reference in float64: {self.worst('forward'):.1e} forward, "
+                f"{self.worst('gradient'):.1e} gradients (largest relative error of {len(self.comparisons)} comparisons)"
+            )
+        return f"{self.class_name} differs from the reference: first at {first.kind} of {first.name}, {first.error:.1e}"
+
+
+def verify(
+    name_or_path: str | Path,
+    *,
+    class_name: str | None = None,
+    revision: str | None = None,
+    local_files_only: bool = False,
+) -> Verification:
+    """Compares our model with that of `transformers`, both made from the same checkpoint.
+
+    Args:
+        name_or_path: a folder, or a name on the Hugging Face hub.
+        class_name: for example "BertForMaskedLM"; None = the first that config.json names.
+        revision: of a hub repository.
+        local_files_only: never ask the network.
+
+    Raises:
+        NotSupportedError: where `transformers` is not installed or has no such model any more.
+        CheckpointError: where the checkpoint is faulty.
+    """
+    try:
+        import transformers
+    except ImportError:
+        raise NotSupportedError(
+            "verify compares with transformers, which is not installed: pip install transformers"
+        ) from None
+    from minitrans.models.auto import class_by_name
+
+    folder = find_folder(name_or_path, revision=revision, local_files_only=local_files_only)
+    stored = read_stored_config(folder)
+    name = class_name or architecture(folder, stored)
+    if stored.config.attention != "full" or stored.config.position_embedding_type != "absolute":
+        raise NotSupportedError(
+            "the reference has only full attention with absolute positions: nothing to compare with"
+        )
+    ours, _ = load_folder(class_by_name(name), folder, dtype=torch.float64, changes={})
+    with _without_progress_bars():
+        theirs = getattr(transformers, name).from_pretrained(
+            folder.root, dtype=torch.float64, attn_implementation="eager", local_files_only=True
+        )
+    return compare(ours, theirs.eval(), name)
+
+
+@contextmanager
+def _without_progress_bars() -> Iterator[None]:
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def architecture(folder: Folder, stored: StoredConfig) -> str:
+    """The class that wrote the checkpoint. Raises CheckpointError where config.json names none that we have."""
+    from minitrans.models.auto import class_names
+
+    for name in stored.architectures:
+        if name in class_names():
+            return name
+    raise CheckpointError(
+        f"{printable(folder.root)}: architectures: expected a class we know, found {printable(list(stored.architectures))}; "
+        "say which class to load, for example BertModel"
+    )
+
+
+def compare(ours: Any, theirs: nn.Module, class_name: str) -> Verification:
+    """Runs both models on the same random batch, one row of it padded, and compares every module and every gradient."""
+    family = family_of(ours.config.model_type)
+    batch = _batch(ours.config, class_name)
+    pairs = _pairs(family, ours, theirs)
+    with torch.enable_grad():
+        our_outputs, our_result = _run(ours, batch, dict(pairs))
+        their_outputs, their_result = _run(theirs, batch, {name: name for _, name in pairs})
+        mask = batch["attention_mask"].flatten(0, -2)
+        forward = [
+            Comparison("forward", name, _error(_real(our_outputs[name], mask), _real(their_outputs[name], mask)))
+            for name in their_outputs
+            if name in our_outputs
+        ]
+        weigh = _weigher(mask)
+        torch.autograd.backward(_scalar(our_result, weigh))
+        torch.autograd.backward(_scalar(their_result, weigh))
+    return Verification(class_name, (*forward, *_compare_gradients(ours, theirs)))
+
+
+def _batch(config: Any, class_name: str) -> dict[str, Tensor]:
+    """(2, T) random tokens, the second row padded on the right; (2, 2, T) for multiple choice."""
+    generator = torch.Generator().manual_seed(0)
+    length = min(LENGTH, config.max_position_embeddings // 2)
+    shape = (2, 2, length) if class_name.endswith("MultipleChoice") else (2, length)
+    mask = torch.ones(shape, dtype=torch.long)
+    mask[-1, ..., length - length // 3 :] = 0
+    pad = config.pad_token_id or 0
+    ids = torch.randint(0, config.vocab_size - 1, shape, generator=generator)
+    ids = torch.where(ids >= pad, ids + 1, ids)  # never the padding id, by which RoBERTa counts positions
+    types = torch.randint(0, config.type_vocab_size, shape, generator=generator)
+    return {"input_ids": torch.where(mask.bool(), ids, pad), "attention_mask": mask, "token_type_ids": types}
+
+
+def _pairs(family: Family, ours: nn.Module, theirs: nn.Module) -> list[tuple[str, str]]:
+    """Names of our modules and of theirs that must give the same output, for every layer that both have."""
+    our_names, their_names = dict(ours.named_modules()), dict(theirs.named_modules())
+    layers = range(ours.config.num_hidden_layers)  # type: ignore[union-attr, arg-type]
+    pairs = []
+    for mine, reference in family.modules:
+        for layer in layers if "{layer}" in mine else (0,):
+            for start in ("", f"{family.prefix}."):
+                names = start + mine.format(layer=layer), start + reference.format(layer=layer)
+                if our_names.get(names[0]) is not None and their_names.get(names[1]) is not None:
+                    pairs.append(names)
+    return pairs
+
+
+def _run(model: nn.Module, batch: Mapping[str, Tensor], watched: Mapping[str, str]) -> tuple[dict[str, Tensor], Any]:
+    """The outputs of the watched modules, in the order in which they ran, by the names they shall have; and the result."""
+    seen: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(module: nn.Module, arguments: Any, output: Any) -> None:
+            seen[name] = (output[0] if isinstance(output, tuple) else output).detach()
+
+        return hook
+
+    handles = [model.get_submodule(module).register_forward_hook(keep(name)) for module, name in watched.items()]
+    try:
+        return seen, model(**batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _real(output: Tensor, mask: Tensor) -> Tensor:
+    """The rows of real tokens where the output has a row per token; what stands at padding means nothing (M2)."""
+    return output[mask.bool()] if output.shape[:2] == mask.shape else output
+
+
+def _weigher(mask: Tensor) -> Callable[[Tensor], Tensor]:
+    """A fixed random linear form, the same for both models, so that every output takes part in one gradient."""
+
+    def weigh(output: Tensor) -> Tensor:
+        real = _real(output, mask)
+        generator = torch.Generator().manual_seed(real.numel())
+        return (real * torch.randn(real.shape, generator=generator, dtype=real.dtype)).sum()
+
+    return weigh
+
+
+OUTPUTS = (
+    "last_hidden_state", "pooler_output", "logits", "prediction_logits", "seq_relationship_logits",
+    "start_logits", "end_logits",
+)  # fmt: skip
+
+
+def _scalar(result: Any, weigh: Callable[[Tensor], Tensor]) -> Tensor:
+    parts = [weigh(getattr(result, name)) for name in OUTPUTS if getattr(result, name, None) is not None]
+    return torch.stack(parts).sum()
+
+
+def _compare_gradients(ours: Any, theirs: nn.Module) -> list[Comparison]:
+    parameters = dict(ours.named_parameters(remove_duplicate=False))
+    mine = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in parameters.items()}
+    translated, _ = file_tensors(mine, ours.config, ConversionReport())
+    expected = {
+        name: torch.zeros_like(p) if p.grad is None else p.grad
+        for name, p in theirs.named_parameters(remove_duplicate=False)
+    }
+    largest = max((float(gradient.abs().max()) for gradient in expected.values()), default=0.0)
+    return [
+        Comparison("gradient", name, _error(translated[name], expected[name], GRADIENT_FLOOR * largest))
+        for name in reversed(expected)
+        if name in translated
+    ]
+
+
+def _error(found: Tensor, expected: Tensor, floor: float = 0.0) -> float:
+    """The largest difference, relative to the largest expected value; infinite for another shape or NaN."""
+    if found.shape != expected.shape:
+        return float("inf")
+    if found.numel() == 0:
+        return 0.0
+    scale = max(float(expected.abs().max()), floor, torch.finfo(expected.dtype).tiny)
+    error = float((found - expected).abs().max()) / scale
+    return float("inf") if math.isnan(error) else error
