@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV   := .venv
 PIP    := $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test fast lint format sts clean
+.PHONY: demo test fast mutants lint format sts clean
 
 demo: $(VENV)/.demo
 	$(VENV)/bin/minitrans demo
@@ -15,6 +15,10 @@ test: $(VENV)/.test
 # the inner loop: everything but what takes more than ten seconds
 fast: $(VENV)/.test
 	$(VENV)/bin/python -m pytest -q -x -m "not slow"
+
+# breaks one rule at a time and shows which test notices
+mutants: $(VENV)/.test
+	$(VENV)/bin/python -m pytest -q -s tests/test_mutants.py
 
 lint: $(VENV)/.lint
 	$(VENV)/bin/ruff check .

@@ -63,7 +63,7 @@ def convert(
 
         python -m weights_convert convert old-checkpoint clean --as BertForMaskedLM --dtype float16
     """
-    from weights_convert.convert import convert as run
+    from weights_convert.conversion import convert as run
 
     with _busy(f"converting {printable(source)}"):
         report = run(

@@ -69,7 +69,7 @@ def read_header(path: Path) -> Header:
         refuse_impostor(path, start)
         if len(start) < 8:
             _fail(path, f"expected a safetensors file of at least 8 bytes, found {size}")
-        if start.startswith(b"PK\x03\x04") or start.startswith(b"\x80"):
+        if start.startswith((b"PK\x03\x04", b"\x80")) and start[8:9] != b"{":
             _fail(path, "expected safetensors, found a pickle or zip archive under a wrong name")
         length = int.from_bytes(start[:8], "little")
         if length > MAX_HEADER_BYTES:

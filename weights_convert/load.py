@@ -221,6 +221,7 @@ def _unfilled(
             report.fresh.append(targets[mismatch.target])
         else:
             faults.append(_mismatch_fault(mismatch, targets[mismatch.target], head in family.fresh))
+    report.fresh.sort(key=list(targets.values()).index)
     return faults
 
 

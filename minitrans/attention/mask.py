@@ -97,6 +97,12 @@ class AttentionMask:
             allowed = _both(allowed, layout.same_sequence()[:, :, rows, columns])
         return allowed
 
+    @property
+    def only_causal(self) -> bool:
+        """Whether `causal` is all there is, which fused kernels have a switch for."""
+        parts = (self.key_padding, self.window, self.global_tokens, self.blocks, self.dense)
+        return self.causal and all(part is None for part in parts)
+
     def check(self, batch: int, heads: int, query_length: int, key_length: int) -> None:
         """Raises ValueError where a part does not fit the sizes B, H, T, S."""
         for name, part in (("key_padding", self.key_padding), ("global_tokens", self.global_tokens)):

@@ -83,7 +83,7 @@ def resolve_variant(spec: VariantSpec) -> Variant:
     try:
         return cast("Variant", _load(VARIANTS[name])(**options))
     except TypeError as error:
-        raise TypeError(f"attention variant {name!r}: {error}") from None
+        raise TypeError(f"attention variant {name!r} with options {options}: {error}") from None
 
 
 def check_backend(backend: str) -> None:
@@ -177,7 +177,7 @@ def attend(
         dropout_p=dropout_p,
         need_weights=need_weights,
     )
-    if need_weights and result.weights is None:
+    if need_weights and result.weights is None and isinstance(variant, Pattern):
         from minitrans.attention.probabilities import attention_probabilities
 
         weights = attention_probabilities(

@@ -14,8 +14,6 @@ from minitrans.attention.layout import PackedLayout
 from minitrans.attention.mask import AttentionMask
 from minitrans.attention.packed import run_sequences
 
-_CAUSAL = AttentionMask(causal=True)
-
 
 class SdpaAttention:
     """Masks and bias become one `attn_mask`; a packed batch runs its sequences, those of equal length in one call."""
@@ -58,7 +56,7 @@ def _sdpa(
 ) -> tuple[Tensor, None]:
     """query (B, H, T, K), key and value (B, G, S, K) -> output (B, H, T, K); no logsumexp."""
     # torch's is_causal puts query i at position i instead of i + S - T, so it serves only where T == S
-    causal = bias is None and query.shape[2] == key.shape[2] and vars(mask) == vars(_CAUSAL)
+    causal = bias is None and query.shape[2] == key.shape[2] and mask.only_causal
     allowed = None if causal else mask.to_dense(query.shape[2], key.shape[2], query.device)
     empty: Tensor | None = None
     if allowed is not None:

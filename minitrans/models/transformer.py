@@ -119,11 +119,8 @@ class Transformer(nn.Module):
             target_ids = torch.cat([bos, labels[:, :-1]], dim=1)
 
         logits, _ = self.decode(target_ids, self.encode(source_ids))
-        if labels is None:
-            return LogitsOutput(logits=logits)
-        loss = smoothed_loss(
-            logits, labels, self.config.label_smoothing, ignored=self.config.pad_token_id
-        )  # section 5.4
+        smoothing, pad = self.config.label_smoothing, self.config.pad_token_id  # section 5.4
+        loss = None if labels is None else smoothed_loss(logits, labels, smoothing, ignored=pad)
         return LogitsOutput(loss=loss, logits=logits)
 
     def encode(self, source_ids: Tensor) -> Memory:

@@ -105,11 +105,18 @@ def _packed_as_separate(subject: Subject, inputs: Inputs, where: str) -> None:
     _same(_output(subject, packed), expected, where, "a packed batch differs from its sequences run by themselves")
 
 
+def _weights_given(subject: Subject, inputs: Inputs, where: str) -> None:
+    weights = run(subject.call, inputs, need_weights=True).weights
+    if weights is None or weights.shape != (*inputs.query.shape[:3], inputs.key.shape[2]):
+        raise AssertionError(f"{where}: `supports` promises weights, (B, H, T, S) were not returned")
+
+
 # name -> (the options it needs, the check)
 _CHECKS: dict[str, tuple[frozenset[str], Callable[[Subject, Inputs, str], None]]] = {
     "same call, same result": (frozenset(), _deterministic),
     "samples do not see each other": (frozenset(), _samples_apart),
     "padding is not seen": (frozenset({"key_padding"}), _padding_unseen),
     "a sample of padding only gives zeros": (frozenset({"key_padding"}), _nothing_to_see),
+    "weights": (frozenset({"weights"}), _weights_given),
     "packed equals separate": (frozenset({"packed"}), _packed_as_separate),
 }

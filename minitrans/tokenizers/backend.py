@@ -72,10 +72,10 @@ def require_dense_ids(vocabulary: dict[str, int], origin: object) -> None:
         owner[index] = token
     if not owner:
         raise CheckpointError(f"{printable(origin)}: expected a vocabulary, found no token")
-    for index in range(len(owner)):
-        if index not in owner:
-            above = min(other for other in owner if other > index)
-            raise CheckpointError(
-                f"{printable(origin)}: {printable(owner[above])!r}: expected ids 0 to {len(owner) - 1} without holes, "
-                f"found id {above} but no id {index}"
-            )
+    last = max(owner)
+    if last >= len(owner):
+        hole = next(index for index in range(len(owner)) if index not in owner)
+        raise CheckpointError(
+            f"{printable(origin)}: {printable(owner[last])!r}: expected ids 0 to {len(owner) - 1} without holes, "
+            f"found id {last} but no id {hole}"
+        )

@@ -60,7 +60,7 @@ def save(tokenizer: Tokenizer, folder: Path) -> tuple[str, ...]:
         **roles,
         "added_tokens_decoder": {str(index): _flags(token) for index, token in tokenizer.added_tokens_decoder.items()},
         "clean_up_tokenization_spaces": tokenizer.clean_up_tokenization_spaces,
-        "extra_special_tokens": tokenizer.extra_special_tokens,
+        "additional_special_tokens": tokenizer.extra_special_tokens,  # this name, since transformers 4 fails on the newer
         "model_input_names": tokenizer.model_input_names,
         "model_max_length": tokenizer.model_max_length,
         "padding_side": tokenizer.padding_side,

@@ -10,17 +10,15 @@ from typing import Any, ClassVar, Self
 
 from tokenizers import Encoding
 
-from minitrans.errors import CheckpointError
-from minitrans.files import printable
 from minitrans.hub import local_folder
 from minitrans.tokenizers import call_options, loading, saving
-from minitrans.tokenizers.backend import is_panic
 from minitrans.tokenizers.batch_encoding import BatchEncoding
 from minitrans.tokenizers.call_options import Plan
 from minitrans.tokenizers.conversion import Conversion
 from minitrans.tokenizers.families import BERT, CAMEMBERT, GENERIC, ROBERTA, XLM_ROBERTA, Family
-from minitrans.tokenizers.inputs import as_batch, require_unicode
+from minitrans.tokenizers.inputs import as_batch
 from minitrans.tokenizers.padding import Filling, pad_batch
+from minitrans.tokenizers.running import encode_batch, require_room_for, returned_fields, set_lengths
 from minitrans.tokenizers.settings import UNBOUNDED, from_caller, from_folder
 
 _log = logging.getLogger(__name__)
@@ -141,9 +139,6 @@ class Tokenizer(Conversion):
         self.__dict__.update(state)
         self._lock = threading.Lock()
 
-    def __bool__(self) -> bool:
-        return True
-
     def __repr__(self) -> str:
         return (
             f"{type(self).__name__}(name_or_path={self.name_or_path!r}, tokens={len(self)}, "
@@ -195,7 +190,7 @@ class Tokenizer(Conversion):
         Raises:
             TypeError, ValueError: naming the argument or the text that is wrong.
         """
-        wanted = self._returns(returns)
+        wanted = returned_fields(returns, self.model_input_names)
         batch, batched = as_batch(text, text_pair, is_split_into_words)
         plan = self._plan(
             padding,
@@ -220,19 +215,6 @@ class Tokenizer(Conversion):
         elif not batched and return_tensors is None:
             data = {name: value[0] if isinstance(value[0], list) else value for name, value in data.items()}
         return BatchEncoding(data, rows, return_tensors)
-
-    def _returns(self, asked: Mapping[str, Any]) -> dict[str, Any]:
-        """The fields to return, each with the function that reads it off an encoding."""
-        unknown = sorted(asked.keys() - _RETURNS - {"pad_to_max_length", "verbose", "return_overflowing_tokens"})
-        if unknown:
-            raise TypeError(f"{type(self).__name__}: unexpected argument {unknown[0]!r}")
-        default = {"return_token_type_ids": "token_type_ids", "return_attention_mask": "attention_mask"}
-        return {
-            name: read
-            for name, (argument, read) in _FIELDS.items()
-            if argument is None
-            or (asked[argument] if asked.get(argument) is not None else default.get(argument) in self.model_input_names)
-        }
 
     def _plan(
         self,
@@ -262,52 +244,15 @@ class Tokenizer(Conversion):
         return plan
 
     def _encode(self, batch: list[Any], plan: Plan, specials: bool, split: bool) -> list[Encoding]:
-        """Runs the backend. Its truncation and padding are state, so one call at a time (the lock is for threads)."""
-        if plan.truncation:
-            pairs = {isinstance(item, tuple) for item in batch}
-            for pair in pairs:
-                call_options.require_room(plan, self.num_special_tokens_to_add(pair) if specials else 0)
-        backend = self.backend_tokenizer
+        """Runs the backend, whose truncation and padding are state: one call at a time (the lock is for threads)."""
+        require_room_for(self.backend_tokenizer, batch, plan, specials)
+        pad = None
+        if plan.padding is not None:
+            pad = {"pad_id": self.pad_token_id, "pad_token": self.pad_token, "pad_type_id": self.pad_token_type_id}
         with self._lock:
-            backend.encode_special_tokens = self.split_special_tokens
-            if plan.truncation is None or plan.max_length is None:
-                backend.no_truncation()
-            else:
-                backend.enable_truncation(
-                    plan.max_length, stride=plan.stride, strategy=plan.truncation, direction=self.truncation_side
-                )
-            if plan.padding is None:
-                backend.no_padding()
-            else:
-                backend.enable_padding(
-                    direction=plan.padding_side,
-                    pad_id=self.pad_token_id,
-                    pad_type_id=self.pad_token_type_id,
-                    pad_token=self.pad_token,
-                    length=plan.max_length if plan.padding == "max_length" else None,
-                    pad_to_multiple_of=plan.pad_to_multiple_of,
-                )
-            try:
-                return backend.encode_batch(batch, add_special_tokens=specials, is_pretokenized=split)
-            except BaseException as error:
-                if not (isinstance(error, Exception) or is_panic(error)):
-                    raise
-                require_unicode(batch)
-                raise self._refusal(error, plan) from None
-
-    def _refusal(self, error: BaseException, plan: Plan) -> ValueError:
-        """The error to raise for what the backend raised: the caller's if a length is at fault, else the vocabulary's."""
-        if "Truncation" in str(error):
-            return ValueError(
-                f"truncation={plan.truncation!r} cannot reach max_length={plan.max_length}: the text it may shorten "
-                "is too short; use truncation='longest_first' or a larger max_length"
-            )
-        if plan.truncation and "stride" in str(error):
-            return ValueError(
-                f"stride={plan.stride}: a truncated text keeps fewer tokens than that at max_length={plan.max_length}; "
-                "use a smaller stride or a larger max_length"
-            )
-        return CheckpointError(f"{printable(self.name_or_path)}: cannot encode: {printable(error, 200)}")
+            self.backend_tokenizer.encode_special_tokens = self.split_special_tokens
+            set_lengths(self.backend_tokenizer, plan, self.truncation_side, pad)
+            return encode_batch(self.backend_tokenizer, batch, plan, specials, split, self.name_or_path)
 
     def _warn_too_long(self, encodings: list[Encoding]) -> None:
         longest = max(map(len, encodings))
@@ -370,17 +315,6 @@ class Tokenizer(Conversion):
             ValueError: if `save_directory` is a file.
         """
         return saving.save(self, Path(save_directory))
-
-
-_FIELDS: dict[str, tuple[str | None, Any]] = {
-    "input_ids": (None, lambda row: row.ids),
-    "token_type_ids": ("return_token_type_ids", lambda row: row.type_ids),
-    "attention_mask": ("return_attention_mask", lambda row: row.attention_mask),
-    "special_tokens_mask": ("return_special_tokens_mask", lambda row: row.special_tokens_mask),
-    "offset_mapping": ("return_offsets_mapping", lambda row: row.offsets),
-    "length": ("return_length", len),
-}
-_RETURNS = {argument for argument, _ in _FIELDS.values() if argument is not None}
 
 
 class BertTokenizer(Tokenizer):

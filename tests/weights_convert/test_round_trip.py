@@ -12,7 +12,8 @@ import transformers
 from safetensors.torch import load_file
 
 from minitrans.models.auto import class_by_name, class_names
-from weights_convert import load_model, save_model, verify
+from weights_convert import load_model, save_model
+from weights_convert.verify import verify
 
 CLASSES = [name for name in class_names() if not name.endswith("Config")]
 
@@ -23,7 +24,9 @@ def test_every_class_goes_and_comes_back_unchanged(
 ) -> None:
     source = reference(class_name)
     model, report = load_model(class_by_name(class_name), source.folder)
-    assert not (report.fresh or report.unknown or report.dropped or report.notes)
+    assert not report.warnings
+    assert not report.dropped
+    assert not report.notes
 
     save_model(model, tmp_path / "ours")
 
@@ -48,7 +51,10 @@ def test_every_class_goes_and_comes_back_unchanged(
         ("CamembertForCausalLM", {"is_decoder": True, "add_cross_attention": True}),
         ("BertForSequenceClassification", {"num_labels": 5, "problem_type": "multi_label_classification"}),
         ("RobertaForSequenceClassification", {"num_labels": 1}),
-        ("XLMRobertaForTokenClassification", {"id2label": {0: "O", 1: "B", 2: "I"}, "label2id": {"O": 0, "B": 1, "I": 2}}),
+        (
+            "XLMRobertaForTokenClassification",
+            {"id2label": {0: "O", 1: "B", 2: "I"}, "label2id": {"O": 0, "B": 1, "I": 2}},
+        ),
         ("BertModel", {"layer_norm_eps": 1e-3, "pad_token_id": 5, "classifier_dropout": 0.3, "dtype": "float16"}),
     ],
 )
@@ -84,7 +90,7 @@ def test_a_real_checkpoint_comes_back_byte_for_byte(minilm: Path, tmp_path: Path
     assert not any(info.values()), info
     state = back.state_dict()
     assert all(torch.equal(state[key], tensor) for key, tensor in stored.items())
-    assert len(list(tmp_path.glob("model-*-of-00004-*.safetensors"))) == 4
+    assert len(list(tmp_path.glob("model-*-of-*.safetensors"))) == 3
 
 
 def assert_same_file(folder: Path, expected: dict[str, torch.Tensor]) -> None:

@@ -1,0 +1,122 @@
+"""Does anything notice? Each row breaks one rule of the reference's semantics in a copy of the tree and runs the tests that guard it.
+
+A mutant that survives is a hole in the tests. Run `make mutants` to see which test kills which.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PARITY = "tests/models/test_parity.py"
+
+# rule -> (file, what stands there, what a slip would write, the tests that must notice)
+MUTANTS = {
+    "B1 eps comes from the configuration": (
+        "minitrans/models/encoder.py", '"eps": config.layer_norm_eps', '"eps": 1e-5', [PARITY, "-k", "bert-Model"],
+    ),
+    "B1 gelu is the exact form": (
+        "minitrans/layers/activations.py", "return F.gelu(x)\n", 'return F.gelu(x, approximate="tanh")\n', [PARITY, "-k", "bert-Model"],
+    ),
+    "B2 the pooler has a tanh": (
+        "minitrans/layers/heads.py", "return torch.tanh(self.dense(hidden[:, 0]))", "return self.dense(hidden[:, 0])",
+        [PARITY, "-k", "bert-Model"],
+    ),
+    "B4 -100 is left out of the mean": (
+        "minitrans/layers/losses.py", "labels.flatten().long(), ignore_index=IGNORED)",
+        "labels.flatten().long().clamp(min=0))", [PARITY, "-k", "bert-ForMaskedLM"],
+    ),
+    "B5 span positions past the text are ignored": (
+        "minitrans/layers/losses.py", ".clamp(0, length), ignore_index=length)", ".clamp(0, length - 1))",
+        [PARITY, "-k", "bert-ForQuestionAnswering"],
+    ),
+    "B6 BERT counts positions from 0": (
+        "minitrans/models/bert.py", "return running_positions(tokens, past_length)",
+        "return running_positions(tokens, past_length + 1)", [PARITY, "-k", "bert-Model"],
+    ),
+    "M2 padding gets no weight at all": (
+        "minitrans/attention/eager.py", "scores.masked_fill(~(allowed | empty), -torch.inf)",
+        "scores.masked_fill(~(allowed | empty), -10000.0)", ["tests/attention", "-k", "however_large"],
+    ),
+    "M2 a row with nothing to see is zero": (
+        "minitrans/attention/eager.py", ".masked_fill(empty, 0.0)", "", ["tests/attention", "-k", "eager"],
+    ),
+    "M6 scores are divided by the root of the head width": (
+        "minitrans/attention/registry.py", "query.shape[-1] ** -0.5", "(query.shape[1] * query.shape[-1]) ** -0.5",
+        [PARITY, "-k", "bert-Model"],
+    ),
+    "M7 hidden states begin with the embeddings": (
+        "minitrans/models/encoder.py", "states, outputs = [x], []", "states, outputs = [], []", [PARITY, "-k", "bert-Model"],
+    ),
+    "M8 the distance is query minus key": (
+        "minitrans/attention/bias.py", "positions - 1 - distance(", "positions - 1 + distance(", ["tests/attention", "-k", "elative"],
+    ),
+    "M9 embeddings are summed words, types, positions": (
+        "minitrans/layers/embeddings.py", "words + self.token_type_embeddings(types) + self.position_embeddings(positions)",
+        "words + self.position_embeddings(positions) + self.token_type_embeddings(types)", ["tests/layers", "-k", "mbedding"],
+    ),
+    "M10 the padding row gets no gradient": (
+        "minitrans/models/bert.py", "padding_idx=config.pad_token_id,", "padding_idx=None,", [PARITY, "-k", "bert-Model"],
+    ),
+    "R1 RoBERTa positions start after the padding id": (
+        "minitrans/models/roberta.py", "* is_token + self.padding_idx", "* is_token + 0", [PARITY, "-k", "roberta-Model"],
+    ),
+    "R1 RoBERTa positions skip padding": (
+        "minitrans/models/roberta.py", "is_token = (tokens != self.padding_idx).long()", "is_token = torch.ones_like(tokens)",
+        [PARITY, "-k", "roberta-Model"],
+    ),
+    "R4 RoBERTa's language head is always gelu": (
+        "minitrans/models/roberta.py", 'head_act = "gelu"  # R4', "head_act = None", [PARITY, "-k", "roberta-ForMaskedLM"],
+    ),
+    "R5 RoBERTa's classifier has a tanh and dropout before and after": (
+        "minitrans/layers/heads.py", "self.out_proj(self.dropout(torch.tanh(self.dense(self.dropout(hidden[:, 0])))))",
+        "self.out_proj(torch.tanh(self.dense(self.dropout(hidden[:, 0]))))", [PARITY, "-k", "roberta-ForSequenceClassification"],
+    ),
+    "post-norm, not pre-norm": (
+        "minitrans/layers/blocks.py", "norm_first: bool = False", "norm_first: bool = True", [PARITY, "-k", "bert-Model"],
+    ),
+    "S7 halves with an offset divide by half - 1": (
+        "minitrans/layers/positions.py", "/ (half - 1)", "/ half", ["tests/layers", "-k", "position or sinus"],
+    ),
+    "C1 the prefix module. is stripped": (
+        "weights_convert/names.py", '"module."', '"modul."', ["tests/weights_convert", "-k", "prefix"],
+    ),
+    "B8 gamma and beta are weight and bias": (
+        "weights_convert/names.py", '"LayerNorm.gamma"', '"LayerNorm.gama"', ["tests/weights_convert", "-k", "gamma or legacy"],
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def copy_of_the_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp("mutant") / "tree"
+    ignored = shutil.ignore_patterns(".git", ".venv", "__pycache__", ".*_cache", ".hypothesis", "*.egg-info")
+    shutil.copytree(ROOT, target, ignore=ignored)
+    return target
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rule", MUTANTS)
+def test_a_broken_rule_is_noticed(rule: str, copy_of_the_tree: Path):
+    file, right, wrong, tests = MUTANTS[rule]
+    path = copy_of_the_tree / file
+    source = path.read_text(encoding="utf-8")
+    assert source.count(right) >= 1, f"{file} no longer holds {right!r}"
+    path.write_text(source.replace(right, wrong), encoding="utf-8")
+    try:
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-m", "not slow", *tests]
+        done = subprocess.run(
+            command, capture_output=True, text=True, cwd=copy_of_the_tree, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False
+        )
+    finally:
+        path.write_text(source, encoding="utf-8")
+    killers = [line for line in done.stdout.splitlines() if line.startswith("FAILED")]
+    assert done.returncode == 1, f"survived: {done.stdout[-2000:]}"
+    assert killers, f"it did not fail a test but broke: {done.stdout[-2000:]}"
+    print(f"{rule}: {killers[0]}")

@@ -1,0 +1,87 @@
+"""The README says nothing that is not so: its example runs, its tables and line counts are those of the code."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def table(header: str) -> list[list[str]]:
+    """The cells of the table whose header row starts so."""
+    rows = README[README.index(header) :].splitlines()[2:]
+    cells = []
+    for row in rows:
+        if not row.startswith("|"):
+            break
+        cells.append([cell.strip() for cell in row.strip("|").split("|")])
+    return cells
+
+
+@pytest.mark.slow
+def test_the_example_runs_offline(minilm: Path, tmp_path: Path):
+    """From a Hugging Face cache that holds the checkpoint under its name, as on a machine that downloaded it once."""
+    code = re.search(r"<!-- executed by tests/test_readme.py -->\n```python\n(.*?)```", README, re.DOTALL)
+    assert code is not None
+    assert len([line for line in code[1].splitlines() if line.strip()]) <= 15
+    repository = tmp_path / "hub" / "models--sentence-transformers--all-MiniLM-L6-v2"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "snapshots").mkdir()
+    revision = "0123456789abcdef0123456789abcdef01234567"
+    (repository / "refs" / "main").write_text(revision)
+    (repository / "snapshots" / revision).symlink_to(minilm, target_is_directory=True)
+    environment = {
+        **os.environ,
+        "HF_HOME": str(tmp_path),
+        "HF_HUB_CACHE": str(tmp_path / "hub"),
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "kernels")]),
+    }
+    done = subprocess.run([sys.executable, "-c", code[1]], capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    first = [[float(number) for number in re.findall(r"-?\d+\.\d+", line)] for line in done.stdout.splitlines()[:3]]
+    assert first[0][1] > first[0][2] + 0.2, "lunch is closer to eating than the sky is"
+
+
+def test_the_families_are_those_of_the_code():
+    from minitrans.models.auto import FAMILIES, TASKS
+
+    told = {row[1].strip("`"): [head.strip() for head in row[2].split(",")] for row in table("| family |")}
+    have = {
+        family: [suffix.removeprefix("For") for suffix, families in TASKS.values() if family in families] for family in FAMILIES
+    }
+    assert told == have
+
+
+def test_variants_and_backends_are_those_of_the_code():
+    from minitrans.attention.registry import BACKENDS, VARIANTS
+
+    assert [row[0].strip("`") for row in table("| attention |")] == list(VARIANTS)
+    assert [row[0].strip("`") for row in table("| backend |")] == list(BACKENDS)
+
+
+def test_the_way_from_bert_to_the_softmax():
+    """At most six files and 900 lines, each imported by one before it, with the counts the README gives."""
+    rows = [(row[0].strip("`"), int(row[1])) for row in table("| file | lines |")]
+    counts = {name: len((ROOT / "minitrans" / name).read_text(encoding="utf-8").splitlines()) for name, _ in rows}
+    assert dict(rows) == counts
+    assert len(rows) <= 6
+    assert sum(counts.values()) <= 900
+    for (above, _), (below, _) in zip(rows, rows[1:], strict=False):
+        module = "minitrans." + below.removesuffix(".py").replace("/", ".")
+        assert module in (ROOT / "minitrans" / above).read_text(encoding="utf-8"), f"{above} does not lead to {below}"
+    assert rows[0][0] == "models/bert.py"
+    assert "softmax(scores" in (ROOT / "minitrans" / rows[-1][0]).read_text(encoding="utf-8")
+
+
+def test_every_command_and_target_exists():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in set(re.findall(r"`make ([a-z]+)", README)) | {"demo", "test"}:
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target

@@ -1,0 +1,217 @@
+"""config.json: every key means something, is ignored for a reason, or is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+from minitrans.errors import CheckpointError
+from minitrans.models.auto import FAMILIES as MODELS
+from minitrans.models.auto import config_class
+from minitrans.models.bert import BertConfig, BertModel
+from minitrans.models.roberta import RobertaModel
+from weights_convert import load_model, read_config, write_config
+from weights_convert.config_fields import IGNORED, MUST_EQUAL
+from weights_convert.configs import interpret_config
+from weights_convert.families.registry import FAMILIES
+
+HERE = Path("folder/config.json")
+BERT: dict[str, Any] = {
+    "model_type": "bert",
+    "vocab_size": 40,
+    "hidden_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 3,
+    "intermediate_size": 20,
+    "max_position_embeddings": 33,
+    "type_vocab_size": 2,
+}
+
+
+def interpret(**changes: Any) -> Any:
+    return interpret_config({**BERT, **changes}, HERE)
+
+
+def test_every_family_of_models_has_a_table() -> None:
+    assert set(FAMILIES) == set(MODELS)
+
+
+def test_no_key_has_two_meanings() -> None:
+    fields = {field for model_type in MODELS for field in config_class(model_type).__dataclass_fields__}
+    assert not fields & set(IGNORED)
+    assert not fields & set(MUST_EQUAL)
+    assert not set(IGNORED) & set(MUST_EQUAL)
+
+
+@pytest.mark.parametrize("model_type", MODELS)
+def test_the_reference_s_own_config_is_understood(model_type: str) -> None:
+    theirs = transformers.AutoConfig.for_model(model_type, num_labels=3)
+    stored = interpret_config(json.loads(theirs.to_json_string(use_diff=False)), HERE)
+    ours = stored.config.to_dict()
+    shared = {
+        key: value for key, value in theirs.to_dict().items() if key in ours and key not in ("id2label", "label2id")
+    }
+    assert {key: ours[key] for key in shared} == shared
+    assert ours["num_labels"] == 3
+    assert ours["id2label"] == {0: "LABEL_0", 1: "LABEL_1", 2: "LABEL_2"}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("hidden_size", 0, "hidden_size must be at least 1, got 0"),
+        ("hidden_size", -24, "hidden_size must be at least 1"),
+        ("hidden_size", "24", "hidden_size must be int, got '24'"),
+        ("hidden_size", 24.0, "hidden_size must be int"),
+        ("hidden_size", True, "hidden_size must be int, got True"),
+        ("hidden_size", None, "hidden_size must be int, got None"),
+        ("hidden_size", [24], "hidden_size must be int"),
+        ("hidden_size", 10**12, "hidden_size: expected at most 1000000"),
+        ("num_hidden_layers", 10**9, "num_hidden_layers: expected at most 10000"),
+        ("hidden_size", 25, "a multiple of num_attention_heads=3"),
+        ("layer_norm_eps", float("nan"), "layer_norm_eps must be in (0, 1), got nan"),
+        ("layer_norm_eps", -1e-12, "layer_norm_eps must be"),
+        ("hidden_dropout_prob", 1.5, "hidden_dropout_prob must be in [0, 1), got 1.5"),
+        ("hidden_act", "gleu", "unknown activation 'gleu'"),
+        ("hidden_act", ["gelu"], "hidden_act must be str"),
+        ("position_embedding_type", "rotary", "position_embedding_type must be one of"),
+        ("pad_token_id", 40, "pad_token_id must be in [0, vocab_size=40)"),
+        ("pad_token_id", -1, "pad_token_id must be in"),
+        ("problem_type", "guess", "problem_type must be one of"),
+        ("is_encoder_decoder", True, "is_encoder_decoder: expected False"),
+        ("is_encoder_decoder", 0, "is_encoder_decoder: expected False"),
+        ("chunk_size_feed_forward", 64, "chunk_size_feed_forward: expected 0"),
+        ("quantization_config", {"bits": 4}, "quantization_config: expected None: quantised weights cannot be read"),
+        ("add_cross_attention", True, "add_cross_attention must be False unless is_decoder"),
+        ("model_type", "gpt17", "model_type: expected one of bert"),
+        ("model_type", "../bert", "model_type: expected one of bert"),
+        ("model_type", 7, "model_type: expected one of bert"),
+        ("model_type", ["bert"], "model_type: expected one of bert"),
+        ("dtype", "float13", "dtype: expected one of float16"),
+        ("torch_dtype", 16, "torch_dtype: expected one of float16"),
+        ("architectures", "BertModel", "architectures: expected a list"),
+        ("id2label", {"a": "x"}, "id2label: expected an object whose keys are numbers"),
+        ("id2label", {"1": "x"}, "id2label: expected a name for each id from 0 up"),
+        ("id2label", ["x"], "id2label: expected an object"),
+        ("label2id", {"x": "0"}, "label2id: expected an id for each label"),
+        ("pruned_heads", {"0": 1}, "pruned_heads: expected lists of heads"),
+        ("pruned_heads", {"0": [7]}, "pruned_heads must be"),
+        ("hiden_size", 24, "hiden_size: expected a key that BertConfig knows, found 24"),
+        ("rotary_\x1b[31m", 1, r"rotary_\x1b[31m: expected a key"),
+        ("attention", {"name": "nothing"}, "nothing"),
+    ],
+)  # fmt: skip
+def test_wrong_values_are_named_with_what_is_accepted(key: str, value: Any, message: str) -> None:
+    with pytest.raises(CheckpointError) as caught:
+        interpret(**{key: value})
+    assert message in str(caught.value)
+    assert str(caught.value).startswith("folder/config.json: ")
+
+
+@pytest.mark.parametrize("key", [key for key in BERT if key != "model_type"])
+def test_sizes_have_no_defaults(key: str) -> None:
+    with pytest.raises(CheckpointError, match=f"{key}: expected a value, found none"):
+        interpret_config({name: value for name, value in BERT.items() if name != key}, HERE)
+
+
+def test_code_and_kernel_keys_are_ignored_never_followed() -> None:
+    hostile = {
+        "auto_map": {"AutoModel": "evil.Model"},
+        "trust_remote_code": True,
+        "_attn_implementation_internal": "evil/kernel",
+        "attn_implementation": "evil/kernel",
+        "_name_or_path": "/etc/passwd",
+    }
+    stored = interpret(**hostile)
+    assert stored.config == interpret().config
+    assert set(stored.ignored) == set(hostile)
+    assert "never followed" in stored.ignored["auto_map"]
+
+
+def test_a_silent_roberta_file_means_what_the_reference_takes_it_for() -> None:
+    # R3: our class has the published eps as its default, the reference's class another one.
+    stored = interpret_config({**BERT, "model_type": "roberta"}, HERE)
+    assert stored.config.layer_norm_eps == transformers.RobertaConfig().layer_norm_eps == 1e-12
+
+
+@pytest.mark.parametrize("content", ["", "[]", "null", "{}", "nonsense", "[" * 10**5, '{"a":1,"a":2}', "\xff", '{"vocab_size": 1' + "0" * 10**5 + "}"])  # fmt: skip
+def test_a_file_that_is_no_config_is_refused(content: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_bytes(content.encode("latin-1"))
+    with pytest.raises(CheckpointError, match=r"config\.json"):
+        read_config(tmp_path)
+
+
+def write(folder: Path, **changes: Any) -> Path:
+    (folder / "config.json").write_text(json.dumps({**BERT, **changes}))
+    return folder
+
+
+def test_overrides_of_fine_tuning_scripts(tmp_path: Path) -> None:
+    names = {"id2label": {"0": "no", "1": "yes"}, "label2id": {"no": 0, "yes": 1}}
+    folder = write(tmp_path, **names, num_labels=2)
+    assert read_config(folder).id2label == {0: "no", 1: "yes"}
+    assert read_config(folder, overrides={"num_labels": 2}).id2label == {0: "no", 1: "yes"}
+    three = read_config(folder, overrides={"num_labels": 3, "hidden_dropout_prob": 0.2, "problem_type": "regression"})
+    assert three.id2label == {0: "LABEL_0", 1: "LABEL_1", 2: "LABEL_2"}
+    assert (three.num_labels, three.hidden_dropout_prob, three.problem_type) == (3, 0.2, "regression")
+    named = read_config(folder, overrides={"id2label": {0: "a", 1: "b", 2: "c"}})
+    assert named.num_labels == 3
+    assert named.label2id == {"a": 0, "b": 1, "c": 2}
+    with pytest.raises(TypeError, match="num_label'"):
+        read_config(folder, overrides={"num_label": 3})
+
+
+def test_the_wrong_family_is_refused_and_an_unnamed_one_is_taken_at_its_class(reference: Callable[..., Any]) -> None:
+    source = reference("BertModel")
+    with pytest.raises(CheckpointError, match="model_type: expected roberta for this class"):
+        load_model(RobertaModel, source.folder)
+    del source.config["model_type"]
+    assert isinstance(load_model(BertModel, source.write().folder)[0], BertModel)
+    with pytest.raises(CheckpointError, match="model_type: expected one of"):
+        read_config(source.folder)
+
+
+def test_what_is_written_is_read_back_by_both(tmp_path: Path) -> None:
+    config = BertConfig(
+        **{key: value for key, value in BERT.items() if key != "model_type"},
+        id2label={0: "a", 1: "b", 2: "c"},
+        num_labels=3,
+        attention={"name": "sliding_window", "window": 4},
+        position_embedding_type="relative_key",
+        pruned_heads={1: (0, 2)},
+        problem_type="multi_label_classification",
+        classifier_dropout=0.25,
+    )
+    write_config(config, tmp_path, ["BertForSequenceClassification"], torch.bfloat16)
+    assert read_config(tmp_path) == config
+    theirs = transformers.AutoConfig.from_pretrained(tmp_path)
+    assert theirs.architectures == ["BertForSequenceClassification"]
+    assert theirs.dtype == torch.bfloat16
+    assert theirs.id2label == {0: "a", 1: "b", 2: "c"}
+    assert theirs.classifier_dropout == 0.25
+
+
+def test_full_attention_is_not_mentioned(tmp_path: Path) -> None:
+    write_config(BertConfig(), tmp_path, ["BertModel"])
+    stored = json.loads((tmp_path / "config.json").read_text())
+    assert "attention" not in stored
+    assert "id2label" not in stored
+    assert stored["model_type"] == "bert"
+
+
+def test_an_attention_that_json_cannot_hold_is_refused(tmp_path: Path) -> None:
+    class Mine:
+        name = "mine"
+
+        def restrict(self, mask: Any, bias: Any) -> Any:
+            return mask, bias
+
+    with pytest.raises(ValueError, match=r"attention: expected plain values .* got Mine; save with a named variant"):
+        write_config(BertConfig(attention=Mine()), tmp_path, ["BertModel"])
+    assert not list(tmp_path.iterdir())
