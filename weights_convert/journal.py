@@ -8,6 +8,7 @@ it. Renames only, all inside the folder, so no other file system is ever involve
 from __future__ import annotations
 
 import errno
+import json
 import os
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from minitrans.errors import CheckpointError
-from minitrans.files import printable, read_json, write_json
+from minitrans.files import printable, read_json
 
 JOURNAL = ".minitrans-save.json"
 STAGED = ".minitrans-staged-"
@@ -73,16 +74,20 @@ def saving(root: Path) -> Iterator[Save]:
         save = Save(root)
         try:
             yield save
+            journal = root / f"{STAGED}{uuid.uuid4().hex}"
+            journal.write_text(json.dumps({"moves": save.staged, "remove": save.removed}), encoding="utf-8")
+            usual_mode = journal.stat().st_mode & 0o777
             for name, staged in save.staged.items():
-                if (root / name).is_file():
-                    (root / staged).chmod((root / name).stat().st_mode & 0o777)
+                kept = (root / name).is_file()
+                (root / staged).chmod((root / name).stat().st_mode & 0o777 if kept else usual_mode)
                 _sync(root / staged)
+            _sync(journal)
             _sync(root)
-            write_json(root / JOURNAL, {"moves": save.staged, "remove": save.removed})
+            os.replace(journal, root / JOURNAL)
         except BaseException:
-            for staged in save.staged.values():
-                (root / staged).unlink(missing_ok=True)
+            _clear_staged(root)
             raise
+        _sync(root)
         _carry_out(root, save.staged, save.removed)
 
 
@@ -103,6 +108,10 @@ def _finish_interrupted(root: Path) -> None:
     if (root / JOURNAL).exists():
         moves, removed = _read_journal(root / JOURNAL)
         _carry_out(root, moves, sorted(removed))
+    _clear_staged(root)
+
+
+def _clear_staged(root: Path) -> None:
     for stale in root.glob(f"{STAGED}*"):
         stale.unlink(missing_ok=True)
 

@@ -242,7 +242,9 @@ def _compare_gradients(ours: Any, theirs: nn.Module) -> list[Comparison]:
         for name, p in theirs.named_parameters(remove_duplicate=False)
     }
     table = family_of(ours.config.model_type).table(ours.config)
-    unread = {tie.second for tie in ties(table) if tie.saved == "both"}  # B3: no forward reads an untied predictions.bias
+    unread = {
+        tie.second for tie in ties(table) if tie.saved == "both"
+    }  # B3: no forward reads an untied predictions.bias
     largest = max((float(gradient.abs().max()) for gradient in expected.values()), default=0.0)
     return [
         Comparison("gradient", name, _error(translated[name], expected[name], GRADIENT_FLOOR * largest))

@@ -24,6 +24,8 @@ from minitrans.attention.layout import PackedLayout
 from minitrans.attention.mask import AttentionMask, BlockLayout, global_queries
 from minitrans.attention.packed import packed_bias
 
+_PROGRAMS = 1000
+
 MaskMod = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 ScoreMod = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 
@@ -76,7 +78,9 @@ class FlexAttention:
 
 def _run(query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Any:
     if query.device.type != "cpu":
-        return _compiled()(query, key, value, **options)
+        # each mask and bias is a program of its own; torch's default would give up after eight of them
+        with torch._dynamo.config.patch(recompile_limit=_PROGRAMS, accumulated_recompile_limit=_PROGRAMS):
+            return _compiled()(query, key, value, **options)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="flex_attention called without torch.compile")
         # torch refuses tensors that require gradients even where none are recorded
@@ -85,7 +89,7 @@ def _run(query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Any:
 
 @cache
 def _compiled() -> Callable[..., Any]:
-    return torch.compile(flex_attention)
+    return torch.compile(flex_attention, fullgraph=True)  # fullgraph: an error rather than the unfused computation
 
 
 def _block_mask(mask: AttentionMask, query: Tensor, key: Tensor, layout: PackedLayout | None) -> BlockMask | None:

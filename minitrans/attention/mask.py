@@ -78,7 +78,9 @@ class AttentionMask:
         rectangle of it, for implementations that never hold all T·S pairs.
         """
         allowed: Tensor | None = None
-        ahead = distance(query_length, key_length, device, rows, columns)  # (T, S)
+        causal = self.causal and query_length > 1  # a single query is the last one: it sees every key
+        if self.window is not None or causal:
+            ahead = distance(query_length, key_length, device, rows, columns)  # (T, S)
         if self.window is not None:
             allowed = _inside(self.window, ahead)
         if self.blocks is not None:
@@ -87,7 +89,7 @@ class AttentionMask:
             key_is_global = self.global_tokens[:, None, None, columns]  # (B, 1, 1, S)
             query_is_global = global_queries(self.global_tokens, query_length)[:, None, rows, None]  # (B, 1, T, 1)
             allowed = allowed | key_is_global | query_is_global
-        if self.causal and query_length > 1:  # a single query is the last one: it sees every key
+        if causal:
             allowed = _both(allowed, _inside((None, 0), ahead))
         if self.dense is not None:
             allowed = _both(allowed, self.dense[:, :, rows, columns])

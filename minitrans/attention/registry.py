@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import import_module
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -31,6 +31,9 @@ from minitrans.attention.layout import PackedLayout
 from minitrans.attention.mask import AttentionMask
 from minitrans.errors import NotSupportedError
 
+if TYPE_CHECKING:
+    from typing_extensions import TypeIs
+
 VARIANTS = {
     "full": "minitrans.attention.full:FullAttention",
     "sliding_window": "minitrans.attention.sliding_window:SlidingWindowAttention",
@@ -43,7 +46,6 @@ BACKENDS = {
 }
 
 
-@runtime_checkable
 class Pattern(Protocol):
     """A variant that only narrows the mask or adds to the bias."""
 
@@ -61,6 +63,11 @@ _FULL = FullAttention()
 _NO_MASK = AttentionMask()
 
 
+def is_pattern(variant: object) -> TypeIs[Pattern]:
+    """Whether a variant is a pattern and no mechanism."""
+    return hasattr(variant, "restrict")
+
+
 def resolve_variant(spec: VariantSpec) -> Variant:
     """A variant from "full", {"name": "sliding_window", "window": 128}, or an object that is one already.
 
@@ -70,7 +77,7 @@ def resolve_variant(spec: VariantSpec) -> Variant:
     if isinstance(spec, str):
         spec = {"name": spec}
     if not isinstance(spec, Mapping):
-        if isinstance(spec, type) or not (isinstance(spec, Pattern) or (callable(spec) and hasattr(spec, "supports"))):
+        if isinstance(spec, type) or not (is_pattern(spec) or (callable(spec) and hasattr(spec, "supports"))):
             raise TypeError(
                 f"attention must be a name, a mapping with a 'name', or an object with `restrict` (a pattern) or with "
                 f"`supports` and `__call__` (a mechanism), got {spec!r}"
@@ -118,7 +125,7 @@ def explain_backend(
         ValueError: for an unknown backend. NotSupportedError: where the backend asked for cannot do what is needed.
     """
     variant = resolve_variant(attention)
-    if isinstance(variant, Pattern):
+    if is_pattern(variant):
         mask, bias = variant.restrict(mask, bias)
     used = used_options(query, key, key, mask=mask, bias=bias, layout=layout, dropout_p=dropout_p)
     return _choose(variant, backend, used, query.device, need_weights)[1]
@@ -158,7 +165,7 @@ def attend(
         NotSupportedError: where an option is not offered.
     """
     variant = resolve_variant(attention)
-    if isinstance(variant, Pattern):
+    if is_pattern(variant):
         mask, bias = variant.restrict(mask, bias)
     check_shapes(query, key, value, mask, layout)
     if not 0.0 <= dropout_p < 1.0:
@@ -177,7 +184,7 @@ def attend(
         dropout_p=dropout_p,
         need_weights=need_weights,
     )
-    if need_weights and result.weights is None and isinstance(variant, Pattern):
+    if need_weights and result.weights is None and is_pattern(variant):
         from minitrans.attention.probabilities import attention_probabilities
 
         weights = attention_probabilities(
@@ -192,7 +199,7 @@ def _choose(
 ) -> tuple[Attention, BackendChoice]:
     """What computes a call that uses these options, and why; NotSupportedError where it cannot."""
     check_backend(backend)
-    if not isinstance(variant, Pattern):
+    if not is_pattern(variant):
         if backend != "auto":
             raise NotSupportedError(
                 f"attention variant {variant.name!r} is a mechanism of its own: "

@@ -14,7 +14,7 @@ from minitrans.attention.bias import AttentionBias
 from minitrans.attention.contract import AttentionResult, supported_options, used_options
 from minitrans.attention.eager import EagerAttention
 from minitrans.attention.mask import AttentionMask
-from minitrans.attention.registry import BACKENDS, Pattern, VariantSpec, attend, load_backend, resolve_variant
+from minitrans.attention.registry import BACKENDS, VariantSpec, attend, is_pattern, load_backend, resolve_variant
 from minitrans.errors import NotSupportedError
 from minitrans.testing.cases import Inputs
 
@@ -59,7 +59,7 @@ def subjects(attention: VariantSpec, device: torch.device) -> list[Subject]:
             )
         ]
     variant = resolve_variant(attention)
-    if not isinstance(variant, Pattern):
+    if not is_pattern(variant):
         exact = bool(getattr(variant, "exact", False))
         return [Subject(variant.name, partial(attend, attention=variant), supported_options(variant, device), exact)]
     return [

@@ -64,9 +64,8 @@ def as_batch(text: object, text_pair: object, split: bool) -> tuple[list[Any], b
         if text_pair is None:
             return [first], False
         second = check(text_pair, "text_pair")
-        return [(first, second)] if second else [
-            first
-        ], False  # an empty second text alone is none, as in the reference
+        # An empty second text is none here, though not in a batch: the reference's rule, and its ids.
+        return ([(first, second)] if second else [first]), False
     assert isinstance(text, Sequence)
     if not text:
         raise ValueError("text: expected at least one text, got an empty list")

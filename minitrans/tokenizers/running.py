@@ -81,7 +81,7 @@ def encode_batch(
     except BaseException as error:
         if not (isinstance(error, Exception) or is_panic(error)):
             raise
-        pass
+        require_unicode(batch)
         raise _refusal(error, plan, name) from None
 
 

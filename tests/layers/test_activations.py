@@ -25,10 +25,10 @@ def test_equals_the_reference_forward_and_gradient(name: str) -> None:
     ours, theirs = points().requires_grad_(), points().requires_grad_()
     got, expected = activation(name)(ours), ACT2FN[name](theirs)
     scale = expected.detach().abs().clamp(min=1.0)
-    assert ((got - expected).abs() / scale).max() <= 1e-12
+    assert ((got - expected).abs() / scale).max() <= 1e-14  # so that gelu_new cannot pass for gelu_fast
     (gradient,) = torch.autograd.grad(got.sum(), ours)
     (expected_gradient,) = torch.autograd.grad(expected.sum(), theirs)
-    assert (gradient - expected_gradient).abs().max() <= 1e-12
+    assert (gradient - expected_gradient).abs().max() <= 1e-13
 
 
 def test_covers_the_reference() -> None:
@@ -39,9 +39,9 @@ def test_the_forms_of_gelu_differ() -> None:
     x = points()
     forms = {name: activation(name)(x) for name in ("gelu", "gelu_new", "gelu_fast", "quick_gelu", "gelu_10")}
     for one, other in itertools.combinations(forms, 2):
-        assert (forms[one] - forms[other]).abs().max() > 1e-12, (one, other)
+        assert (forms[one] - forms[other]).abs().max() > 5e-13, (one, other)
     assert (forms["gelu"] - forms["gelu_new"]).abs().max() > 1e-4
-    assert 1e-12 < (forms["gelu_new"] - forms["gelu_fast"]).abs().max() < 1e-9
+    assert (forms["gelu_new"] - forms["gelu_fast"]).abs().max() < 1e-11
 
 
 @pytest.mark.parametrize("x", [-3.0, -0.7, 0.0, 0.3, 2.5])

@@ -15,13 +15,13 @@ Error = Callable[[Tensor, Tensor], float]
 Randomized = Callable[[nn.Module], nn.Module]
 
 
-def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+def layer_norm(x: Tensor, eps: float, weight: Tensor, bias: Tensor) -> Tensor:
     mean = x.sum(dim=-1, keepdim=True) / x.shape[-1]
     variance = ((x - mean) ** 2).sum(dim=-1, keepdim=True) / x.shape[-1]
     return weight * (x - mean) / (variance + eps) ** 0.5 + bias
 
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+def rms_norm(x: Tensor, eps: float, weight: Tensor) -> Tensor:
     return weight * x / ((x**2).sum(dim=-1, keepdim=True) / x.shape[-1] + eps) ** 0.5
 
 
@@ -29,10 +29,10 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 @pytest.mark.parametrize("kind", [LayerNorm, RMSNorm])
 def test_equals_the_formula(kind: type[nn.Module], eps: float, randomized: Randomized, error: Error) -> None:
     norm = randomized(kind(7, eps))
-    formula = layer_norm if kind is LayerNorm else rms_norm
+    formula: Callable[..., Tensor] = layer_norm if kind is LayerNorm else rms_norm
     x = torch.randn(2, 3, 7, dtype=torch.float64, requires_grad=True)
     parameters = list(norm.parameters())
-    got, expected = norm(x), formula(x, *parameters, eps)
+    got, expected = norm(x), formula(x, eps, *parameters)
     assert error(got, expected) <= 1e-13
     upstream = torch.randn_like(got)
     gradients = torch.autograd.grad(got, [x, *parameters], upstream)

@@ -123,6 +123,7 @@ class TestSameAnswers:
         texts = ["The cat's mat", "Words that were never seen are made of smaller pieces", "x"]
         equal(mine(texts, **options), theirs(texts, **options))
         equal(mine(texts[1], **options), theirs(texts[1], **options))
+        equal(mine("a", "", **options), theirs("a", "", **options))
         equal(mine([("a", "b"), ("c d e", "")], **options), theirs([("a", "b"), ("c d e", "")], **options))
 
     def test_tensors(self, pairs: Any, kind: str) -> None:

@@ -176,6 +176,13 @@ JSON: list[tuple[str, Callable[[dict[str, Any]], None], tuple[str, ...]]] = [
     ("unk not named", _set("model/unk_token", None), ("unk_token", "None")),
     ("added token moved", _set("added_tokens/0/id", 3), ("added_tokens[0]", "[PAD]")),
     ("added token far away", _set("added_tokens", [_token("<new>", 4000)]), ("<new>", "4000")),
+    (
+        "added tokens out of order",
+        lambda d: d["added_tokens"].extend(
+            [_token("<b>", len(d["model"]["vocab"]) + 1), _token("<a>", len(d["model"]["vocab"]))]
+        ),
+        ("added_tokens", "<b>"),
+    ),
     ("added token without id", _set("added_tokens", [{"content": "<new>"}]), ("<new>", "-1")),
     ("added token no object", _set("added_tokens", ["<new>"]), ("added_tokens[0]", "<new>")),
     ("template token absent", _set("post_processor/special_tokens/[SEP]/tokens", ["[END]"]), ("[END]",)),

@@ -139,3 +139,23 @@ def test_a_vocabulary_without_a_mask_has_none(bert_folder: Path, copy_of: Any) -
 def test_split_special_tokens(bert_folder: Path) -> None:
     tokenizer = ours.BertTokenizer.from_pretrained(bert_folder, split_special_tokens=True)
     assert tokenizer.mask_token_id not in tokenizer("[MASK]").input_ids
+
+
+def test_the_sides_baked_into_a_tokenizer_json(bert_folder: Path, tmp_path: Path) -> None:
+    ours.BertTokenizer.from_pretrained(bert_folder).save_pretrained(tmp_path)
+    (tmp_path / "tokenizer_config.json").unlink()
+    document = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))
+    document["padding"] = {
+        "strategy": {"Fixed": 9},
+        "direction": "Left",
+        "pad_to_multiple_of": None,
+        "pad_id": 0,
+        "pad_type_id": 0,
+        "pad_token": "[PAD]",
+    }
+    document["truncation"] = {"direction": "Left", "max_length": 3, "strategy": "LongestFirst", "stride": 0}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(document), encoding="utf-8")
+    for kind in (ours.BertTokenizer, ours.Tokenizer):
+        found = kind.from_pretrained(tmp_path)
+        assert (found.padding_side, found.truncation_side, found.pad_token) == ("left", "left", "[PAD]")
+        assert len(found("a b c d").input_ids) == 6

@@ -1,0 +1,305 @@
+"""Multi-head attention against a loop over rows and heads that knows nothing of the code under test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from minitrans.attention.bias import ALiBi, DenseBias
+from minitrans.attention.layout import PackedLayout
+from minitrans.attention.mask import AttentionMask
+from minitrans.errors import NotSupportedError
+from minitrans.layers.cache import KeyValue
+from minitrans.layers.multi_head_attention import MultiHeadAttention
+
+Error = Callable[[Tensor, Tensor], float]
+Randomized = Callable[[nn.Module], nn.Module]
+
+# pairwise different: B=2, T=3, S=5, H=6 (G=3 or 1), K=8, D=48; P=9
+B, T, S, H, K, D, P = 2, 3, 5, 6, 8, 48, 9
+NO_MASK, CAUSAL = AttentionMask(), AttentionMask(causal=True)
+
+
+def naive(
+    module: MultiHeadAttention,
+    x: Tensor,
+    source: Tensor,
+    allowed: Tensor | None = None,
+    scores_to_add: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Output (B, T, D) and probabilities (B, H, T, S), entry by entry."""
+    heads, groups, width = module.num_heads, module.num_kv_heads, module.head_width
+    scale = width**-0.5 if module.scale is None else module.scale
+    batch, length, keys = x.shape[0], x.shape[1], source.shape[1]
+    rows, probabilities = [], []
+    for b in range(batch):
+        for i in range(length):
+            query = module.query.weight @ x[b, i] + module.query.bias
+            joined = []
+            for h in range(heads):
+                part = slice(h * width, (h + 1) * width)
+                kv = h // (heads // groups)
+                kv_part = slice(kv * width, (kv + 1) * width)
+                scores, values = [], []
+                for j in range(keys):
+                    key = (module.key.weight @ source[b, j] + module.key.bias)[kv_part]
+                    values.append((module.value.weight @ source[b, j] + module.value.bias)[kv_part])
+                    score = query[part] @ key
+                    if module.distance_embedding is not None:  # M8: E[l - r + P - 1], also scaled
+                        vector = module.distance_embedding.weight[i + keys - length - j + P - 1]
+                        score = score + query[part] @ vector
+                        if module.relative_with_key:
+                            score = score + key @ vector
+                    score = score * scale
+                    if scores_to_add is not None:
+                        score = score + scores_to_add[b % len(scores_to_add), h % scores_to_add.shape[1], i, j]
+                    sees = allowed is None or bool(allowed[b, i, j])
+                    scores.append(score.exp() if sees else score * 0)
+                total = sum(scores)
+                weights = torch.stack(scores) / torch.where(total == 0, 1.0, total)  # type: ignore[call-overload]
+                probabilities.append(weights)
+                joined.append(weights @ torch.stack(values))
+            rows.append(module.output.weight @ torch.cat(joined) + module.output.bias)
+    shaped = torch.stack(probabilities).view(batch, length, heads, keys).transpose(1, 2)
+    return torch.stack(rows).view(batch, length, -1), shaped
+
+
+def make(randomized: Randomized, **options: Any) -> MultiHeadAttention:
+    module = randomized(MultiHeadAttention(D, H, **options))
+    assert isinstance(module, MultiHeadAttention)
+    for parameter in module.parameters():
+        parameter.data *= 0.4  # probabilities neither flat nor one-hot
+    return module
+
+
+def random(*shape: int) -> Tensor:
+    return torch.randn(*shape, dtype=torch.float64, requires_grad=True)
+
+
+KINDS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "two heads a key": {"num_kv_heads": 3},
+    "all heads one key": {"num_kv_heads": 1},
+    "scale 1": {"scale": 1.0},
+    "wide heads": {"head_width": 5},
+    "relative_key": {"relative_positions": P},
+    "relative_key_query": {"relative_positions": P, "relative_with_key": True},
+}
+MASKS: dict[str, tuple[Callable[[int], AttentionMask], Callable[[int], Tensor | None]]] = {
+    "no mask": (lambda keys: NO_MASK, lambda keys: None),
+    "causal": (
+        lambda keys: CAUSAL,
+        lambda keys: torch.ones(B, T, keys).tril(keys - T).bool(),
+    ),
+    "padding, one row empty": (
+        lambda keys: AttentionMask(key_padding=torch.arange(keys) < torch.tensor([[2], [0]])),
+        lambda keys: (torch.arange(keys) < torch.tensor([[2], [0]]))[:, None].expand(B, T, keys),
+    ),
+}
+
+
+@pytest.mark.parametrize("backend", ["eager", "sdpa"])
+@pytest.mark.parametrize("cross", [False, True], ids=["self", "cross"])
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_equals_the_loop(kind: str, mask: str, cross: bool, backend: str, randomized: Randomized, error: Error) -> None:
+    module = make(randomized, backend=backend, **KINDS[kind])
+    x, memory = random(B, T, D), random(B, S, D)
+    source = memory if cross else x
+    make_mask, make_allowed = MASKS[mask]
+    got = module(x, memory if cross else None, mask=make_mask(source.shape[1]), need_weights=True)
+    expected, weights = naive(module, x, source, make_allowed(source.shape[1]))
+    assert error(got.output, expected) <= 1e-12
+    assert error(got.weights, weights) <= 1e-12
+
+    leaves = [x, *module.parameters()] + ([memory] if cross else [])
+    upstream = torch.randn_like(expected)
+    gradients = torch.autograd.grad(got.output, leaves, upstream, allow_unused=True)
+    wanted = torch.autograd.grad(expected, leaves, upstream, allow_unused=True)
+    largest = max(gradient.abs().max() for gradient in wanted if gradient is not None)
+    for one, other in zip(gradients, wanted, strict=True):
+        assert one is not None
+        assert other is not None
+        assert (one - other).abs().max() <= 1e-12 * largest
+
+
+@pytest.mark.parametrize("kind", ["plain", "relative_key", "relative_key_query"])
+@pytest.mark.parametrize("backend", ["eager", "sdpa"])
+def test_a_bias_is_added_besides_relative_positions(
+    kind: str, backend: str, randomized: Randomized, error: Error
+) -> None:
+    module = make(randomized, backend=backend, **KINDS[kind])
+    x, scores = random(B, T, D), random(B, 1, T, T)
+    got = module(x, mask=CAUSAL, bias=DenseBias(scores), need_weights=True)
+    expected, weights = naive(module, x, x, torch.ones(B, T, T).tril().bool(), scores)
+    assert error(got.output, expected) <= 1e-12
+    assert error(got.weights, weights) <= 1e-12
+    upstream = torch.randn_like(expected)
+    leaves = [scores, module.query.weight]
+    for one, other in zip(
+        torch.autograd.grad(got.output, leaves, upstream), torch.autograd.grad(expected, leaves, upstream), strict=True
+    ):
+        assert error(one, other) <= 1e-11
+
+
+def test_packed_equals_one_by_one(randomized: Randomized, error: Error) -> None:
+    layout = PackedLayout.from_lengths([3, 1, 5])
+    for options in KINDS.values():
+        module = make(randomized, **options)
+        x = random(9, D)
+        got = module(x, mask=CAUSAL, layout=layout).output
+        alone = torch.cat([module(part[None], mask=CAUSAL).output[0] for part in x.split([3, 1, 5])])
+        assert error(got, alone) <= 1e-12
+    with pytest.raises(NotSupportedError, match="relative positions and a bias"):
+        module(x, mask=CAUSAL, layout=layout, bias=ALiBi(ALiBi.default_slopes(H)))
+
+
+@pytest.mark.parametrize("backend", ["eager", "sdpa"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_cache_step_by_step_equals_all_at_once(kind: str, backend: str, randomized: Randomized, error: Error) -> None:
+    module = make(randomized, backend=backend, **KINDS[kind])
+    x = random(B, 7, D)
+    whole = module(x, mask=CAUSAL)
+    for cuts in ([1] * 7, [3, 1, 2, 1], [4, 3]):
+        past: KeyValue | None = None
+        steps = []
+        for part in x.split(cuts, dim=1):
+            step = module(part, mask=CAUSAL, past=past)
+            past = step.key_value
+            steps.append(step.output)
+        assert error(torch.cat(steps, dim=1), whole.output) <= 1e-12
+        assert past is not None
+        assert error(past.key, whole.key_value.key) <= 1e-13
+        assert error(past.value, whole.key_value.value) <= 1e-13
+    assert past is not None
+    assert past.key.shape == (B, module.num_kv_heads, 7, module.head_width)
+
+
+def test_cache_of_a_memory_serves_instead_of_it(randomized: Randomized, error: Error) -> None:
+    module = make(randomized)
+    x, memory = random(B, T, D), random(B, S, D)
+    first = module(x, memory, mask=NO_MASK)
+    again = module(x, torch.full_like(memory, torch.nan), mask=NO_MASK, past=first.key_value)
+    assert error(again.output, first.output) <= 1e-15
+    assert again.key_value.key is first.key_value.key
+
+
+def test_gradcheck(randomized: Randomized) -> None:
+    for options in ({}, {"num_kv_heads": 1}, {"relative_positions": 3, "relative_with_key": True}):
+        module = randomized(MultiHeadAttention(4, 2, backend="eager", **options))  # type: ignore[arg-type]
+        names = [name for name, _ in module.named_parameters()]
+        mask = AttentionMask(causal=True, key_padding=torch.tensor([[False, True, True]]))
+
+        def attend(x: Tensor, *parameters: Tensor) -> Tensor:
+            weights = dict(zip(names, parameters, strict=True))  # noqa: B023
+            output: Tensor = functional_call(module, weights, (x,), {"mask": mask}).output  # noqa: B023
+            return output
+
+        assert torch.autograd.gradcheck(attend, (random(1, 3, 4), *module.parameters()))
+
+
+def test_head_mask_multiplies_probabilities(randomized: Randomized, error: Error) -> None:
+    module = make(randomized)
+    x, factors = random(B, T, D), torch.tensor([0.0, 1.0, 0.5, 2.0, 1.0, 0.0], dtype=torch.float64, requires_grad=True)
+    got = module(x, mask=NO_MASK, head_mask=factors, need_weights=True)
+    plain = module(x, mask=NO_MASK, need_weights=True)
+    weights = plain.weights * factors[:, None, None]
+    values = module.value(x).view(B, T, H, K).transpose(1, 2)
+    expected = module.output((weights @ values).transpose(1, 2).reshape(B, T, D))
+    assert error(got.weights, weights) <= 1e-14
+    assert error(got.output, expected) <= 1e-13
+    (one,) = torch.autograd.grad(got.output.square().sum(), factors)
+    (other,) = torch.autograd.grad(expected.square().sum(), factors)
+    assert error(one, other) <= 1e-12
+    packed = module(x.flatten(0, 1), mask=NO_MASK, layout=PackedLayout.from_lengths([T, T]), head_mask=factors)
+    assert error(packed.output.view(B, T, D), got.output) <= 1e-12
+
+
+@pytest.mark.parametrize("kind", ["plain", "wide heads", "relative_key_query"])
+def test_pruning_equals_zeroing(kind: str, randomized: Randomized, error: Error) -> None:
+    module = make(randomized, **KINDS[kind])
+    width = module.head_width
+    x = random(B, T, D)
+    factors = torch.tensor([1.0, 0.0, 1.0, 0.0, 0.0, 1.0], dtype=torch.float64)
+    zeroed = module(x, mask=CAUSAL, head_mask=factors, need_weights=True)
+    module.prune_heads([3, 1, 4, 1])
+    pruned = module(x, mask=CAUSAL, need_weights=True)
+    assert error(pruned.output, zeroed.output) <= 1e-13
+    assert error(pruned.weights, zeroed.weights[:, [0, 2, 5]]) <= 1e-13
+    assert (module.num_heads, module.num_kv_heads, module.head_width) == (3, 3, width)
+    assert module.query.weight.shape == (3 * width, D) == (module.query.out_features, module.query.in_features)
+    assert module.output.weight.shape == (D, 3 * width) == (module.output.out_features, module.output.in_features)
+    assert module.key.bias.shape == (3 * width,)
+    module.prune_heads([])
+    assert module.num_heads == 3
+
+
+def test_pruning_keeps_what_is_frozen_frozen(randomized: Randomized) -> None:
+    module = make(randomized)
+    module.query.weight.requires_grad_(False)
+    module.key.bias.requires_grad_(False)
+    module.prune_heads([0])
+    trains = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
+    assert trains == {"query.bias", "key.weight", "value.weight", "value.bias", "output.weight", "output.bias"}
+
+
+def test_dropout_acts_on_probabilities_in_training_only(randomized: Randomized, error: Error) -> None:
+    module = make(randomized, dropout=0.5, backend="eager")
+    x = random(B, T, D)
+    silent = make(randomized)
+    silent.load_state_dict(module.state_dict())
+    dropped = module(x, mask=NO_MASK, need_weights=True)
+    plain = silent(x, mask=NO_MASK, need_weights=True)
+    assert error(dropped.weights, plain.weights) <= 1e-14  # what is returned is what it was before dropout
+    assert error(dropped.output, plain.output) > 1e-2
+    assert error(module.eval()(x, mask=NO_MASK).output, plain.output) <= 1e-14
+
+
+def test_swapping_the_variant_keeps_the_weights(randomized: Randomized, error: Error) -> None:
+    module = make(randomized)
+    x = random(B, S, D)
+    near = module.forward(x, mask=AttentionMask(window=(1, 1))).output
+    module.set_attention({"name": "sliding_window", "window": 1}, "eager")
+    assert error(module(x, mask=NO_MASK).output, near) <= 1e-13
+
+
+def test_parameter_names_are_public() -> None:
+    linears = [f"{name}.{kind}" for name in ("query", "key", "value", "output") for kind in ("weight", "bias")]
+    assert list(MultiHeadAttention(8, 2).state_dict()) == linears
+    assert list(MultiHeadAttention(8, 2, bias=False).state_dict()) == linears[::2]
+    relative = MultiHeadAttention(8, 2, relative_positions=5)
+    assert list(relative.state_dict()) == [*linears, "distance_embedding.weight"]
+    assert relative.state_dict()["distance_embedding.weight"].shape == (9, 4)
+
+
+ERRORS: list[tuple[Callable[[], object], type[Exception], str]] = [
+    (lambda: MultiHeadAttention(10, 3), ValueError, "width 10 is not a multiple of the number of heads 3"),
+    (lambda: MultiHeadAttention(12, 6, num_kv_heads=4), ValueError, "6 heads cannot share 4 key/value heads evenly"),
+    (lambda: MultiHeadAttention(12, 6, attention="ful"), ValueError, "unknown attention variant 'ful'; known: full"),
+    (lambda: MultiHeadAttention(12, 6, backend="cuda"), ValueError, "unknown attention backend 'cuda'; known: auto"),
+    (lambda: MultiHeadAttention(12, 6).prune_heads([6]), ValueError, r"must be some, not all, of 0\.\.5, got \[6\]"),
+    (lambda: MultiHeadAttention(12, 6).prune_heads([-1]), ValueError, r"got \[-1\]"),
+    (lambda: MultiHeadAttention(12, 2).prune_heads([0, 1]), ValueError, "some, not all"),
+    (lambda: MultiHeadAttention(12, 6, num_kv_heads=2).prune_heads([0]), ValueError, "share keys and values"),
+    (
+        lambda: MultiHeadAttention(12, 6, relative_positions=3)(torch.zeros(1, 4, 12), mask=NO_MASK),
+        ValueError,
+        "relative positions reach 3 tokens, got 4",
+    ),
+    (
+        lambda: MultiHeadAttention(12, 6)(torch.zeros(2, 4, 12), torch.zeros(3, 5, 12), mask=NO_MASK),
+        ValueError,
+        "same batch size, got 2 and 3",
+    ),
+]
+
+
+@pytest.mark.parametrize(("call", "kind", "message"), ERRORS, ids=[case[2][:40] for case in ERRORS])
+def test_errors(call: Callable[[], object], kind: type[Exception], message: str) -> None:
+    with pytest.raises(kind, match=message):
+        call()

@@ -1,0 +1,191 @@
+"""What users may count on: parameter names, outputs, and a forward that changes nothing."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+import minitrans
+from minitrans.models.auto import FAMILIES, TASKS, class_by_name, class_names, model_class
+
+TINY = {
+    "vocab_size": 23, "hidden_size": 12, "num_hidden_layers": 1, "num_attention_heads": 3, "intermediate_size": 16,
+    "max_position_embeddings": 10, "type_vocab_size": 2,
+}  # fmt: skip
+IDS = torch.tensor([[5, 6, 7, 8], [8, 9, 10, 11]])
+BODY = {
+    "embeddings.word_embeddings.weight": (23, 12),
+    "embeddings.position_embeddings.weight": (10, 12),
+    "embeddings.token_type_embeddings.weight": (2, 12),
+    "embeddings.LayerNorm.weight": (12,),
+    "embeddings.LayerNorm.bias": (12,),
+    **{f"encoder.layer.0.attention.{name}.weight": (12, 12) for name in ("query", "key", "value", "output")},
+    **{f"encoder.layer.0.attention.{name}.bias": (12,) for name in ("query", "key", "value", "output")},
+    **{f"encoder.layer.0.attention_LayerNorm.{name}": (12,) for name in ("weight", "bias")},
+    "encoder.layer.0.feed_forward.up.weight": (16, 12),
+    "encoder.layer.0.feed_forward.up.bias": (16,),
+    "encoder.layer.0.feed_forward.down.weight": (12, 16),
+    "encoder.layer.0.feed_forward.down.bias": (12,),
+    **{f"encoder.layer.0.feed_forward_LayerNorm.{name}": (12,) for name in ("weight", "bias")},
+}
+POOLER = {"pooler.dense.weight": (12, 12), "pooler.dense.bias": (12,)}
+CROSS = {
+    **{f"encoder.layer.0.cross_attention.{name}.weight": (12, 12) for name in ("query", "key", "value", "output")},
+    **{f"encoder.layer.0.cross_attention.{name}.bias": (12,) for name in ("query", "key", "value", "output")},
+    **{f"encoder.layer.0.cross_attention_LayerNorm.{name}": (12,) for name in ("weight", "bias")},
+}
+LM = {
+    "lm_head.dense.weight": (12, 12),
+    "lm_head.dense.bias": (12,),
+    "lm_head.LayerNorm.weight": (12,),
+    "lm_head.LayerNorm.bias": (12,),
+    "lm_head.decoder.weight": (23, 12),
+    "lm_head.decoder.bias": (23,),
+}
+CLASSIFIER = {"classifier.weight": (2, 12), "classifier.bias": (2,)}
+HEADS = {
+    "ForMaskedLM": ({}, LM),
+    "ForCausalLM": (CROSS, LM),
+    "ForPreTraining": (POOLER, {**LM, "seq_relationship.weight": (2, 12), "seq_relationship.bias": (2,)}),
+    "ForNextSentencePrediction": (POOLER, {"seq_relationship.weight": (2, 12), "seq_relationship.bias": (2,)}),
+    "ForSequenceClassification": (POOLER, CLASSIFIER),
+    "ForTokenClassification": ({}, CLASSIFIER),
+    "ForQuestionAnswering": ({}, {"qa_outputs.weight": (2, 12), "qa_outputs.bias": (2,)}),
+    "ForMultipleChoice": (POOLER, {"classifier.weight": (1, 12), "classifier.bias": (1,)}),
+}
+TWO_LAYERS = {
+    "classifier.dense.weight": (12, 12),
+    "classifier.dense.bias": (12,),
+    "classifier.out_proj.weight": (2, 12),
+    "classifier.out_proj.bias": (2,),
+}
+
+
+def build(auto_name: str, model_type: str):
+    cls = model_class(auto_name, model_type)
+    decoder = {"is_decoder": True, "add_cross_attention": True} if auto_name.endswith("CausalLM") else {}
+    return cls(cls.config_class(**TINY, **decoder)).eval()
+
+
+CASES = [(auto, family) for auto, (_, families) in TASKS.items() for family in families]
+
+
+@pytest.mark.parametrize(("auto_name", "model_type"), CASES)
+def test_parameter_names_are_public(auto_name: str, model_type: str):
+    got = {name: tuple(value.shape) for name, value in build(auto_name, model_type).state_dict().items()}
+    if auto_name == "AutoModel":
+        assert got == {**BODY, **POOLER}
+        return
+    extra, head = HEADS[auto_name.removeprefix("AutoModel")]
+    if auto_name.endswith("SequenceClassification") and model_type != "bert":  # R5
+        extra, head = {}, TWO_LAYERS
+    prefix = "bert" if model_type == "bert" else "roberta"  # R6
+    assert got == {**{f"{prefix}.{name}": shape for name, shape in {**BODY, **extra}.items()}, **head}
+
+
+@pytest.mark.parametrize(("auto_name", "model_type"), CASES)
+def test_a_forward_changes_nothing(auto_name: str, model_type: str):
+    model = build(auto_name, model_type)
+    ids = IDS[None] if auto_name.endswith("MultipleChoice") else IDS
+    config, weights = model.config, copy.deepcopy(model.state_dict())
+    random = torch.get_rng_state()
+    given = ids.clone()
+    first, second = model(ids), model(ids)
+    assert model.config == config
+    assert torch.equal(torch.get_rng_state(), random)
+    assert torch.equal(ids, given)
+    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+    assert torch.equal(first[0], second[0])
+
+
+def test_outputs_read_like_tuples_and_dicts():
+    model = build("AutoModelForSequenceClassification", "bert")
+    labels = torch.tensor([0, 1])
+    out = model(IDS, labels=labels, output_attentions=True)
+    assert out.keys() == ["loss", "logits", "attentions"]
+    assert out[0] is out.loss is out["loss"]
+    assert out[1] is out.logits
+    loss, logits = out[:2]
+    assert len(out) == 3
+    assert (loss, logits) == (out.loss, out.logits)
+    assert dict(**out).keys() == {"loss", "logits", "attentions"}
+    with pytest.raises(KeyError):
+        out["hidden_states"]
+    plain = model(IDS, labels=labels, return_dict=False)
+    assert isinstance(plain, tuple)
+    assert len(plain) == 2
+    assert model(IDS)[0].shape == (2, 2)
+
+
+def test_outputs_asked_for_in_the_configuration():
+    config = minitrans.BertConfig(**TINY, output_hidden_states=True, output_attentions=True)
+    out = minitrans.BertModel(config).eval()(IDS)
+    assert len(out.hidden_states) == 2
+    assert out.attentions[0].shape == (2, 3, 4, 4)
+    assert minitrans.BertModel(config).eval()(IDS, output_attentions=False).attentions is None
+
+
+def test_labels_of_the_configuration():
+    config = minitrans.BertConfig(id2label={0: "no", 1: "yes", 2: "maybe"}, num_labels=3)
+    assert config.label2id == {"no": 0, "yes": 1, "maybe": 2}
+    assert config.updated(num_labels=2).id2label == {0: "LABEL_0", 1: "LABEL_1"}
+    assert config.updated(id2label={0: "a", 1: "b"}).num_labels == 2
+    assert minitrans.BertConfig().id2label == {0: "LABEL_0", 1: "LABEL_1"}
+
+
+def test_training_reaches_every_parameter():
+    for auto_name, model_type in CASES:
+        model = build(auto_name, model_type).train()
+        ids = IDS[None] if auto_name.endswith("MultipleChoice") else IDS
+        memory = {"encoder_hidden_states": torch.randn(2, 5, 12)} if auto_name.endswith("CausalLM") else {}
+        out = model(ids, **memory)
+        sum(value.square().sum() for name, value in out.items() if name != "past_key_values").backward()
+        idle = {
+            name for name, value in model.named_parameters() if value.grad is None or not value.grad.abs().sum() > 0
+        }
+        # one choice of one row: the score's bias alone would not do for the key biases, whose gradient is zero by construction
+        assert all(name.endswith("key.bias") for name in idle), (auto_name, model_type, idle)
+
+
+def test_moving_and_copying_keeps_the_tie():
+    model = build("AutoModelForMaskedLM", "roberta")
+    for other in (copy.deepcopy(model), model.double(), model.to("cpu").float()):
+        assert other.lm_head.decoder.weight is other.roberta.embeddings.word_embeddings.weight
+    assert model.num_parameters() == sum(p.numel() for p in set(model.parameters()))
+
+
+@pytest.mark.parametrize("attention", ["full", {"name": "sliding_window", "window": 2}])
+def test_attention_can_be_swapped_by_a_name(attention):
+    model = build("AutoModel", "bert")
+    full = model(IDS)[0]
+    model.set_attention(attention)
+    assert model.config.attention == attention
+    assert torch.equal(model(IDS)[0], full) == (attention == "full")
+
+
+def test_a_foreign_attention_object():
+    from minitrans.attention import AttentionResult
+
+    class Uniform:
+        """Everybody looks at everybody alike."""
+
+        name = "uniform"
+        supports = frozenset({"gradient"})
+
+        def __call__(self, query, key, value, **_):
+            return AttentionResult(value.mean(dim=2, keepdim=True).expand_as(query))
+
+    model = minitrans.BertModel(minitrans.BertConfig(**TINY, attention=Uniform())).eval()
+    model(IDS)[0].sum().backward()
+    with pytest.raises(minitrans.NotSupportedError, match="'uniform' does not support key_padding"):
+        model(IDS, attention_mask=torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1]]))
+
+
+def test_every_class_name_is_exported():
+    for name in class_names():
+        assert getattr(minitrans, name) is class_by_name(name)
+    for auto in TASKS:
+        assert hasattr(getattr(minitrans, auto), "from_pretrained")
+    assert set(FAMILIES) == {"bert", "roberta", "xlm-roberta", "camembert"}
