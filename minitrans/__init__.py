@@ -50,12 +50,13 @@ _EXPORTS = {
     },
     **dict.fromkeys(("Transformer", "TransformerConfig"), "minitrans.models.transformer"),
     "AutoTokenizer": "minitrans.tokenizers.auto",
+    "BatchEncoding": "minitrans.tokenizers.batch_encoding",
     **dict.fromkeys(
         (
             "BertTokenizer", "BertTokenizerFast", "RobertaTokenizer", "RobertaTokenizerFast", "XLMRobertaTokenizer",
-            "XLMRobertaTokenizerFast", "CamembertTokenizer", "CamembertTokenizerFast",
+            "XLMRobertaTokenizerFast", "CamembertTokenizer", "CamembertTokenizerFast", "PreTrainedTokenizerFast", "Tokenizer",
         ),
-        "minitrans.tokenizers.families",
+        "minitrans.tokenizers.tokenizer",
     ),
     **dict.fromkeys(
         ("AdamW", "get_constant_schedule_with_warmup", "get_linear_schedule_with_warmup", "get_noam_schedule"),

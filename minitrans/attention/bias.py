@@ -25,7 +25,10 @@ class AttentionBias(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class DenseBias:
-    """Scores given outright: (B|1, H|1, T, S), floating point."""
+    """Scores given outright: (B|1, H|1, T, S), floating point.
+
+    In a packed batch (1, H|1, N, N), of which the pairs of the same sequence count.
+    """
 
     values: Tensor
 

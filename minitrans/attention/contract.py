@@ -37,7 +37,7 @@ class AttentionResult:
         weights: (B, H, T, S) probabilities before dropout, or None where they were not asked for or never existed.
             For a packed batch (1, H, N, N).
         logsumexp: (B, H, T), log of the sum of exp(scores), or None where the implementation does not give it.
-            For a packed batch (N, H).
+            For a packed batch (N, H). Of low-precision inputs it may be float32.
     """
 
     output: Tensor

@@ -77,14 +77,15 @@ class FlexAttention:
 
 
 def _run(query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Any:
-    if query.device.type != "cpu":
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="flex_attention called without torch.compile")
+        warnings.filterwarnings("ignore", category=DeprecationWarning)  # the compiler's, about parts of torch
+        if query.device.type == "cpu":
+            with torch.no_grad():  # torch refuses tensors that require gradients even where none are recorded
+                return flex_attention(query.detach(), key.detach(), value.detach(), **options)
         # each mask and bias is a program of its own; torch's default would give up after eight of them
         with torch._dynamo.config.patch(recompile_limit=_PROGRAMS, accumulated_recompile_limit=_PROGRAMS):
             return _compiled()(query, key, value, **options)
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="flex_attention called without torch.compile")
-        # torch refuses tensors that require gradients even where none are recorded
-        return flex_attention(query.detach(), key.detach(), value.detach(), **options)
 
 
 @cache

@@ -1,0 +1,1 @@
+"""The command line: `minitrans demo`, `minitrans embed`, `minitrans answer` and so on."""

@@ -76,7 +76,7 @@ def get_constant_schedule_with_warmup(optimizer: Optimizer, num_warmup_steps: in
     """
     if num_warmup_steps < 0:
         raise ValueError(f"num_warmup_steps must not be negative, got {num_warmup_steps}")
-    return LambdaLR(optimizer, lambda step: min(1.0, step / max(1, num_warmup_steps)), last_epoch)
+    return LambdaLR(optimizer, lambda step: step / num_warmup_steps if step < num_warmup_steps else 1.0, last_epoch)
 
 
 def get_noam_schedule(optimizer: Optimizer, width: int, num_warmup_steps: int, last_epoch: int = -1) -> LambdaLR:

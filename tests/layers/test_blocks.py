@@ -127,7 +127,7 @@ def test_cache_step_by_step_equals_all_at_once(options: Any, randomized: Randomi
     whole = block(x, mask=CAUSAL, memory=memory, memory_mask=memory_mask).output
     past: LayerCache | None = None
     steps = []
-    for part in x.split([2, 1, 3], dim=1):
+    for part in x.split_with_sizes([2, 1, 3], dim=1):
         step = block(part, mask=CAUSAL, memory=memory, memory_mask=memory_mask, past=past)
         past = step.cache
         steps.append(step.output)

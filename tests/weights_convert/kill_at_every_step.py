@@ -1,6 +1,7 @@
 """Run by test_saving.py in a process of its own: kills a save before each of its steps in turn and looks at what is left.
 
-Prints one JSON line: how many kills left the old checkpoint, how many the new one. Any other state is an AssertionError.
+Prints one JSON line for each of (one file, shards) -> (one file, shards): how many kills left the old checkpoint, how
+many the new one. Any other state is an AssertionError.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ torch.set_num_threads(1)
 os.fsync = lambda descriptor: None  # a killed process loses nothing that was written; this only saves time
 
 import safetensors.torch  # noqa: E402
-import transformers  # noqa: E402, F401  imported here so that forked children need not
 
 from minitrans.models.bert import BertConfig, BertModel  # noqa: E402
 from weights_convert import load_model, save_model  # noqa: E402
@@ -67,7 +67,7 @@ def save_killed_at(step: int, folder: Path, size: str) -> bool:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
-def main(folder: Path, old_size: str, new_size: str) -> None:
+def main(folder: Path, old_size: str, new_size: str) -> dict[str, int]:
     save_model(model(1e-3, 1.0), folder / "old", max_shard_size=old_size)
     seen = {"old": 0, "new": 0}
     for step in range(1000):
@@ -80,7 +80,7 @@ def main(folder: Path, old_size: str, new_size: str) -> None:
         save_model(model(1e-2, 2.0), folder / "work", max_shard_size=new_size)  # the next save cleans up
         check_clean(folder / "work", new_size)
     check_clean(folder / "work", new_size)
-    print(json.dumps(seen))
+    return seen
 
 
 def check_clean(folder: Path, size: str) -> None:
@@ -94,4 +94,5 @@ def check_clean(folder: Path, size: str) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3])
+    for sizes in ((old, new) for old in ("1GB", "1500") for new in ("1GB", "1500")):
+        print(json.dumps(main(Path(sys.argv[1]) / "-".join(sizes), *sizes)))

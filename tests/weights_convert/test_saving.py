@@ -39,18 +39,16 @@ def changed(model: BertModel) -> BertModel:
     return model
 
 
-@pytest.mark.parametrize("old", ["1GB", "1500"])
-@pytest.mark.parametrize("new", ["1GB", "1500"])
-def test_a_kill_at_any_step_leaves_the_old_checkpoint_or_the_new_one(old: str, new: str, tmp_path: Path) -> None:
+def test_a_kill_at_any_step_leaves_the_old_checkpoint_or_the_new_one(tmp_path: Path) -> None:
     script = Path(__file__).with_name("kill_at_every_step.py")
     done = subprocess.run(
-        [sys.executable, str(script), str(tmp_path), old, new], capture_output=True, text=True, cwd=ROOT, check=False,
+        [sys.executable, str(script), str(tmp_path)], capture_output=True, text=True, cwd=ROOT, check=False,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    seen = json.loads(done.stdout.splitlines()[-1])
-    assert seen["old"] > 5
-    assert seen["new"] > 5
+    outcomes = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(outcomes) == 4
+    assert all(seen["old"] > 5 and seen["new"] > 5 for seen in outcomes), outcomes
 
 
 @pytest.mark.parametrize("size", ["1GB", "2KB"])

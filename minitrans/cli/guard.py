@@ -1,0 +1,124 @@
+"""What becomes of what goes wrong: a user's mistake is one line and exit code 2, an interruption is silent."""
+
+from __future__ import annotations
+
+import errno
+import io
+import logging
+import os
+import sys
+from collections.abc import Callable
+
+import typer
+from typer.main import get_command
+
+from minitrans.files import printable
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+READER_GONE = 141  # 128 + SIGPIPE
+# the class of what the parser refuses; typer exports only its child
+_UsageError: type[Exception] = typer.BadParameter.__mro__[1]
+
+
+def run(app: typer.Typer, name: str, arguments: list[str] | None = None) -> int:
+    """Runs a command line and returns its exit code; nothing that a user can cause ends in a traceback.
+
+    Args:
+        app: the commands.
+        name: of the program, for its messages.
+        arguments: what follows the name; None = those of the process.
+    """
+    _prepare_streams()
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        command = get_command(app)
+        with command.make_context(name, arguments) as context:
+            command.invoke(context)
+        sys.stdout.flush()
+    except typer.Exit as stop:
+        return _guarded(sys.stdout.flush) or stop.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        return INTERRUPTED
+    except Exception as error:
+        code = exit_code(error)
+        if code is None:
+            raise
+        return code
+    return 0
+
+
+def exit_code(error: Exception) -> int | None:
+    """Tells the user what is wrong, in one line, and gives the exit code; None for what only a bug can raise."""
+    if isinstance(error, OSError) and error.errno in (errno.EPIPE, errno.ESHUTDOWN):
+        _abandon_stdout()
+        return READER_GONE
+    if isinstance(error, _UsageError):
+        complain(_usage_message(error))
+        return 2
+    if isinstance(error, OSError):
+        if error.errno == errno.ENOSPC:
+            _abandon_stdout()
+        where = f"{printable(os.fsdecode(error.filename))}: " if isinstance(error.filename, str | bytes) else ""
+        complain(f"{where}{error.strerror or error or type(error).__name__}")
+        return 2
+    if isinstance(error, ValueError | TypeError):
+        complain(str(error) or type(error).__name__)
+        return 2
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's; torch may not be loaded
+        complain("out of memory; try a smaller --batch-size")
+        return 2
+    return None
+
+
+def complain(message: str) -> None:
+    """One line on standard error; of several lines the first two are joined and the others counted."""
+    lines = [line for line in message.splitlines() if line.strip()] or [message]
+    rest = f" (and {len(lines) - 2} more)" if len(lines) > 2 else ""
+    typer.echo(f"minitrans: {printable(' '.join(lines[:2]), 600)}{rest}", err=True)
+
+
+def note(message: str) -> None:
+    """One line on standard error for what is worth knowing and no mistake."""
+    typer.echo(f"minitrans: note: {printable(message, 600)}", err=True)
+
+
+def _usage_message(error: Exception) -> str:
+    """The parser's message in lower case, with what is allowed and where to read on."""
+    message = str(getattr(error, "format_message", error.__str__)()).strip().rstrip(".")
+    context = getattr(error, "ctx", None)
+    where = context.command_path if context is not None else "minitrans"
+    message = f"{message[:1].lower()}{message[1:]}".replace("(Possible options: ", "(did you mean ")
+    return f"{' '.join(message.split())}; see {where} --help"
+
+
+def _prepare_streams() -> None:
+    """Makes every text printable whatever the locale, and warnings of the library one line each."""
+    if sys.stdout is None:  # started with standard output closed
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    logger = logging.getLogger("minitrans")
+    if not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("minitrans: %(levelname)s: %(message)s"))
+        logger.addHandler(handler)
+        logger.propagate = False
+
+
+def _guarded(action: Callable[[], object]) -> int:
+    try:
+        action()
+    except OSError as error:
+        return exit_code(error) or 1
+    return 0
+
+
+def _abandon_stdout() -> None:
+    """What is still in the buffer goes nowhere, so that the interpreter has nothing to complain about at its end."""
+    try:
+        descriptor = sys.stdout.fileno()
+    except (OSError, ValueError):
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, descriptor)
+    os.close(nowhere)

@@ -1,0 +1,114 @@
+"""Every public layer once, with sizes that are pairwise different, so that a swapped axis cannot pass."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import minitrans.layers
+from minitrans.attention.layout import PackedLayout
+from minitrans.attention.mask import AttentionMask
+from minitrans.layers import blocks, embeddings, feed_forward, heads, multi_head_attention, norms, positions
+
+# B=2, T=3, S=5, H=7, K=8, D=56, F=11, V=13, C=4, N=9 tokens, 17 positions, 6 types
+B, T, S, H, K, D, F, V, C, N = 2, 3, 5, 7, 8, 56, 11, 13, 4, 9
+MASK = AttentionMask(causal=True)
+LAYOUT = PackedLayout.from_lengths([5, 3, 1])
+
+
+def ids(*shape: int, below: int = V) -> Tensor:
+    return torch.randint(below, shape)
+
+
+Case = tuple[Callable[[], nn.Module], Callable[[Any], Any], tuple[int, ...]]
+CASES: dict[str, Case] = {
+    "LayerNorm": (lambda: norms.LayerNorm(D), lambda m: m(torch.randn(B, T, D)), (B, T, D)),
+    "RMSNorm": (lambda: norms.RMSNorm(D), lambda m: m(torch.randn(B, T, D)), (B, T, D)),
+    "FeedForward": (lambda: feed_forward.FeedForward(D, F), lambda m: m(torch.randn(B, T, D)), (B, T, D)),
+    "FeedForward gated": (
+        lambda: feed_forward.FeedForward(D, F, gated=True), lambda m: m(torch.randn(N, D)), (N, D)
+    ),
+    "SinusoidalPositions": (
+        lambda: positions.SinusoidalPositions(17, D), lambda m: m(ids(B, T, below=17)), (B, T, D)
+    ),
+    "Embeddings": (
+        lambda: embeddings.Embeddings(V, D, max_positions=17, type_vocab_size=6),
+        lambda m: m(ids(B, T), ids(B, T, below=17), ids(B, T, below=6)),
+        (B, T, D),
+    ),
+    "MultiHeadAttention": (
+        lambda: multi_head_attention.MultiHeadAttention(D, H),
+        lambda m: m(torch.randn(B, T, D), mask=MASK).output,
+        (B, T, D),
+    ),
+    "MultiHeadAttention cross": (
+        lambda: multi_head_attention.MultiHeadAttention(D, H),
+        lambda m: m(torch.randn(B, T, D), torch.randn(B, S, D), mask=AttentionMask()).output,
+        (B, T, D),
+    ),
+    "MultiHeadAttention weights": (
+        lambda: multi_head_attention.MultiHeadAttention(D, H),
+        lambda m: m(torch.randn(B, T, D), torch.randn(B, S, D), mask=AttentionMask(), need_weights=True).weights,
+        (B, H, T, S),
+    ),
+    "MultiHeadAttention keys": (
+        lambda: multi_head_attention.MultiHeadAttention(D, H, num_kv_heads=1, head_width=9),
+        lambda m: m(torch.randn(B, T, D), mask=MASK).key_value.key,
+        (B, 1, T, 9),
+    ),
+    "MultiHeadAttention packed": (
+        lambda: multi_head_attention.MultiHeadAttention(D, H),
+        lambda m: m(torch.randn(N, D), mask=MASK, layout=LAYOUT).output,
+        (N, D),
+    ),
+    "EncoderBlock": (
+        lambda: blocks.EncoderBlock(D, H, F), lambda m: m(torch.randn(B, T, D), mask=MASK).output, (B, T, D)
+    ),
+    "EncoderBlock packed": (
+        lambda: blocks.EncoderBlock(D, H, F),
+        lambda m: m(torch.randn(N, D), mask=MASK, layout=LAYOUT).output,
+        (N, D),
+    ),
+    "DecoderBlock": (
+        lambda: blocks.DecoderBlock(D, H, F),
+        lambda m: m(torch.randn(B, T, D), mask=MASK, memory=torch.randn(B, S, D)).output,
+        (B, T, D),
+    ),
+    "Pooler": (lambda: heads.Pooler(D), lambda m: m(torch.randn(B, T, D)), (B, D)),
+    "LanguageModelHead": (
+        lambda: heads.LanguageModelHead(D, V, act="gelu", eps=1e-5), lambda m: m(torch.randn(B, T, D)), (B, T, V)
+    ),
+    "ClassificationHead": (
+        lambda: heads.ClassificationHead(D, C, dropout=0.1), lambda m: m(torch.randn(B, T, D)), (B, C)
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_shape_and_gradient(name: str) -> None:
+    build, call, shape = CASES[name]
+    module = build()
+    output = call(module)
+    assert output.shape == shape
+    assert output.dtype == torch.float32
+    assert output.isfinite().all()
+    if output.requires_grad:
+        output.square().sum().backward()
+        assert any(parameter.grad is not None for parameter in module.parameters())
+
+
+def test_every_public_layer_is_here() -> None:
+    found = set()
+    for path in Path(minitrans.layers.__file__).parent.glob("[a-z]*.py"):
+        module = import_module(f"minitrans.layers.{path.stem}")
+        for name, value in inspect.getmembers(module, inspect.isclass):
+            if issubclass(value, nn.Module) and value.__module__ == module.__name__ and not name.startswith("_"):
+                found.add(name)
+    assert found == {name.split()[0] for name in CASES}
