@@ -96,7 +96,9 @@ class SentenceEncoder:
                 if progress is not None:
                     progress(len(batch))
         if not bool(vectors.isfinite().all()):
-            raise ValueError("the model gives NaN or infinite numbers: its weights are broken, or overflow in this dtype")
+            raise ValueError(
+                "the model gives NaN or infinite numbers: its weights are broken, or overflow in this dtype"
+            )
         return F.normalize(vectors, dim=-1) if self.normalize else vectors
 
     def _tokenize(self, texts: Sequence[str]) -> list[dict[str, Any]]:
@@ -191,7 +193,11 @@ def _read_length(path: Path) -> tuple[int | None, bool]:
     stored: Mapping[str, Any] = read_json(path) if path.exists() else {}
     length, lower_case = stored.get("max_seq_length"), stored.get("do_lower_case", False)
     if length is not None and (not isinstance(length, int) or isinstance(length, bool) or length < 3):
-        raise CheckpointError(f"{printable(path)}: max_seq_length: expected a number above 2, found {printable(length)}")
+        raise CheckpointError(
+            f"{printable(path)}: max_seq_length: expected a number above 2, found {printable(length)}"
+        )
     if not isinstance(lower_case, bool):
-        raise CheckpointError(f"{printable(path)}: do_lower_case: expected true or false, found {printable(lower_case)}")
+        raise CheckpointError(
+            f"{printable(path)}: do_lower_case: expected true or false, found {printable(lower_case)}"
+        )
     return length, lower_case

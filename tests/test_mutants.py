@@ -85,10 +85,11 @@ MUTANTS = {
         "minitrans/layers/positions.py", "/ (half - 1)", "/ half", ["tests/layers", "-k", "position or sinus"],
     ),
     "C1 the prefix module. is stripped": (
-        "weights_convert/names.py", '"module."', '"modul."', ["tests/weights_convert", "-k", "prefix"],
+        "weights_convert/names.py", '"module", ', "", ["tests/weights_convert", "-k", "prefix or wrapper"],
     ),
     "B8 gamma and beta are weight and bias": (
-        "weights_convert/names.py", '"LayerNorm.gamma"', '"LayerNorm.gama"', ["tests/weights_convert", "-k", "gamma or legacy"],
+        "weights_convert/names.py", '"LayerNorm.gamma": "LayerNorm.weight"', '"LayerNorm.gamma": "LayerNorm.bias"',
+        ["tests/weights_convert", "-k", "gamma or legacy"],
     ),
 }  # fmt: skip
 

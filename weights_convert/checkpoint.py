@@ -47,7 +47,7 @@ class Checkpoint:
             self._check_index(*self._index)
 
     def read(self, key: str) -> torch.Tensor:
-        """The values stored under `key`; use them before the next call, they may be a view of a file that it closes."""
+        """The values stored under `key`, possibly a view of the file; whoever holds it keeps the file mapped."""
         info = self.tensors[key]
         if self._open is None or self._open[0] != info.file or self._read_bytes > REOPEN_AFTER:
             self._open = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -13,6 +13,7 @@ from torch import nn
 from minitrans.errors import CheckpointError, NotSupportedError
 from minitrans.files import printable
 from minitrans.hub import local_folder
+from weights_convert.blank import Model, blank_model
 from weights_convert.checkpoint import BIN_PATTERNS, SAFE, SAFE_INDEX, SAFE_PATTERNS, Checkpoint, open_checkpoint
 from weights_convert.configs import DTYPES, read_stored_config
 from weights_convert.families.family import Family
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from minitrans.models.pretrained import PreTrainedModel
 
 logger = logging.getLogger("minitrans")
-Model = TypeVar("Model", bound="PreTrainedModel")
 MAX_FAULTS_SHOWN = 50
 
 
@@ -130,12 +130,6 @@ def load_folder(
     return model.eval(), report
 
 
-def blank_model(cls: type[Model], config: Any) -> Model:
-    """A model whose parameters have shapes and no memory; the global random state is left alone."""
-    with torch.device("meta"):
-        return cls(config)
-
-
 def bare_parameters(names: Iterable[str], family: Family) -> dict[str, str]:
     """Bare name -> name in the model's state dict: the body's prefix is taken off where the model has a head."""
     start = f"{family.prefix}."
@@ -181,10 +175,7 @@ def _broken_ties(
         if tie.first not in names or tie.second not in names or tie.first not in used:
             continue
         first, second = names[tie.first], names[tie.second]
-        one = checkpoint.read(first)
-        if checkpoint.tensors[first].file != checkpoint.tensors[second].file:
-            one = one.clone()
-        if torch.equal(one, checkpoint.read(second)):
+        if _identical(checkpoint.read(first), checkpoint.read(second)):
             continue
         if tie.switch is not None:
             changes[tie.switch] = False
@@ -194,6 +185,13 @@ def _broken_ties(
         else:
             report.notes.append(f"{first} and {second} differ in the checkpoint: {first} is used (B3)")
     return changes
+
+
+def _identical(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Bit for bit where the dtypes agree, so that a NaN equals itself; else by value."""
+    if one.shape != other.shape or one.dtype != other.dtype:
+        return one.shape == other.shape and torch.equal(one.double(), other.double())
+    return torch.equal(one.contiguous().flatten().view(torch.uint8), other.contiguous().flatten().view(torch.uint8))
 
 
 def _unfilled(

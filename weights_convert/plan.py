@@ -38,7 +38,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Mismatch:
-    """A stored tensor whose shape is not that of the parameter it should fill."""
+    """A stored tensor, by its key in the file, whose shape is not that of the parameter it should fill."""
 
     source: str
     target: str
@@ -145,7 +145,7 @@ def _place(
         plan.faults += faults
         return
     wrong = [
-        Mismatch(step.sources[0], target, here[0].shape if len(here) == 1 else shape, targets[target])
+        Mismatch(here[0].key, target, here[0].shape if len(here) == 1 else shape, targets[target])
         for target, shape in zip(step.targets, shapes, strict=True)
         if shape != targets[target]
     ]

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from minitrans.files import printable
+from weights_convert.blank import blank_model
 from weights_convert.checkpoint import SAFE, SAFE_INDEX
 from weights_convert.configs import CONFIG, config_json
 from weights_convert.families.family import Family
 from weights_convert.families.registry import family_of
 from weights_convert.journal import Save, saving
-from weights_convert.load import bare_parameters, blank_model, logger
+from weights_convert.load import bare_parameters, logger
 from weights_convert.plan import TensorInfo, instances
 from weights_convert.report import ConversionReport, TensorRow, dtype_name, tensor_sha256
 from weights_convert.rules import inverse, ties

@@ -107,6 +107,8 @@ def best_spans(
 
     count, length = starts.shape
     context = torch.tensor([[part == 1 for part in windows.sequence_ids(row)] for row in range(count)])
+    if not bool(context.any()):  # a text of which the tokenizer keeps nothing
+        return []
     width = min(max_tokens, length)
     # (windows, T, width): entry w is the span of w + 1 tokens; a span that leaves the context scores -inf
     padded = torch.nn.functional.pad(ends.masked_fill(~context, float("-inf")), (0, width - 1), value=float("-inf"))
@@ -134,5 +136,7 @@ def _fitting(stride: int, loaded: Loaded, question: str) -> int:
     asked = len(loaded.tokenizer(question, add_special_tokens=False, verbose=False)["input_ids"])
     room = loaded.max_length - asked - loaded.tokenizer.num_special_tokens_to_add(pair=True)
     if room < 1:
-        raise ValueError(f"--question: expected one that leaves room in {loaded.max_length} tokens, found {asked} tokens")
+        raise ValueError(
+            f"--question: expected one that leaves room in {loaded.max_length} tokens, found {asked} tokens"
+        )
     return min(stride, room // 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect as introspection
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -15,13 +16,13 @@ from weights_convert import commands as checkpoints
 app = typer.Typer(
     name="minitrans",
     help="The Transformer you can read, trust and race. Start with: minitrans demo",
-    epilog="Examples: minitrans demo · minitrans convert bert-base-uncased ./bert · minitrans similar --help",
+    epilog="Examples: minitrans demo; minitrans convert bert-base-uncased ./bert; minitrans similar --help",
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-COMMANDS = {
+COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo,
     "convert": checkpoints.convert,
     "inspect": checkpoints.inspect,

@@ -7,7 +7,8 @@ import io
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import typer
 from typer.main import get_command
@@ -28,22 +29,22 @@ def run(app: typer.Typer, name: str, arguments: list[str] | None = None) -> int:
         name: of the program, for its messages.
         arguments: what follows the name; None = those of the process.
     """
-    _prepare_streams()
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    try:
-        command = get_command(app)
-        with command.make_context(name, arguments) as context:
-            command.invoke(context)
-        sys.stdout.flush()
-    except typer.Exit as stop:
-        return _guarded(sys.stdout.flush) or stop.exit_code
-    except (KeyboardInterrupt, typer.Abort):
-        return INTERRUPTED
-    except Exception as error:
-        code = exit_code(error)
-        if code is None:
-            raise
-        return code
+    with _prepared():
+        try:
+            command = get_command(app)
+            with command.make_context(name, arguments) as context:
+                command.invoke(context)
+            sys.stdout.flush()
+        except typer.Exit as stop:
+            return _flushed() or stop.exit_code
+        except (KeyboardInterrupt, typer.Abort):
+            return INTERRUPTED
+        except Exception as error:
+            code = exit_code(error)
+            if code is None:
+                raise
+            return code
     return 0
 
 
@@ -91,23 +92,29 @@ def _usage_message(error: Exception) -> str:
     return f"{' '.join(message.split())}; see {where} --help"
 
 
-def _prepare_streams() -> None:
-    """Makes every text printable whatever the locale, and warnings of the library one line each."""
+@contextmanager
+def _prepared() -> Iterator[None]:
+    """Every text is printable whatever the locale, and a warning of the library is one line."""
     if sys.stdout is None:  # started with standard output closed
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     logger = logging.getLogger("minitrans")
-    if not logger.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("minitrans: %(levelname)s: %(message)s"))
-        logger.addHandler(handler)
-        logger.propagate = False
-
-
-def _guarded(action: Callable[[], object]) -> int:
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("minitrans: %(levelname)s: %(message)s"))
+    logger.addHandler(handler)
+    logger.propagate = False
     try:
-        action()
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = True
+
+
+def _flushed() -> int:
+    """0, or the exit code for what goes wrong when the last output is written."""
+    try:
+        sys.stdout.flush()
     except OSError as error:
         return exit_code(error) or 1
     return 0

@@ -16,11 +16,11 @@ DTYPES = ("float32", "float64", "float16", "bfloat16")
 
 Model = Annotated[
     str,
-    typer.Option("--model", "-m", metavar="PATH_OR_NAME", help="A checkpoint folder, or a name on the Hugging Face hub."),
+    typer.Option(
+        "--model", "-m", metavar="PATH_OR_NAME", help="A checkpoint folder, or a name on the Hugging Face hub."
+    ),
 ]
-Device = Annotated[
-    str, typer.Option(metavar="DEVICE", help="cpu, cuda, cuda:1 or mps.", rich_help_panel=MODEL_PANEL)
-]
+Device = Annotated[str, typer.Option(metavar="DEVICE", help="cpu, cuda, cuda:1 or mps.", rich_help_panel=MODEL_PANEL)]
 Dtype = Annotated[
     str | None,
     typer.Option(metavar="DTYPE", help=f"{', '.join(DTYPES)}; default: as stored.", rich_help_panel=MODEL_PANEL),
@@ -42,9 +42,7 @@ Backend = Annotated[
         rich_help_panel=MODEL_PANEL,
     ),
 ]
-BatchSize = Annotated[
-    int, typer.Option(min=1, max=65536, help="Texts that run together.", rich_help_panel=MODEL_PANEL)
-]
+BatchSize = Annotated[int, typer.Option(min=1, max=65536, help="Texts that run together.", rich_help_panel=MODEL_PANEL)]
 Threads = Annotated[
     int | None,
     typer.Option(min=1, max=4096, help="Threads of the CPU; default: torch's choice.", rich_help_panel=MODEL_PANEL),

@@ -45,8 +45,9 @@ def tagged_words(loaded: Loaded, text: str, names: Mapping[int, str], batch_size
     for window in range(len(labels)):
         words = [index for index, word in enumerate(encoded.word_ids(window)) if word is not None]
         for group in _words(words, encoded.word_ids(window)):
-            start, end = int(encoded["offset_mapping"][window, group[0], 0]), int(
-                encoded["offset_mapping"][window, group[-1], 1]
+            start, end = (
+                int(encoded["offset_mapping"][window, group[0], 0]),
+                int(encoded["offset_mapping"][window, group[-1], 1]),
             )
             start += len(text[start:end]) - len(text[start:end].lstrip())
             if start >= end:

@@ -12,7 +12,6 @@ from minitrans.attention.bias import AttentionBias, DenseBias, RelativePositions
 from minitrans.attention.layout import PackedLayout
 from minitrans.attention.mask import AttentionMask
 from minitrans.attention.registry import VariantSpec, attend, check_backend, resolve_variant
-from minitrans.errors import NotSupportedError
 from minitrans.layers.cache import KeyValue
 
 
@@ -156,9 +155,7 @@ class MultiHeadAttention(nn.Module):
     ) -> AttentionBias:
         """Both, as (B, H, T, S) scores."""
         if layout is not None:
-            raise NotSupportedError(
-                "a packed batch cannot have both relative positions and a bias; keep the padding instead"
-            )
+            raise ValueError("a packed batch cannot have both relative positions and a bias; keep the padding instead")
         scale = self.head_width**-0.5 if self.scale is None else self.scale
         return DenseBias(one.to_dense(query, key, scale) + other.to_dense(query, key, scale))
 

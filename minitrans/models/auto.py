@@ -86,8 +86,7 @@ class AutoConfig:
         """Reads config.json. Raises CheckpointError where it is not one of a known family."""
         from weights_convert import read_config
 
-        config = read_config(name_or_path, revision=revision, local_files_only=local_files_only, overrides=overrides)
-        return cast("EncoderConfig", config)
+        return read_config(name_or_path, revision=revision, local_files_only=local_files_only, overrides=overrides)
 
 
 class _Auto:

@@ -58,6 +58,15 @@ def test_tiles_do_not_change_the_result() -> None:
         torch.testing.assert_close(attend(q, k, v, attention=cut).output, whole, rtol=1e-12, atol=1e-12)
 
 
+def test_every_tile_drops_others() -> None:
+    x = torch.randn(1, 1, 32, 32)
+    identity = torch.eye(32)[None, None]
+    square = OnlineSoftmaxAttention(query_tile=8, key_tile=8)
+    kept = attend(x, x, identity, dropout_p=0.5, attention=square).output[0, 0] > 0
+    tiles = {tuple(kept[i : i + 8, j : j + 8].flatten().tolist()) for i in range(0, 32, 8) for j in range(0, 32, 8)}
+    assert len(tiles) == 16
+
+
 def test_the_maximum_may_rise_with_every_tile() -> None:
     query = torch.ones(1, 1, 1, 1, dtype=torch.float64)
     key = torch.linspace(0, 3000, 9, dtype=torch.float64).reshape(1, 1, 9, 1)  # exp(3000) is no double

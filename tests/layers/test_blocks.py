@@ -131,6 +131,7 @@ def test_cache_step_by_step_equals_all_at_once(options: Any, randomized: Randomi
         step = block(part, mask=CAUSAL, memory=memory, memory_mask=memory_mask, past=past)
         past = step.cache
         steps.append(step.output)
+        memory = torch.full_like(memory, torch.nan)  # after the first step the cache has what is needed of it
     assert error(torch.cat(steps, dim=1), whole) <= 1e-12
     assert past is not None
     assert KeyValueCache((past,)).get_seq_length() == 6

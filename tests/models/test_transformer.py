@@ -249,74 +249,6 @@ def test_positions_are_exact_in_float64_though_the_model_was_made_in_float32() -
     assert "positions.table" not in model.state_dict()
 
 
-@pytest.mark.parametrize("backend", ["eager", "sdpa"])
-def test_cached_decoding_equals_all_at_once(backend: str) -> None:
-    model = small()
-    for module in model.modules():
-        if isinstance(module, MultiHeadAttention):
-            module.set_attention("full", backend)
-    memory = model.encode(SOURCE)
-    whole, _ = model.decode(TARGET_FULL, memory)
-    past, steps = None, []
-    for start, stop in ((0, 1), (1, 3), (3, 5)):
-        logits, past = model.decode(TARGET_FULL[:, start:stop], memory, past)
-        steps.append(logits)
-    assert past is not None
-    assert past.get_seq_length() == 5
-    assert error(torch.cat(steps, dim=1), whole) <= TOLERANCE
-
-
-def uncached(model: Transformer, source: Tensor, most: int) -> Tensor:
-    """Greedy decoding as one would write it first: one row, the whole target anew at each step."""
-    rows = []
-    for row in source:
-        written: list[int] = []
-        while len(written) < most and EOS not in written:
-            logits = model(row[None], torch.tensor([[BOS, *written]])).logits[0, -1]
-            logits[PAD] = -torch.inf
-            written.append(int(logits.argmax()))
-        rows.append(written)
-    longest = max(map(len, rows))
-    return torch.tensor([written + [PAD] * (longest - len(written)) for written in rows])
-
-
-@torch.no_grad()
-def test_greedy_decoding_equals_the_uncached_loop(reverser: Transformer) -> None:
-    torch.manual_seed(1)
-    source, _ = reversals(12)
-    written = reverser.greedy_decode(source, 6)
-    assert (
-        len({int((row != PAD).sum()) for row in written}) >= 3
-    )  # rows end at different steps: the test means something
-    assert torch.equal(written, uncached(reverser, source, 6))
-    assert torch.equal(reverser.greedy_decode(source, 4), uncached(reverser, source, 4))  # some are cut off
-    for seed in (3, 6):  # models that learned nothing rarely end
-        torch.manual_seed(seed)
-        model = Transformer(TransformerConfig(**{**SMALL, "vocab_size": 6})).double().eval()
-        source = torch.randint(3, 6, (5, 7))
-        source[1, 4:] = PAD
-        assert torch.equal(model.greedy_decode(source, 9), uncached(model, source, 9))
-
-
-@torch.no_grad()
-def test_greedy_decoding_stops_at_the_end_token_and_never_writes_padding() -> None:
-    model = small().eval()
-    memory_of = model.decode
-
-    def scripted(target: Tensor, *rest: Any) -> Any:  # row 0 ends at once, row 1 at its third token
-        logits, past = memory_of(target, *rest)
-        step = past.get_seq_length()
-        logits = torch.zeros_like(logits)
-        logits[0, -1, EOS if step == 1 else 5] = 1.0
-        logits[1, -1, EOS if step == 3 else 7] = 1.0
-        logits[..., PAD] = 2.0
-        return logits, past
-
-    model.decode = scripted
-    assert model.greedy_decode(SOURCE, 9).tolist() == [[EOS, PAD, PAD], [7, 7, EOS]]
-    assert model.greedy_decode(SOURCE, 2).tolist() == [[EOS, PAD], [7, 7]]
-
-
 def test_forward_changes_nothing() -> None:
     model = small(dropout=0.3).eval()
     state, generator = {k: v.clone() for k, v in model.state_dict().items()}, torch.get_rng_state()
@@ -343,121 +275,6 @@ def test_dropout_is_where_the_paper_has_it() -> None:
     assert {module.dropout_p for module in attentions} == {0.0}
 
 
-def reversals(size: int) -> tuple[Tensor, Tensor]:
-    """Sources of 2 to 5 tokens, and the same tokens from right to left."""
-    source = torch.randint(3, 13, (size, 5))
-    lengths = torch.randint(2, 6, (size, 1))
-    source[torch.arange(5) >= lengths] = PAD
-    labels = torch.zeros(size, 6, dtype=torch.long)
-    for row, length in enumerate(lengths.flatten().tolist()):
-        labels[row, :length] = source[row, :length].flip(0)
-        labels[row, length] = EOS
-    return source, labels
-
-
-@pytest.fixture(scope="module")
-def reverser() -> Transformer:
-    """A model that was taught to reverse in a few seconds."""
-    torch.manual_seed(0)
-    config = TransformerConfig(
-        vocab_size=13, width=32, num_encoder_layers=1, num_decoder_layers=1, num_heads=4, hidden_width=64,
-        max_length=8, dropout=0.0,
-    )  # fmt: skip
-    model = Transformer(config)
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3, betas=(0.9, 0.98), eps=1e-9)
-    for _ in range(500):
-        source, labels = reversals(64)
-        optimizer.zero_grad()
-        model(source, labels=labels).loss.backward()
-        optimizer.step()
-    return model.eval()
-
-
-def test_learns_to_reverse(reverser: Transformer) -> None:
-    torch.manual_seed(2)
-    source, labels = reversals(200)
-    written = reverser.greedy_decode(source, 6)
-    right = (F.pad(written, (0, 6 - written.shape[1])) == labels).all(dim=1).double().mean()
-    assert right >= 0.95
-
-
-CONFIG_ERRORS: list[tuple[dict[str, Any], type[Exception], str]] = [
-    ({"widht": 12}, TypeError, "widht"),
-    ({"width": 12.0}, TypeError, "width must be int, got 12.0"),
-    ({"num_heads": True}, TypeError, "num_heads must be int, got True"),
-    ({"dropout": "0.1"}, TypeError, "dropout must be float"),
-    ({"vocab_size": 0}, ValueError, "vocab_size must be at least 1, got 0"),
-    ({"num_encoder_layers": 0}, ValueError, "num_encoder_layers must be at least 1"),
-    ({"max_length": -1}, ValueError, "max_length must be at least 1"),
-    ({"dropout": 1.0}, ValueError, r"dropout must be in \[0, 1\), got 1.0"),
-    ({"label_smoothing": float("nan")}, ValueError, "label_smoothing must be in"),
-    ({"num_heads": 5}, ValueError, "width must be a multiple of num_heads=5, got 512"),
-    ({"eos_token_id": 37000}, ValueError, r"eos_token_id must be in \[0, vocab_size=37000\), got 37000"),
-    ({"pad_token_id": -1}, ValueError, "pad_token_id must be in"),
-    ({"pad_token_id": 2}, ValueError, "pad_token_id=2 must differ"),
-]
-
-
-@pytest.mark.parametrize(("fields", "kind", "message"), CONFIG_ERRORS, ids=[case[2][:30] for case in CONFIG_ERRORS])
-def test_impossible_configurations(fields: dict[str, Any], kind: type[Exception], message: str) -> None:
-    with pytest.raises(kind, match=message):
-        TransformerConfig(**fields)
-
-
-def test_configuration_is_frozen_and_keyword_only() -> None:
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        TransformerConfig().width = 3
-    with pytest.raises(TypeError):
-        TransformerConfig(37000)
-
-
-Call = Callable[[Transformer], object]
-CALL_ERRORS: list[tuple[str, Call, type[Exception], str]] = [
-    ("no target", lambda m: m(SOURCE), ValueError, "give target_ids, labels or both"),
-    ("a list", lambda m: m([[3, 4]], TARGET), TypeError, "source_ids must be a tensor of integers, got list"),
-    ("floats", lambda m: m(SOURCE.double(), TARGET), TypeError, "source_ids must be .* got a tensor of torch.float64"),
-    ("id too big", lambda m: m(SOURCE + 20, TARGET), ValueError, r"source_ids must be in \[0, vocab_size=23\), got 42"),
-    ("id negative", lambda m: m(SOURCE, TARGET - 9), ValueError, "target_ids must be in .* got -9"),
-    ("-100", lambda m: m(SOURCE, labels=LABELS.masked_fill(LABELS == PAD, -100)), ValueError, "labels must be .* -100"),
-    (
-        "one sequence",
-        lambda m: m(SOURCE[0], TARGET),
-        ValueError,
-        r"source_ids must be \(B, T\).*write source_ids\[None\]",
-    ),
-    ("empty source", lambda m: m(SOURCE[:, :0], TARGET), ValueError, r"at least one token, got \(2, 0\)"),
-    ("empty target", lambda m: m(SOURCE, TARGET[:, :0]), ValueError, r"target_ids .* at least one token"),
-    ("empty batch", lambda m: m.greedy_decode(SOURCE[:0], 3), ValueError, r"source_ids .* got \(0, 7\)"),
-    ("long source", lambda m: m(SOURCE.repeat(1, 2), TARGET), ValueError, "have 14 tokens, .* positions for 11"),
-    ("long target", lambda m: m(SOURCE, TARGET_FULL.repeat(1, 3)), ValueError, "have 15 tokens, .* positions for 11"),
-    ("no pairs", lambda m: m(SOURCE, TARGET[:1]), ValueError, "must be pairs, got 2 and 1 sequences"),
-    ("padded left", lambda m: m(SOURCE, TARGET.flip(1)), ValueError, "padded on the right"),
-    (
-        "labels of another length",
-        lambda m: m(SOURCE, TARGET, labels=LABELS[:, :4]),
-        ValueError,
-        "labels must have shape",
-    ),
-    ("nothing to write", lambda m: m.greedy_decode(SOURCE, 0), ValueError, r"in \[1, max_length=11\], got 0"),
-    ("too much to write", lambda m: m.greedy_decode(SOURCE, 12), ValueError, r"in \[1, max_length=11\], got 12"),
-]
-
-
-@pytest.mark.parametrize(("call", "kind", "message"), [c[1:] for c in CALL_ERRORS], ids=[c[0] for c in CALL_ERRORS])
-def test_wrong_calls(call: Call, kind: type[Exception], message: str) -> None:
-    with pytest.raises(kind, match=message):
-        call(small())
-
-
-def test_cache_counts_towards_the_longest_target() -> None:
-    model = small()
-    memory = model.encode(SOURCE)
-    past = model.decode(TARGET_FULL.repeat(1, 2), memory)[1]
-    past = model.decode(TARGET_FULL[:, :1], memory, past)[1]
-    with pytest.raises(ValueError, match="have 12 tokens"):
-        model.decode(TARGET_FULL[:, :1], memory, past)
-
-
 def test_int32_ids_serve_too() -> None:
     model = small()
     wide, narrow = model(SOURCE, labels=LABELS), model(SOURCE.int(), labels=LABELS.int())
@@ -472,3 +289,20 @@ def test_a_source_of_nothing_but_padding_gives_numbers() -> None:
     output.loss.backward()
     assert output.logits.isfinite().all()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_parameter_names_are_public() -> None:
+    attention = [f"{name}.{kind}" for name in ("query", "key", "value", "output") for kind in ("weight", "bias")]
+    norm_and_feed = [
+        f"{name}.{kind}"
+        for name in ("attention_LayerNorm", "feed_forward.up", "feed_forward.down", "feed_forward_LayerNorm")
+        for kind in ("weight", "bias")
+    ]
+    block = [f"attention.{name}" for name in attention] + norm_and_feed
+    cross = [f"cross_attention.{name}" for name in attention] + [
+        f"cross_attention_LayerNorm.{k}" for k in ("weight", "bias")
+    ]
+    expected = {"embedding.weight"}
+    expected |= {f"encoder.{layer}.{name}" for layer in range(2) for name in block}
+    expected |= {f"decoder.{layer}.{name}" for layer in range(3) for name in block + cross}
+    assert set(small().state_dict()) == expected

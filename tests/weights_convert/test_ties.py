@@ -74,3 +74,17 @@ def test_a_decoder_of_its_own_is_loaded_untied_and_stays_so(reference: Make, tmp
     save_model(model, tmp_path / "again")
     assert torch.equal(logits(load("BertForMaskedLM", tmp_path / "again")[0]), logits(model))
     torch.testing.assert_close(reference_logits("BertForMaskedLM", tmp_path / "again"), logits(model))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_decoder_stored_twice_stays_tied_even_with_nan(dtype: torch.dtype, reference: Make) -> None:
+    source = reference("BertForMaskedLM")
+    table = source.tensors["bert.embeddings.word_embeddings.weight"]
+    table.copy_(table.half())
+    if dtype == torch.float32:
+        table[7, 7] = float("nan")
+    source.tensors["cls.predictions.decoder.weight"] = table.to(dtype)
+    model, report = load("BertForMaskedLM", source.write().folder)
+    assert model.lm_head.decoder.weight is model.get_input_embeddings().weight
+    assert model.config.tie_word_embeddings is True
+    assert not report.notes

@@ -1,0 +1,173 @@
+"""How well cosines of sentence vectors follow human judgement: Spearman's correlation on the STS benchmark.
+
+    python -m benchmarks.sts stsb-en-test.csv
+
+all-MiniLM-L6-v2 with mean pooling is published with 82.03 on the English test file (Cer et al. 2017, "SemEval-2017
+Task 1"; figure: sentence-transformers' model card).
+"""
+
+from __future__ import annotations
+
+import csv
+import platform
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from minitrans.cli import guard, options
+from minitrans.cli.options import Runtime
+from minitrans.cli.writing import progress, require_writable
+from minitrans.files import printable, write_json
+
+RESULTS = Path(__file__).resolve().parent / "results"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two sentences and how alike people find them, 0 to 5."""
+
+    first: str
+    second: str
+    score: float
+
+
+def read_pairs(path: Path) -> list[Pair]:
+    """The rows of a file of the STS benchmark: sentence, sentence, score, no header.
+
+    Raises:
+        ValueError: naming the line that is something else.
+    """
+    pairs = []
+    with path.open(encoding="utf-8", newline="") as file:
+        reader = csv.reader(file)
+        for row in reader:
+            try:
+                first, second, score = row
+                pairs.append(Pair(first, second, float(score)))
+            except ValueError:
+                raise ValueError(
+                    f"{printable(path)}: line {reader.line_num}: expected sentence, sentence, number, "
+                    f"found {len(row)} fields: {printable(row, 80)}"
+                ) from None
+    if len(pairs) < 2:
+        raise ValueError(f"{printable(path)}: expected at least two pairs, found {len(pairs)}")
+    return pairs
+
+
+def ranks(values: Sequence[float]) -> list[float]:
+    """The rank of each value from 1; equal values share the mean of their ranks."""
+    order = sorted(range(len(values)), key=values.__getitem__)
+    result = [0.0] * len(values)
+    start = 0
+    while start < len(order):
+        end = start
+        while end < len(order) and values[order[end]] == values[order[start]]:
+            end += 1
+        for index in order[start:end]:
+            result[index] = (start + 1 + end) / 2
+        start = end
+    return result
+
+
+def spearman(first: Sequence[float], second: Sequence[float]) -> float:
+    """The correlation of the ranks; ties as `ranks` treats them. Raises ValueError where one side is constant."""
+    one, two = ranks(first), ranks(second)
+    mean = (len(one) + 1) / 2
+    covariance = sum((a - mean) * (b - mean) for a, b in zip(one, two, strict=True))
+    spread = sum((a - mean) ** 2 for a in one) * sum((b - mean) ** 2 for b in two)
+    if spread == 0.0:
+        raise ValueError("all values of one side are equal: there is no correlation")
+    return float(covariance / spread**0.5)
+
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def sts(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A file of the benchmark, such as stsb-en-test.csv.")],
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", metavar="PATH_OR_NAME", help="Default: the extra demo's MiniLM.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Write a dated JSON too.")] = False,
+    results: Annotated[Path, typer.Option(metavar="FOLDER", help="Where that goes.")] = RESULTS,
+    force: options.Force = False,
+    device: options.Device = "cpu",
+    dtype: options.Dtype = None,
+    attention: options.AttentionName = None,
+    backend: options.Backend = "auto",
+    batch_size: options.BatchSize = 64,
+    threads: options.Threads = None,
+) -> None:
+    """Print Spearman's correlation x 100 between cosines and human scores.
+
+    Columns: correlation, pairs, seconds.
+
+    Examples:
+
+        python -m benchmarks.sts stsb-en-test.csv
+
+        python -m benchmarks.sts stsb-en-test.csv --attention '{"name": "sliding_window", "window": 8}' --json
+    """
+    pairs = read_pairs(file)
+    from minitrans.cli.demo_steps import demo_folder
+    from minitrans.cli.loading import chosen_backend, load
+    from minitrans.embedding import SentenceEncoder, read_recipe
+
+    source = model if model is not None else str(demo_folder())
+    now = datetime.now(UTC)
+    target = results / f"sts-{now:%Y-%m-%d}-{device.replace(':', '')}-{file.stem}.json"
+    if as_json:
+        require_writable(target, force=force)
+    runtime = Runtime(
+        model=source, device=device, dtype=dtype, attention=attention, backend=backend, batch_size=batch_size,
+        threads=threads,
+    )  # fmt: skip
+    recipe = read_recipe(source)
+    loaded = load(runtime)
+    encoder = SentenceEncoder(loaded.model, loaded.tokenizer, recipe)
+    texts = [pair.first for pair in pairs] + [pair.second for pair in pairs]
+    with progress("embedding", len(texts)) as advance:
+        start = time.perf_counter()
+        vectors = encoder.encode(texts, batch_size=batch_size, progress=advance)
+        seconds = time.perf_counter() - start
+    cosines = (vectors[: len(pairs)] * vectors[len(pairs) :]).sum(dim=-1)  # (pairs)
+    correlation = 100 * spearman(cosines.tolist(), [pair.score for pair in pairs])
+    typer.echo(f"{correlation:.2f}\t{len(pairs)}\t{seconds:.1f}")
+    if as_json:
+        choice = chosen_backend(loaded.model, backend)
+        found: dict[str, Any] = {
+            "benchmark": "sts", "date": now.isoformat(timespec="seconds"), "file": file.name, "pairs": len(pairs),
+            "spearman": round(correlation, 4), "seconds": round(seconds, 3), "model": "all-MiniLM-L6-v2" if model is None else Path(model).name,
+            "pooling": asdict(recipe), "attention": str(loaded.model.config.attention),
+            "backend": {"asked": backend, "chosen": choice.name, "reason": choice.reason},
+            "dtype": str(loaded.model.dtype), "batch_size": batch_size, **environment(device),
+        }  # fmt: skip
+        write_json(target, found)
+        typer.echo(str(target))
+
+
+def environment(device: str) -> dict[str, Any]:
+    """What the numbers were measured on."""
+    import torch
+
+    on_gpu = torch.device(device).type == "cuda"
+    return {
+        "device": torch.cuda.get_device_name(device) if on_gpu else f"{platform.machine()} CPU",
+        "threads": torch.get_num_threads(),
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("minitrans", "torch", "tokenizers")},
+        },
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(guard.run(app, "python -m benchmarks.sts"))

