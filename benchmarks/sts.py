@@ -144,12 +144,20 @@ def sts(
     if as_json:
         choice = chosen_backend(loaded.model, backend)
         found: dict[str, Any] = {
-            "benchmark": "sts", "date": now.isoformat(timespec="seconds"), "file": file.name, "pairs": len(pairs),
-            "spearman": round(correlation, 4), "seconds": round(seconds, 3), "model": "all-MiniLM-L6-v2" if model is None else Path(model).name,
-            "pooling": asdict(recipe), "attention": str(loaded.model.config.attention),
+            "benchmark": "sts",
+            "date": now.isoformat(timespec="seconds"),
+            "file": file.name,
+            "pairs": len(pairs),
+            "spearman": round(correlation, 4),
+            "seconds": round(seconds, 3),
+            "model": "all-MiniLM-L6-v2" if model is None else Path(model).name,
+            "pooling": asdict(recipe),
+            "attention": loaded.model.config.attention,
             "backend": {"asked": backend, "chosen": choice.name, "reason": choice.reason},
-            "dtype": str(loaded.model.dtype), "batch_size": batch_size, **environment(device),
-        }  # fmt: skip
+            "dtype": str(loaded.model.dtype).removeprefix("torch."),
+            "batch_size": batch_size,
+            **environment(device),
+        }
         write_json(target, found)
         typer.echo(str(target))
 

@@ -17,7 +17,11 @@ def run(source: str, checkpoint: Path, folder: Path) -> list[list[str]]:
     folder.mkdir()
     script = folder / "script.py"
     script.write_text(source, encoding="utf-8")
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "kernels")])}
+    environment = {
+        **os.environ,
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "kernels")]),
+    }
     done = subprocess.run(
         [sys.executable, str(script), str(checkpoint), str(folder / "saved")],
         capture_output=True, text=True, env=environment, check=False,
@@ -39,7 +43,10 @@ def test_one_import_changed(minilm: Path, tmp_path: Path):
         row[1:] for row in expected if row[0] in ("decayed", "predictions")
     ]
     assert got[-1] == ["predictions", "LABEL_1", "LABEL_0"]
-    losses = [[[float(value) for value in row[1:]] for row in rows if row[0] in ("loss", "logits")] for rows in (got, expected)]
+    losses = [
+        [[float(value) for value in row[1:]] for row in rows if row[0] in ("loss", "logits")]
+        for rows in (got, expected)
+    ]
     assert losses[0][0][0] > 5 * losses[0][11][0], "it did not learn"
     # the same sums in the same order and the same dropout draws: bit-equal where tried. The room left is for a machine whose
     # threads split sums otherwise: float32 rounds by 6e-8, and twelve steps of Adam amplify that

@@ -17,7 +17,7 @@ SOURCES = {"minitrans": ROOT, "weights_convert": ROOT, "minitrans_kernels": ROOT
 # Rooms of the house, and the rooms each may import. An edge that is not here is a change of design.
 ROOMS = (
     "minitrans.attention", "minitrans.layers", "minitrans.models", "minitrans.tokenizers", "minitrans.training",
-    "minitrans.cli", "minitrans.testing", "minitrans.errors", "minitrans.files", "minitrans.hub",
+    "minitrans.cli", "minitrans.embedding", "minitrans.testing", "minitrans.__main__", "minitrans.errors", "minitrans.files", "minitrans.hub",
     "weights_convert", "minitrans_kernels",
 )  # fmt: skip
 FOUNDATION = {"minitrans.errors", "minitrans.files", "minitrans.hub"}
@@ -35,10 +35,21 @@ ALLOWED = {
         ("weights_convert", below)
         for below in FOUNDATION | {"minitrans.models", "minitrans.layers", "minitrans.attention"}
     ),
+    *(("minitrans.embedding", below) for below in FOUNDATION | {"minitrans.models", "minitrans.tokenizers"}),
+    # the package itself: its version
     *(
         ("minitrans.cli", below)
-        for below in FOUNDATION | {"minitrans.models", "minitrans.tokenizers", "minitrans.attention", "weights_convert"}
+        for below in FOUNDATION
+        | {
+            "minitrans",
+            "minitrans.models",
+            "minitrans.tokenizers",
+            "minitrans.attention",
+            "minitrans.embedding",
+            "weights_convert",
+        }
     ),
+    ("minitrans.__main__", "minitrans.cli"),
 }
 # design: the methods that load and save reach up, inside the call
 EXCEPTIONS = {("minitrans.models.pretrained", "weights_convert"), ("minitrans.models.auto", "weights_convert")}

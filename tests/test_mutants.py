@@ -48,7 +48,7 @@ MUTANTS = {
         "minitrans/attention/eager.py", ".masked_fill(empty, 0.0)", "", ["tests/attention", "-k", "eager"],
     ),
     "M6 scores are divided by the root of the head width": (
-        "minitrans/attention/registry.py", "query.shape[-1] ** -0.5", "(query.shape[1] * query.shape[-1]) ** -0.5",
+        "minitrans/attention/dispatch.py", "query.shape[-1] ** -0.5", "(query.shape[1] * query.shape[-1]) ** -0.5",
         [PARITY, "-k", "bert-Model"],
     ),
     "M7 hidden states begin with the embeddings": (
@@ -113,7 +113,12 @@ def test_a_broken_rule_is_noticed(rule: str, copy_of_the_tree: Path):
     try:
         command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-m", "not slow", *tests]
         done = subprocess.run(
-            command, capture_output=True, text=True, cwd=copy_of_the_tree, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False
+            command,
+            capture_output=True,
+            text=True,
+            cwd=copy_of_the_tree,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            check=False,
         )
     finally:
         path.write_text(source, encoding="utf-8")

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -55,7 +56,8 @@ def test_the_families_are_those_of_the_code():
 
     told = {row[1].strip("`"): [head.strip() for head in row[2].split(",")] for row in table("| family |")}
     have = {
-        family: [suffix.removeprefix("For") for suffix, families in TASKS.values() if family in families] for family in FAMILIES
+        family: [suffix.removeprefix("For") for suffix, families in TASKS.values() if family in families]
+        for family in FAMILIES
     }
     assert told == have
 
@@ -74,7 +76,7 @@ def test_the_way_from_bert_to_the_softmax():
     assert dict(rows) == counts
     assert len(rows) <= 6
     assert sum(counts.values()) <= 900
-    for (above, _), (below, _) in zip(rows, rows[1:], strict=False):
+    for (above, _), (below, _) in pairwise(rows):
         module = "minitrans." + below.removesuffix(".py").replace("/", ".")
         assert module in (ROOT / "minitrans" / above).read_text(encoding="utf-8"), f"{above} does not lead to {below}"
     assert rows[0][0] == "models/bert.py"

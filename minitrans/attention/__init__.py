@@ -2,9 +2,9 @@
 
 from minitrans.attention.bias import ALiBi, AttentionBias, DenseBias, RelativeBuckets, RelativePositions
 from minitrans.attention.contract import Attention, AttentionResult
+from minitrans.attention.dispatch import attend, explain_backend
 from minitrans.attention.layout import PackedLayout
 from minitrans.attention.mask import AttentionMask, BlockLayout
-from minitrans.attention.registry import attend, explain_backend
 
 __all__ = [
     "ALiBi",

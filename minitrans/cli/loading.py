@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 
+from minitrans.attention.dispatch import BackendChoice, explain_backend
 from minitrans.attention.mask import AttentionMask
-from minitrans.attention.registry import BackendChoice, check_backend, explain_backend, resolve_variant
+from minitrans.attention.registry import check_backend, resolve_variant
 from minitrans.cli.guard import note
 from minitrans.cli.options import DTYPES, Runtime, attention_spec
 from minitrans.cli.writing import busy

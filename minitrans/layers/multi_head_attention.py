@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from minitrans.attention.bias import AttentionBias, DenseBias, RelativePositions
+from minitrans.attention.dispatch import attend
 from minitrans.attention.layout import PackedLayout
 from minitrans.attention.mask import AttentionMask
-from minitrans.attention.registry import VariantSpec, attend, check_backend, resolve_variant
+from minitrans.attention.registry import VariantSpec, check_backend, resolve_variant
 from minitrans.layers.cache import KeyValue
 
 

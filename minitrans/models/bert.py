@@ -1,7 +1,7 @@
 """BERT: a stack of Transformer encoder blocks over tokens that see both sides (Devlin et al. 2019).
 
-Read on in `encoder.py` (the forward), `layers/blocks.py`, `layers/multi_head_attention.py`, `attention/registry.py` and
-`attention/eager.py`, where the softmax is.
+Read on in `encoder.py` (the forward), `layers/encoder_block.py`, `layers/multi_head_attention.py`, `attention/dispatch.py`
+and `attention/eager.py`, where the softmax is.
 """
 
 from __future__ import annotations

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from minitrans.attention.bias import AttentionBias
 from minitrans.attention.contract import AttentionResult, supported_options, used_options
+from minitrans.attention.dispatch import attend
 from minitrans.attention.eager import EagerAttention
 from minitrans.attention.mask import AttentionMask
-from minitrans.attention.registry import BACKENDS, VariantSpec, attend, is_pattern, load_backend, resolve_variant
+from minitrans.attention.registry import BACKENDS, VariantSpec, is_pattern, load_backend, resolve_variant
 from minitrans.errors import NotSupportedError
 from minitrans.testing.cases import Inputs
 

@@ -20,8 +20,10 @@ from minitrans.cli.app import main
 torch.set_num_threads(1)
 ROOT = Path(__file__).resolve().parents[2]
 
-WORDS = """[PAD] [UNK] [CLS] [SEP] [MASK] the a of in is was born who where ada lovelace paris london france cat dog sat
-on mat and old city film good bad , . ? ' ##s ##ing walk night train late snow""".split()
+SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+PLAIN = """the a of in is was born who where ada lovelace paris london france cat dog sat on mat and old city film good bad
+, . ? ' ##s ##ing walk night train late snow"""
+WORDS = [*SPECIALS, *PLAIN.split()]
 
 
 @dataclass(frozen=True)

@@ -190,3 +190,10 @@ def test_wrong_arguments_of_the_encoder(body: str):
         SentenceEncoder(model, tokenizer, PoolingRecipe("sum"))
     with pytest.raises(ValueError, match="expected at least one text"):
         SentenceEncoder(model, tokenizer, PoolingRecipe()).encode([])
+
+
+def test_tabs_and_control_characters_cannot_break_a_line(body: str, run):
+    done = run("similar", "cat", "-", "-m", body, stdin=b"a\tb\\c\r\r\n\x1b[31mred\n")
+    rows = sorted(line.split("\t") for line in done.out.split("\n")[:-1])
+    assert {row[2] for row in rows} == {"a\\tb\\\\c\\r", "\x1b[31mred"}
+    assert all(len(row) == 3 for row in rows)
