@@ -68,7 +68,7 @@ class SentenceEncoder:
         limits = (longest_input(model, tokenizer), recipe.max_length)
         self.max_length = min(limit for limit in limits if limit is not None)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def encode(
         self, texts: Sequence[str], *, batch_size: int = 32, progress: Callable[[int], None] | None = None
     ) -> Tensor:

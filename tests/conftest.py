@@ -7,9 +7,12 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import torch
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+torch.set_num_threads(1)  # the models here are tiny: a second thread costs more than it brings
 
 ROOT = Path(__file__).resolve().parent.parent
 

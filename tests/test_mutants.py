@@ -79,7 +79,7 @@ MUTANTS = {
         "self.out_proj(torch.tanh(self.dense(self.dropout(hidden[:, 0]))))", [PARITY, "-k", "roberta-ForSequenceClassification"],
     ),
     "post-norm, not pre-norm": (
-        "minitrans/layers/blocks.py", "norm_first: bool = False", "norm_first: bool = True", [PARITY, "-k", "bert-Model"],
+        "minitrans/layers/encoder_block.py", "norm_first: bool = False", "norm_first: bool = True", [PARITY, "-k", "bert-Model"],
     ),
     "S7 halves with an offset divide by half - 1": (
         "minitrans/layers/positions.py", "/ (half - 1)", "/ half", ["tests/layers", "-k", "position or sinus"],

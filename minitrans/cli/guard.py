@@ -88,8 +88,10 @@ def _usage_message(error: Exception) -> str:
     message = str(getattr(error, "format_message", error.__str__)()).strip().rstrip(".")
     context = getattr(error, "ctx", None)
     where = context.command_path if context is not None else "minitrans"
-    message = f"{message[:1].lower()}{message[1:]}".replace("(Possible options: ", "(did you mean ")
-    return f"{' '.join(message.split())}; see {where} --help"
+    message, _, nearest = f"{message[:1].lower()}{message[1:]}".partition(" (Possible options: ")
+    if nearest:
+        message += f". Did you mean {nearest.removesuffix(')')}?"
+    return f"{' '.join(message.split())} (see {where} --help)"
 
 
 @contextmanager

@@ -59,7 +59,7 @@ def classify(
     rows = []
     for number, row in enumerate(scores.tolist(), start=1):
         for label in sorted(range(len(row)), key=lambda index: (-row[index], index))[:top_k]:
-            rows.append(json_numbers({"text": number, "label": names[label], "score": row[label]}))
+            rows.append(json_numbers({"number": number, "label": names[label], "score": row[label]}))
     show(rows, as_json=as_json)
 
 
@@ -74,7 +74,7 @@ def text_scores(loaded: Loaded, texts: list[str], pair: str | None, batch_size: 
     encoded = tokenizer(texts, pairs, truncation=True, max_length=loaded.max_length)
     cut = sum(bool(encoded[row].overflowing) for row in range(len(texts)))
     if cut:
-        note(f"{cut} texts have more than {loaded.max_length} tokens and were cut")
+        note(f"cut to {loaded.max_length} tokens: {cut} of {len(texts)} texts")
     rows: list[dict[str, Any]] = [{name: encoded[name][row] for name in encoded} for row in range(len(texts))]
     logits = torch.empty(len(texts), model.config.num_labels, dtype=torch.float64)
     with progress("classifying", len(texts)) as advance, torch.inference_mode():
@@ -126,8 +126,8 @@ def tag(
     with progress("tagging", len(given)) as advance:
         for number, text in enumerate(given, start=1):
             for span in word_spans(tagged_words(loaded, text, names, batch_size)):
-                place = {"text": number, "label": span.label, "start": span.start, "end": span.end}
-                rows.append(json_numbers({**place, "score": span.score, "words": text[span.start : span.end]}))
+                place = {"number": number, "label": span.label, "start": span.start, "end": span.end}
+                rows.append(json_numbers({**place, "score": span.score, "text": text[span.start : span.end]}))
             advance(1)
     show(rows, as_json=as_json)
 

@@ -47,7 +47,7 @@ def fill_mask(
     rows: list[Row] = []
     with progress("filling", len(given)) as advance:
         for number, text in enumerate(given, start=1):
-            rows += [{"text": number, **row} for row in guesses(loaded, text, top_k)]
+            rows += [{"number": number, **row} for row in guesses(loaded, text, top_k)]
             advance(1)
     show(rows, as_json=as_json)
 

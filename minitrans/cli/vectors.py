@@ -133,7 +133,7 @@ def encode(texts: list[str], runtime: Runtime, pooling: str | None, *, normalize
     with progress("embedding", len(texts)) as advance:
         vectors = encoder.encode(texts, batch_size=runtime.batch_size, progress=advance)
     if encoder.truncated:
-        note(f"{encoder.truncated} texts have more than {encoder.max_length} tokens and were cut")
+        note(f"cut to {encoder.max_length} tokens: {encoder.truncated} of {len(texts)} texts")
     return vectors
 
 

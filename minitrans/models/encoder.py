@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from minitrans.attention.bias import AttentionBias
 from minitrans.attention.mask import AttentionMask
-from minitrans.layers.blocks import BlockOutput, DecoderBlock, EncoderBlock
 from minitrans.layers.cache import KeyValueCache, LayerCache
+from minitrans.layers.decoder_block import DecoderBlock
 from minitrans.layers.embeddings import Embeddings
+from minitrans.layers.encoder_block import BlockOutput, EncoderBlock
 from minitrans.layers.heads import Pooler
 from minitrans.models import inputs
 from minitrans.models.config import EncoderConfig

@@ -1,6 +1,6 @@
 """The Transformer of "Attention Is All You Need" (Vaswani et al. 2017): its figure 1, sections 3.1-3.5 and 5.4.
 
-Start here. Read on in `layers/blocks.py` (the boxes of figure 1), `layers/multi_head_attention.py` (figure 2, right),
+Start here. Read on in `layers/encoder_block.py` (the boxes of figure 1), `layers/multi_head_attention.py` (figure 2, right),
 `attention/eager.py` (figure 2, left) and `layers/positions.py` (section 3.5).
 """
 
@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minitrans.attention.mask import AttentionMask
-from minitrans.layers.blocks import DecoderBlock, EncoderBlock
 from minitrans.layers.cache import KeyValueCache
+from minitrans.layers.decoder_block import DecoderBlock
+from minitrans.layers.encoder_block import EncoderBlock
 from minitrans.layers.losses import smoothed_loss
 from minitrans.layers.positions import SinusoidalPositions
 from minitrans.models.inputs import check_ids, check_length

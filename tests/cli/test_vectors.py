@@ -69,7 +69,7 @@ def test_similar_ranks_by_cosine(body: str, sentences: Path, run):
 def test_long_texts_are_cut_and_said_to_be(body: str, run):
     done = run("embed", "-", "-m", body, stdin=b"cat\n" + b"the old city " * 40 + b"\n")
     assert done.code == 0
-    assert done.err == "minitrans: note: 1 texts have more than 32 tokens and were cut\n"
+    assert done.err == "minitrans: note: cut to 32 tokens: 1 of 2 texts\n"
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_the_recipe_counts(tiny, sentences: Path, run):
     rows = [json.loads(line)["vector"] for line in done.out.splitlines()]
     assert np.allclose(rows[1], vector(folder, "paris", "cls"), atol=1e-6)
     assert np.allclose(rows[0], vector(folder, "the cat", "cls"), atol=1e-6)
-    assert "2 texts have more than 4 tokens" in done.err
+    assert "cut to 4 tokens: 2 of 5 texts" in done.err
     mean = run("embed", sentences, "-m", folder, "--pooling", "mean")
     assert np.allclose(json.loads(mean.out.splitlines()[1])["vector"], vector(folder, "paris"), atol=1e-6)
 

@@ -13,8 +13,9 @@ from torch.nn import functional as F
 from minitrans.attention.bias import DenseBias
 from minitrans.attention.layout import PackedLayout
 from minitrans.attention.mask import AttentionMask
-from minitrans.layers.blocks import DecoderBlock, EncoderBlock
 from minitrans.layers.cache import KeyValueCache, LayerCache
+from minitrans.layers.decoder_block import DecoderBlock
+from minitrans.layers.encoder_block import EncoderBlock
 from minitrans.layers.multi_head_attention import MultiHeadAttention
 
 Error = Callable[[Tensor, Tensor], float]

@@ -15,7 +15,16 @@ from torch import Tensor, nn
 import minitrans.layers
 from minitrans.attention.layout import PackedLayout
 from minitrans.attention.mask import AttentionMask
-from minitrans.layers import blocks, embeddings, feed_forward, heads, multi_head_attention, norms, positions
+from minitrans.layers import (
+    decoder_block,
+    embeddings,
+    encoder_block,
+    feed_forward,
+    heads,
+    multi_head_attention,
+    norms,
+    positions,
+)
 
 # B=2, T=3, S=5, H=7, K=8, D=56, F=11, V=13, C=4, N=9 tokens, 17 positions, 6 types
 B, T, S, H, K, D, F, V, C, N = 2, 3, 5, 7, 8, 56, 11, 13, 4, 9
@@ -69,15 +78,15 @@ CASES: dict[str, Case] = {
         (N, D),
     ),
     "EncoderBlock": (
-        lambda: blocks.EncoderBlock(D, H, F), lambda m: m(torch.randn(B, T, D), mask=MASK).output, (B, T, D)
+        lambda: encoder_block.EncoderBlock(D, H, F), lambda m: m(torch.randn(B, T, D), mask=MASK).output, (B, T, D)
     ),
     "EncoderBlock packed": (
-        lambda: blocks.EncoderBlock(D, H, F),
+        lambda: encoder_block.EncoderBlock(D, H, F),
         lambda m: m(torch.randn(N, D), mask=MASK, layout=LAYOUT).output,
         (N, D),
     ),
     "DecoderBlock": (
-        lambda: blocks.DecoderBlock(D, H, F),
+        lambda: decoder_block.DecoderBlock(D, H, F),
         lambda m: m(torch.randn(B, T, D), mask=MASK, memory=torch.randn(B, S, D)).output,
         (B, T, D),
     ),

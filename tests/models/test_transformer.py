@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minitrans import Transformer, TransformerConfig
-from minitrans.layers.blocks import DecoderBlock, EncoderBlock
+from minitrans.layers.decoder_block import DecoderBlock
+from minitrans.layers.encoder_block import EncoderBlock
 from minitrans.layers.multi_head_attention import MultiHeadAttention
 
 PAD, BOS, EOS = 0, 1, 2

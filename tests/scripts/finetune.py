@@ -70,7 +70,9 @@ model = AutoModelForSequenceClassification.from_pretrained(output_dir)
 tokenizer = AutoTokenizer.from_pretrained(output_dir)
 model.eval()
 with torch.no_grad():
-    logits = model(**tokenizer(["What a great, funny film!", "Boring and stupid."], padding=True, return_tensors="pt")).logits
+    logits = model(
+        **tokenizer(["What a great, funny film!", "Boring and stupid."], padding=True, return_tensors="pt")
+    ).logits
 for row in logits:
     print("logits", row[0].item(), row[1].item())
 print("predictions", *[model.config.id2label[i] for i in logits.argmax(-1).tolist()])
