@@ -48,7 +48,12 @@ _EXPORTS = {
         for module, prefix in (("roberta", "Roberta"), ("xlm_roberta", "XLMRoberta"), ("camembert", "Camembert"))
         for suffix in (*_TASKS, "Config", "ForCausalLM", "ForMultipleChoice")
     },
+    **{
+        f"DistilBert{suffix}": "minitrans.models.distilbert"
+        for suffix in (*_TASKS, "Config", "ForMultipleChoice")
+    },
     **dict.fromkeys(("Transformer", "TransformerConfig"), "minitrans.models.transformer"),
+    "pack": "minitrans.packing",
     "AutoTokenizer": "minitrans.tokenizers.auto",
     "BatchEncoding": "minitrans.tokenizers.batch_encoding",
     **dict.fromkeys(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
@@ -24,46 +25,73 @@ BIN_PATTERNS = ("config.json", "pytorch_model*.bin", BIN_INDEX)
 REOPEN_AFTER = 64 * 1024 * 1024  # pages read through a mapping count as ours until it is closed
 
 
-_Reader = Callable[[str], torch.Tensor]
-
-
 class Checkpoint:
-    """`tensors`: key -> what is stored; `read(key)` gives the values. At most one file is open at a time."""
+    """`tensors`: key -> what is stored; `read` and `read_into` give the values.
+
+    safetensors are read, not mapped: a file that is cut meanwhile gives an error, where a mapping would give a signal.
+    """
 
     def __init__(self, folder: Folder) -> None:
         """Reads and checks names, dtypes and shapes. Raises CheckpointError if there are no weights or any file is faulty."""
         self._folder = folder
-        self._open: tuple[str, _Reader] | None = None
+        self._mapped: tuple[str, dict[str, torch.Tensor]] | None = None  # the pickle that is open
         self._read_bytes = 0
-        self.notes: list[str] = []
         self.files = self._find()
         self.tensors: dict[str, TensorInfo] = {}
+        self._begins: dict[str, int] = {}  # of the tensors in safetensors files: where their bytes lie
         for name in self.files:
-            for key, info in _table_of_contents(folder.path(name), name).items():
+            for key, info in self._table_of_contents(name).items():
                 if key in self.tensors:
                     self._fail(name, f"{printable(key)}: expected in one file, found also in {self.tensors[key].file}")
                 self.tensors[key] = info
         if self._index is not None:
             self._check_index(*self._index)
 
+    @property
+    def source(self) -> str:
+        """The name of the file that should name every tensor: the index, or the one file with weights."""
+        return self.files[0] if self._index is None else self._index[0]
+
+    @property
+    def pickled(self) -> bool:
+        """Whether the weights are in pickles, which one thread at a time can read."""
+        return self.files[0].endswith(".bin")
+
     def read(self, key: str) -> torch.Tensor:
-        """The values stored under `key`, possibly a view of the file; whoever holds it keeps the file mapped."""
+        """The values stored under `key`; of a pickle, a view of the file, which stays mapped while somebody holds it."""
         info = self.tensors[key]
-        if self._open is None or self._open[0] != info.file or self._read_bytes > REOPEN_AFTER:
-            self._open = None
-            self._open = (info.file, _reader(self._folder.path(info.file), info.file))
+        if not self.pickled:
+            values = torch.empty(info.shape, dtype=info.dtype)
+            self.read_into(key, values)
+            return values
+        if self._mapped is None or self._mapped[0] != info.file or self._read_bytes > REOPEN_AFTER:
+            self._mapped = None
+            self._mapped = (info.file, load_pickled(self._folder.path(info.file)))
             self._read_bytes = 0
-        tensor = self._open[1](key)
-        if tuple(tensor.shape) != info.shape or tensor.dtype != info.dtype:
+        tensor = self._mapped[1].get(key)
+        if tensor is None or tuple(tensor.shape) != info.shape or tensor.dtype != info.dtype:
             self._fail(info.file, f"{printable(key)}: the file changed while it was read")
         self._read_bytes += tensor.numel() * tensor.element_size()
         return tensor
 
+    def read_into(self, key: str, values: torch.Tensor) -> None:
+        """Fills `values`, contiguous and of the stored shape and dtype, without a copy in between; safetensors only."""
+        info = self.tensors[key]
+        values.zero_()  # memory that is there already is read into twice as fast as memory the kernel must find
+        left = memoryview(values.reshape(-1).view(torch.uint8).numpy().data)
+        with self._folder.path(info.file).open("rb", buffering=0) as file:
+            position = self._begins[key]
+            while left:
+                count = os.preadv(file.fileno(), [left], position)
+                if count == 0:
+                    self._fail(info.file, f"{printable(key)}: the file changed while it was read")
+                left, position = left[count:], position + count
+
     def close(self) -> None:
         """Closes the file that is open, if any."""
-        self._open = None
+        self._mapped = None
 
-    def _fail(self, name: str, what: str) -> None:
+    def _fail(self, name: str, what: str) -> NoReturn:
         raise CheckpointError(f"{printable(self._folder.path(name))}: {what}")
 
     def _find(self) -> list[str]:
@@ -82,6 +110,17 @@ class Checkpoint:
         raise CheckpointError(
             f"{printable(self._folder.root)}: expected {SAFE}, {SAFE_INDEX}, {BIN} or {BIN_INDEX}, found {found}"
         )
+
+    def _table_of_contents(self, name: str) -> dict[str, TensorInfo]:
+        path = self._folder.path(name)
+        if name.endswith(".bin"):
+            return {
+                key: TensorInfo(key, tensor.dtype, tuple(tensor.shape), name)
+                for key, tensor in load_pickled(path).items()
+            }
+        header = read_header(path)
+        self._begins.update(header.begins)
+        return {key: TensorInfo(key, info.dtype, info.shape, name) for key, info in header.tensors.items()}
 
     def _check_index(self, index: str, weight_map: dict[str, str], total_size: object) -> None:
         for key, name in weight_map.items():
@@ -133,24 +172,3 @@ def _read_index(path: Path, suffix: str) -> tuple[dict[str, str], Any]:
 def _is_plain(name: str) -> bool:
     """A file name and no path: nothing that leads out of the folder."""
     return name.isprintable() and not {"/", "\\", ":"} & set(name) and not name.startswith(".") and len(name) < 256
-
-
-def _table_of_contents(path: Path, name: str) -> dict[str, TensorInfo]:
-    if name.endswith(".bin"):
-        return {
-            key: TensorInfo(key, tensor.dtype, tuple(tensor.shape), name) for key, tensor in load_pickled(path).items()
-        }
-    return {key: TensorInfo(key, info.dtype, info.shape, name) for key, info in read_header(path).tensors.items()}
-
-
-def _reader(path: Path, name: str) -> _Reader:
-    if name.endswith(".bin"):
-        return load_pickled(path).__getitem__
-
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        reader: _Reader = safe_open(path, framework="pt").get_tensor
-        return reader
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{printable(path)}: {printable(error, 200)}") from None

@@ -15,6 +15,7 @@ REQUIRED = (
     "intermediate_size",
     "max_position_embeddings",
     "type_vocab_size",
+    *("dim", "n_layers", "n_heads", "hidden_dim"),  # DistilBERT's names
 )
 
 # What the reference assumes where a file is silent and our class would assume something else (R3).
@@ -24,12 +25,16 @@ REFERENCE_DEFAULTS: dict[str, object] = {"layer_norm_eps": 1e-12}
 LARGEST: dict[str, int] = {
     "vocab_size": 100_000_000,
     "hidden_size": 1_000_000,
-    "num_hidden_layers": 10_000,
-    "num_attention_heads": 100_000,
+    "num_hidden_layers": 1_000,
+    "num_attention_heads": 10_000,
     "intermediate_size": 10_000_000,
     "max_position_embeddings": 100_000_000,
     "type_vocab_size": 1_000_000,
-    "num_labels": 10_000_000,
+    "num_labels": 10_000,  # where the file names none of them; names are as many as the file is long
+    "dim": 1_000_000,
+    "n_layers": 1_000,
+    "n_heads": 10_000,
+    "hidden_dim": 10_000_000,
 }
 
 # Keys that must hold one of these values, and what another value would need.
@@ -45,6 +50,14 @@ MUST_EQUAL: dict[str, tuple[tuple[object, ...], str]] = {
     "use_bfloat16": ((False, None), "say dtype='bfloat16' instead"),
     "rope_scaling": ((None,), "these models have no rotary positions"),
     "rope_theta": ((None,), "these models have no rotary positions"),
+}
+
+# Fields that some families have; what a file of another may say there, because it says the same as nothing.
+LACKING: dict[str, tuple[tuple[object, ...], str]] = {
+    "position_embedding_type": (("absolute", None), "this family has no other positions"),
+    "is_decoder": ((False, None), "this family has no decoder"),
+    "add_cross_attention": ((False, None), "this family has no decoder"),
+    "use_cache": ((True, False, None), "this family has no decoder, and no cache"),
 }
 
 _CODE = "names code; code from a checkpoint is never followed"
@@ -81,6 +94,7 @@ IGNORED: dict[str, str] = {
             "name",
             "tokenizer_class",
             "sentence_transformers",
+            "tie_weights_",
         ),
         _HISTORY,
     ),

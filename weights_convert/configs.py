@@ -13,7 +13,7 @@ import torch
 from minitrans.errors import CheckpointError
 from minitrans.files import printable, read_json
 from minitrans.hub import local_folder
-from weights_convert.config_fields import IGNORED, LARGEST, MUST_EQUAL, REFERENCE_DEFAULTS, REQUIRED
+from weights_convert.config_fields import IGNORED, LACKING, LARGEST, MUST_EQUAL, REFERENCE_DEFAULTS, REQUIRED
 from weights_convert.journal import Folder, saving
 from weights_convert.plan import FLOATS
 from weights_convert.report import dtype_name
@@ -68,8 +68,8 @@ def interpret_config(
     for key, value in stored.items():
         if key in known:
             values[key] = value
-        elif key in MUST_EQUAL:
-            accepted, why = MUST_EQUAL[key]
+        elif key in MUST_EQUAL or key in LACKING:
+            accepted, why = MUST_EQUAL.get(key) or LACKING[key]
             if not any(value is option or (value == option and type(value) is type(option)) for option in accepted):
                 _fail(path, key, f"{accepted[0]!r}: {why}", value)
         elif key in IGNORED:
@@ -81,7 +81,8 @@ def interpret_config(
             _fail(path, key, "a value", "none")
     for key, largest in LARGEST.items():
         value = values.get(key)
-        if isinstance(value, int) and value > largest:
+        named = key == "num_labels" and values.get("id2label") is not None
+        if isinstance(value, int) and value > largest and not named:
             _fail(path, key, f"at most {largest}", value)
     _read_maps(values, path)
     try:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,8 +11,9 @@ import torch
 from torch import nn
 
 from weights_convert.checkpoint import Checkpoint
-from weights_convert.plan import Plan
+from weights_convert.plan import Plan, Step, TensorInfo
 from weights_convert.report import ConversionReport, TensorRow, dtype_name, tensor_sha256
+from weights_convert.rules import Rename
 
 if TYPE_CHECKING:
     from minitrans.models.pretrained import PreTrainedModel
@@ -44,39 +46,75 @@ class Filling:
     names: Mapping[str, str]
     hashes: bool
 
+    def keys(self, step: Step) -> tuple[str, ...]:
+        """The keys in the files that a step reads."""
+        return tuple(self.names[self.plan.served_by.get(name, name)] for name in step.sources)
 
-@torch.no_grad()
+
 def fill_parameters(job: Filling, report: ConversionReport) -> None:
-    """Copies every planned tensor into its parameter, one row of the report each."""
-    parameters = dict(job.model.named_parameters(remove_duplicate=False))
-    first_name: dict[int, str] = {}
-    for name, parameter in parameters.items():
-        first_name.setdefault(id(parameter), name)
-    filled: set[int] = set()
-    rows: dict[str, TensorRow] = {}
-    keys_of = {name: job.names[job.plan.served_by.get(name, name)] for step in job.plan.steps for name in step.sources}
-    for step in sorted(job.plan.steps, key=lambda step: job.checkpoint.tensors[keys_of[step.sources[0]]].file):
-        keys = tuple(keys_of[name] for name in step.sources)
-        stored = [job.checkpoint.read(key) for key in keys]
-        for bare, tensor in zip(step.targets, step.rule.apply(stored), strict=True):
-            name = job.targets[bare]
-            parameter = parameters[name]
-            if id(parameter) not in filled:
-                parameter.copy_(tensor)
-                filled.add(id(parameter))
-            rows[name] = TensorRow(
-                target=name,
-                file=job.checkpoint.tensors[keys[0]].file,
-                sources=keys,
-                rule=type(step.rule).__name__,
-                stored=dtype_name(tensor.dtype),
-                dtype=dtype_name(parameter.dtype),
-                shape=tuple(parameter.shape),
-                tied_to=None if first_name[id(parameter)] == name else first_name[id(parameter)],
-                sha256=tensor_sha256(tensor) if job.hashes else None,
-                finite=_is_finite(tensor),
-            )
+    """Copies every planned tensor into its parameter, one row of the report each, with as many threads as torch may use."""
+    parameters = {name: p.detach() for name, p in job.model.named_parameters(remove_duplicate=False)}
+    owners: dict[int, str] = {}  # address -> the name under which tied parameters are filled
+    tied_to: dict[str, str] = {}
+    for name, parameter in job.model.named_parameters(remove_duplicate=False):
+        owner = owners.setdefault(id(parameter), name)
+        if owner != name:
+            tied_to[name] = owner
+    steps = sorted(job.plan.steps, key=lambda step: job.checkpoint.tensors[job.keys(step)[0]].file)
+    filled = {job.targets[bare] for step in steps for bare in step.targets}
+    copied = {name for name in filled if tied_to.get(name) not in filled}
+
+    def fill(step: Step) -> list[TensorRow]:
+        return _fill(job, step, parameters, copied, tied_to)
+
+    with ThreadPoolExecutor(1 if job.checkpoint.pickled else torch.get_num_threads()) as pool:
+        rows = {row.target: row for some in pool.map(fill, steps) for row in some}
     report.rows = [rows[name] for name in parameters if name in rows]
+
+
+def _fill(
+    job: Filling,
+    step: Step,
+    parameters: Mapping[str, torch.Tensor],
+    copied: Set[str],
+    tied_to: Mapping[str, str],
+) -> list[TensorRow]:
+    """Carries out one step; only the parameters in `copied` get values, the others are the same tensors by other names."""
+    keys = job.keys(step)
+    names = [job.targets[bare] for bare in step.targets]
+    info = job.checkpoint.tensors[keys[0]]
+    whole = parameters[names[0]]
+    if isinstance(step.rule, Rename) and not job.checkpoint.pickled and _takes_bytes(whole, info):
+        if names[0] in copied:
+            job.checkpoint.read_into(keys[0], whole)
+            tensors = [whole]
+        else:
+            tensors = [job.checkpoint.read(keys[0])]
+    else:
+        tensors = step.rule.apply([job.checkpoint.read(key) for key in keys])
+        for name, tensor in zip(names, tensors, strict=True):
+            if name in copied:
+                parameters[name].copy_(tensor)
+    return [
+        TensorRow(
+            target=name,
+            file=info.file,
+            sources=keys,
+            rule=type(step.rule).__name__,
+            stored=dtype_name(tensor.dtype),
+            dtype=dtype_name(parameters[name].dtype),
+            shape=tuple(parameters[name].shape),
+            tied_to=tied_to.get(name),
+            sha256=tensor_sha256(tensor) if job.hashes else None,
+            finite=_is_finite(tensor),
+        )
+        for name, tensor in zip(names, tensors, strict=True)
+    ]
+
+
+def _takes_bytes(parameter: torch.Tensor, info: TensorInfo) -> bool:
+    """Whether the stored bytes are the parameter's own."""
+    return parameter.device.type == "cpu" and parameter.dtype == info.dtype and parameter.is_contiguous()
 
 
 def _is_finite(tensor: torch.Tensor) -> bool:

@@ -48,9 +48,10 @@ IMPOSTORS = (
 
 @dataclass(frozen=True)
 class Header:
-    """The tensors of a safetensors file and its free-form metadata."""
+    """The tensors of a safetensors file, where in the file the bytes of each begin, and its free-form metadata."""
 
     tensors: dict[str, TensorInfo]
+    begins: dict[str, int]
     metadata: dict[str, str]
 
 
@@ -90,7 +91,7 @@ def read_header(path: Path) -> Header:
         name: TensorInfo(name, DTYPES[entry["dtype"]], tuple(entry["shape"]), path.name)
         for name, entry in entries.items()
     }
-    return Header(tensors, metadata)
+    return Header(tensors, {name: 8 + length + begin for name, (begin, _) in spans.items()}, metadata)
 
 
 def _fail(path: Path, what: str) -> NoReturn:

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from minitrans.errors import CheckpointError, NotSupportedError
+from minitrans.errors import CheckpointError
 from minitrans.files import printable
 from minitrans.hub import local_folder
+from minitrans.models.padding import check_mode
 from weights_convert.blank import Model, blank_model
 from weights_convert.checkpoint import BIN_PATTERNS, SAFE, SAFE_INDEX, SAFE_PATTERNS, Checkpoint, open_checkpoint
-from weights_convert.configs import DTYPES, read_stored_config
+from weights_convert.configs import CONFIG, DTYPES, read_stored_config
 from weights_convert.families.family import Family
 from weights_convert.families.registry import family_of
 from weights_convert.filling import Filling, fill_parameters, materialise
@@ -57,14 +58,13 @@ def load_model(
         local_files_only: never ask the network.
         attention: swap this attention into the pretrained weights; None = the configuration's own.
         backend: how to compute it.
-        padding: "keep" or "auto".
+        padding: "keep", "remove" or "auto": what becomes of padding.
         overrides: fields of the configuration, and `ignore_mismatched_sizes=True` to make a head of another size fresh.
 
     Raises:
         CheckpointError: naming every fault of the files. TypeError, ValueError: for wrong arguments.
     """
-    if padding not in ("auto", "keep"):
-        raise NotSupportedError(f"padding={padding!r} is not offered; choose 'keep' or 'auto'")
+    check_mode(padding)
     changes = dict(overrides or {})
     ignore_mismatched = bool(changes.pop("ignore_mismatched_sizes", False))
     if attention is not None:
@@ -75,6 +75,7 @@ def load_model(
     )
     if backend != "auto":
         model.set_attention(model.config.attention, backend)
+    model.set_padding(padding)
     for line in report.warnings:
         logger.warning("%s from %s: %s", cls.__name__, printable(name_or_path), line)
     return model, report
@@ -107,7 +108,8 @@ def load_folder(
     family = family_of(config.model_type)
     report = ConversionReport()
     with open_checkpoint(folder) as checkpoint:
-        names, faults = bare_names(checkpoint.tensors, family.prefix)
+        _require_room(config, checkpoint, folder)
+        names, doubled = bare_names(checkpoint.tensors, family.prefix)
         sources = {name: checkpoint.tensors[key] for name, key in names.items()}
         model = blank_model(cls, config)
         targets = bare_parameters(model.state_dict(), family)
@@ -117,7 +119,8 @@ def load_folder(
             model = blank_model(cls, config.updated(**broken))
             targets = bare_parameters(model.state_dict(), family)
             plan = make_plan(family.table(model.config), sources, _shapes(model, targets))
-        faults += plan.faults + _unfilled(family, plan, model, targets, ignore_mismatched, report)
+        missing, mismatched = _unfilled(family, plan, model, targets, ignore_mismatched, report)
+        faults = [f"{checkpoint.source}: {fault}" for fault in (*doubled, *missing)] + plan.faults + mismatched
         if faults:
             raise CheckpointError(_all_faults(folder, cls, faults))
         report.dropped = {names[name]: why for name, why in plan.dropped.items()}
@@ -128,6 +131,16 @@ def load_folder(
         materialise(model, chosen, device, report.fresh)
         fill_parameters(Filling(model, targets, plan, checkpoint, names, hashes), report)
     return model.eval(), report
+
+
+def _require_room(config: Any, checkpoint: Checkpoint, folder: Folder) -> None:
+    """Raises CheckpointError where the configuration asks for more layers than the files can fill: no model is built first."""
+    held = len(checkpoint.tensors)
+    if config.num_hidden_layers > held:
+        raise CheckpointError(
+            f"{printable(folder.path(CONFIG))}: num_hidden_layers: expected at most {held}, the tensors in "
+            f"{printable(checkpoint.source)}, found {config.num_hidden_layers}"
+        )
 
 
 def bare_parameters(names: Iterable[str], family: Family) -> dict[str, str]:
@@ -201,10 +214,11 @@ def _unfilled(
     targets: Mapping[str, str],
     ignore_mismatched: bool,
     report: ConversionReport,
-) -> list[str]:
-    """Faults for parameters that the file does not fill, unless they make up a head that may be fresh; those go to the report."""
+) -> tuple[list[str], list[str]]:
+    """Parameters that no tensor fills, and tensors that do not fit, but for a head that may be fresh; that goes to the report."""
     present = _heads_in_file(plan)
-    faults = []
+    missing: list[str] = []
+    mismatched: list[str] = []
     for bare in plan.missing:
         head = bare.partition(".")[0]
         if head in family.fresh and head not in present:
@@ -212,15 +226,15 @@ def _unfilled(
             continue
         key = _source_of(bare, family, model.config)
         rest = f", beside the rest of {head}" if head in family.fresh else ""
-        faults.append(f"{targets[bare]}: expected a tensor {key} in the checkpoint{rest}, found none")
+        missing.append(f"{targets[bare]}: expected a tensor {key} in the checkpoint{rest}, found none")
     for mismatch in plan.mismatched:
         head = mismatch.target.partition(".")[0]
         if ignore_mismatched and head in family.fresh:
             report.fresh.append(targets[mismatch.target])
         else:
-            faults.append(_mismatch_fault(mismatch, targets[mismatch.target], head in family.fresh))
+            mismatched.append(_mismatch_fault(mismatch, targets[mismatch.target], head in family.fresh))
     report.fresh.sort(key=list(targets.values()).index)
-    return faults
+    return missing, mismatched
 
 
 def _heads_in_file(plan: Plan) -> set[str]:
@@ -246,7 +260,7 @@ def _source_of(bare: str, family: Family, config: Any) -> str:
 
 def _mismatch_fault(mismatch: Mismatch, target: str, head: bool) -> str:
     fault = (
-        f"{printable(mismatch.source)}: expected shape {list(mismatch.expected)} for {target}, "
+        f"{mismatch.source.shown}: expected shape {list(mismatch.expected)} for {target}, "
         f"found {list(mismatch.found)}"
     )
     if not head:
@@ -257,7 +271,7 @@ def _mismatch_fault(mismatch: Mismatch, target: str, head: bool) -> str:
 
 def _all_faults(folder: Folder, cls: type, faults: list[str]) -> str:
     """One line per fault."""
-    lines = [f"{printable(folder.root)}: {fault}" for fault in faults[:MAX_FAULTS_SHOWN]]
+    lines = [f"{printable(folder.root)}/{fault}" for fault in faults[:MAX_FAULTS_SHOWN]]
     if len(faults) > MAX_FAULTS_SHOWN:
         lines.append(f"and {len(faults) - MAX_FAULTS_SHOWN} more faults")
     if len(lines) > 1:

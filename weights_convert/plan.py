@@ -26,6 +26,11 @@ class TensorInfo:
     shape: Shape
     file: str
 
+    @property
+    def shown(self) -> str:
+        """Its file and key, fit to be printed."""
+        return f"{printable(self.file)}: {printable(self.key)}" if self.file else printable(self.key)
+
 
 @dataclass(frozen=True)
 class Step:
@@ -38,9 +43,9 @@ class Step:
 
 @dataclass(frozen=True)
 class Mismatch:
-    """A stored tensor, by its key in the file, whose shape is not that of the parameter it should fill."""
+    """A stored tensor whose shape is not that of the parameter it should fill."""
 
-    source: str
+    source: TensorInfo
     target: str
     found: Shape
     expected: Shape
@@ -122,13 +127,13 @@ def _place(
 ) -> None:
     """Adds the step to the plan, or the reasons why it cannot be carried out."""
     here = [available[name] for name in step.sources if name in available]
-    key = printable(here[0].key)
+    key = here[0].shown
     faults = [
         f"{key}: expected a tensor {name} beside it, found none" for name in step.sources if name not in available
     ]
     faults += [f"{key}: expected a model that has {name}, found none" for name in step.targets if name not in targets]
     faults += [
-        f"{printable(info.key)}: expected floating-point weights, found {str(info.dtype).removeprefix('torch.')}"
+        f"{info.shown}: expected floating-point weights, found {str(info.dtype).removeprefix('torch.')}"
         for info in here
         if info.dtype not in FLOATS
     ]
@@ -145,7 +150,7 @@ def _place(
         plan.faults += faults
         return
     wrong = [
-        Mismatch(here[0].key, target, here[0].shape if len(here) == 1 else shape, targets[target])
+        Mismatch(here[0], target, here[0].shape if len(here) == 1 else shape, targets[target])
         for target, shape in zip(step.targets, shapes, strict=True)
         if shape != targets[target]
     ]
@@ -159,7 +164,7 @@ def _dismiss(name: str, info: TensorInfo, reason: str, table: Sequence[TableRow]
     for row in table:
         if isinstance(row, Refuse | Drop) and match(row.key, name) is not None:
             if isinstance(row, Refuse):
-                plan.faults.append(f"{printable(info.key)}: {row.why}")
+                plan.faults.append(f"{info.shown}: {row.why}")
             else:
                 plan.dropped[name] = row.why
             return

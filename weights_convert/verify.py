@@ -170,8 +170,10 @@ def _batch(config: Any, class_name: str) -> dict[str, Tensor]:
     pad = config.pad_token_id or 0
     ids = torch.randint(0, config.vocab_size - 1, shape, generator=generator)
     ids = torch.where(ids >= pad, ids + 1, ids)  # never the padding id, by which RoBERTa counts positions
-    types = torch.randint(0, config.type_vocab_size, shape, generator=generator)
-    return {"input_ids": torch.where(mask.bool(), ids, pad), "attention_mask": mask, "token_type_ids": types}
+    batch = {"input_ids": torch.where(mask.bool(), ids, pad), "attention_mask": mask}
+    if config.type_vocab_size:
+        batch["token_type_ids"] = torch.randint(0, config.type_vocab_size, shape, generator=generator)
+    return batch
 
 
 def _pairs(family: Family, ours: nn.Module, theirs: nn.Module) -> list[tuple[str, str]]:

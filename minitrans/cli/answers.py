@@ -69,7 +69,7 @@ def answer(
     )  # fmt: skip
     starts, ends = span_scores(loaded, windows, batch_size)
     rows: list[Row] = []
-    for score, start, end in best_spans(windows, starts, ends, max_answer_tokens, top_k):
+    for score, start, end in best_spans(text, windows, starts, ends, max_answer_tokens, top_k):
         rows.append(json_numbers({"score": score, "start": start, "end": end, "answer": text[start:end]}))
     show(rows, as_json=as_json, title=question)
 
@@ -96,7 +96,7 @@ def span_scores(loaded: Loaded, windows: BatchEncoding, batch_size: int) -> tupl
 
 
 def best_spans(
-    windows: BatchEncoding, starts: Tensor, ends: Tensor, max_tokens: int, top_k: int
+    text: str, windows: BatchEncoding, starts: Tensor, ends: Tensor, max_tokens: int, top_k: int
 ) -> list[tuple[float, int, int]]:
     """(probability, first character, character after the last) of the best spans that do not overlap.
 
@@ -104,6 +104,8 @@ def best_spans(
     all of them; that of a span that stands in several windows is the sum.
     """
     import torch
+
+    from minitrans.cli.spans import without_space
 
     count, length = starts.shape
     context = torch.tensor([[part == 1 for part in windows.sequence_ids(row)] for row in range(count)])
@@ -121,7 +123,8 @@ def best_spans(
         row, token, extra = index // (length * width), index // width % length, index % width
         if probability == 0.0:
             break
-        span = int(offsets[row, token, 0]), int(offsets[row, token + extra, 1])
+        first, last = int(offsets[row, token, 0]), int(offsets[row, token + extra, 1])
+        span = without_space(text, first, last), last
         if span[0] < span[1]:
             totals[span] = totals.get(span, 0.0) + probability
     chosen: list[tuple[float, int, int]] = []

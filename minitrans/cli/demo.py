@@ -89,6 +89,7 @@ def demo(
 
         source = Path(model) if model is not None else steps.demo_folder()
         checked_device(device)
+        place = steps.place_in(source, layer, head)
     with ExitStack() as stack:
         folder = (
             Path(out) if out is not None else Path(stack.enter_context(tempfile.TemporaryDirectory())) / "converted"
@@ -102,7 +103,6 @@ def demo(
         ranked = steps.rank(encoder, query or steps.QUERY, steps.SENTENCES)
         show_ranking(page, query or steps.QUERY, ranked)
 
-        place = (steps.LAYER if layer is None else layer, steps.HEAD if head is None else head)
         attention = steps.attention_map(loaded, sentence or steps.SENTENCE, *place)
         show_attention(page, attention, *place)
 

@@ -15,6 +15,7 @@ import torch
 from minitrans.cli.loading import Loaded
 from minitrans.embedding import SentenceEncoder
 from minitrans.errors import NotSupportedError
+from minitrans.models.auto import AutoConfig
 from weights_convert.report import ConversionReport
 from weights_convert.verify import Verification, verify
 
@@ -118,16 +119,23 @@ def rank(encoder: SentenceEncoder, query: str, sentences: Sequence[str]) -> list
     return sorted(ranked, key=lambda item: -item.score)
 
 
+def place_in(folder: Path, layer: int | None, head: int | None) -> tuple[int, int]:
+    """The layer and head to show, the demo's own where none is asked for. Raises ValueError for one that there is not."""
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    place = []
+    for name, asked, usual, count in (
+        ("--layer", layer, LAYER, config.num_hidden_layers),
+        ("--head", head, HEAD, config.num_attention_heads),
+    ):
+        if asked is not None and not 0 <= asked < count:
+            raise ValueError(f"{name}: expected 0 to {count - 1}, got {asked}")
+        place.append(min(usual, count - 1) if asked is None else asked)
+    return place[0], place[1]
+
+
 @torch.inference_mode()
 def attention_map(loaded: Loaded, sentence: str, layer: int, head: int) -> AttentionMap:
-    """What one head attends to. Raises ValueError for a layer or head that the model does not have."""
-    config = loaded.model.config
-    for name, value, count in (
-        ("--layer", layer, config.num_hidden_layers),
-        ("--head", head, config.num_attention_heads),
-    ):
-        if not 0 <= value < count:
-            raise ValueError(f"{name}: expected 0 to {count - 1}, got {value}")
+    """What one head attends to."""
     batch = loaded.tokenizer(sentence, truncation=True, max_length=loaded.max_length, return_tensors="pt")
     tokens = [loaded.tokenizer.decode([token]).strip() or "_" for token in batch["input_ids"][0].tolist()]
     attentions = loaded.model(**batch.to(loaded.model.device), output_attentions=True).attentions

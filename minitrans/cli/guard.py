@@ -57,8 +57,6 @@ def exit_code(error: Exception) -> int | None:
         complain(_usage_message(error))
         return 2
     if isinstance(error, OSError):
-        if error.errno == errno.ENOSPC:
-            _abandon_stdout()
         where = f"{printable(os.fsdecode(error.filename))}: " if isinstance(error.filename, str | bytes) else ""
         complain(f"{where}{error.strerror or error or type(error).__name__}")
         return 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 
@@ -41,22 +42,41 @@ def tagged_words(loaded: Loaded, text: str, names: Mapping[int, str], batch_size
     logits = torch.cat(rows).to("cpu", torch.float64)  # (windows, T, C)
     require_finite(logits)
     scores, labels = logits.softmax(dim=-1).max(dim=-1)  # (windows, T)
-    best: dict[int, tuple[int, Span]] = {}  # first character of a word -> how far it is from an edge, the word
-    for window in range(len(labels)):
-        words = [index for index, word in enumerate(encoded.word_ids(window)) if word is not None]
-        for group in _words(words, encoded.word_ids(window)):
-            start, end = (
-                int(encoded["offset_mapping"][window, group[0], 0]),
-                int(encoded["offset_mapping"][window, group[-1], 1]),
-            )
-            start += len(text[start:end]) - len(text[start:end].lstrip())
-            if start >= end:
-                continue
-            room = min(group[0] - words[0], words[-1] - group[-1])
-            label = names[int(labels[window, group[0]])]
-            if start not in best or room > best[start][0]:
-                best[start] = (room, Span(label, start, end, float(scores[window, group[0]])))
-    return [best[start][1] for start in sorted(best)]
+    words: dict[int, _Word] = {}
+    for window, ids in enumerate(map(encoded.word_ids, range(len(labels)))):
+        tokens = [token for token, word in enumerate(ids) if word is not None]
+        for token in tokens:
+            start, end = encoded["offset_mapping"][window, token].tolist()
+            room = min(token - tokens[0], tokens[-1] - token)
+            label, score = names[int(labels[window, token])], float(scores[window, token])
+            words.setdefault(cast("int", ids[token]), _Word(start)).see(start, end, room, label, score)
+    return [word.span(text) for _, word in sorted(words.items()) if text[word.start : word.end].strip()]
+
+
+@dataclass
+class _Word:
+    """A word as it grows, token by token and window by window; its first token, in its best window, decides the class."""
+
+    start: int
+    end: int = 0
+    room: int = -1
+    label: str = ""
+    score: float = 0.0
+
+    def see(self, start: int, end: int, room: int, label: str, score: float) -> None:
+        """One more token, its distance from the edges of its window, and what the model says of it."""
+        if start == self.start and room > self.room:
+            self.room, self.label, self.score = room, label, score
+        self.end = end
+
+    def span(self, text: str) -> Span:
+        """The word, and where it is."""
+        return Span(self.label, without_space(text, self.start, self.end), self.end, self.score)
+
+
+def without_space(text: str, start: int, end: int) -> int:
+    """Where the text of a token begins: some vocabularies count the space before a word as a part of it."""
+    return start + len(text[start:end]) - len(text[start:end].lstrip())
 
 
 def word_spans(words: Iterable[Span]) -> list[Span]:
@@ -81,11 +101,3 @@ def word_spans(words: Iterable[Span]) -> list[Span]:
     return [
         Span(span[0].label, span[0].start, span[-1].end, sum(word.score for word in span) / len(span)) for span in spans
     ]
-
-
-def _words(tokens: list[int], words: list[int | None]) -> list[list[int]]:
-    """The tokens of each word, in order."""
-    groups: dict[int | None, list[int]] = {}
-    for token in tokens:
-        groups.setdefault(words[token], []).append(token)
-    return list(groups.values())

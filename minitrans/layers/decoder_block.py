@@ -97,7 +97,7 @@ class DecoderBlock(EncoderBlock):
             x = self._after(self.cross_attention_LayerNorm, x + self.dropout(crossed.output))
 
         fed = self.feed_forward(self._before(self.feed_forward_LayerNorm, x))
-        x = self._after(self.feed_forward_LayerNorm, x + self.dropout(fed))
+        x = self._after(self.feed_forward_LayerNorm, x + self.feed_forward_dropout(fed))
         if crossed is None:
             return BlockOutput(x, attended.weights, None, LayerCache(attended.key_value, None))
         return BlockOutput(x, attended.weights, crossed.weights, LayerCache(attended.key_value, crossed.key_value))

@@ -12,13 +12,14 @@ class Embeddings(nn.Module):
 
     Args:
         vocab_size: V.
-        width: D.
+        width: of the tables: D, unless projected.
         max_positions: rows of the position table.
-        type_vocab_size: rows of the type (segment) table.
+        type_vocab_size: rows of the type (segment) table; 0 = there is none, and types are not looked at.
         padding_idx: the token id whose row gets no gradient through the lookup (M10); None = every row does.
         position_padding_idx: the same for the position table (R2).
         eps: of the LayerNorm.
         dropout: probability.
+        project_to: D, where the tables are narrower: a projection after the dropout (E1, A1); None = there is none.
     """
 
     def __init__(
@@ -27,24 +28,26 @@ class Embeddings(nn.Module):
         width: int,
         *,
         max_positions: int,
-        type_vocab_size: int,
+        type_vocab_size: int = 0,
         padding_idx: int | None = None,
         position_padding_idx: int | None = None,
         eps: float = 1e-12,
         dropout: float = 0.0,
+        project_to: int | None = None,
     ) -> None:
         super().__init__()
         self.word_embeddings = nn.Embedding(vocab_size, width, padding_idx=padding_idx)
         self.position_embeddings = nn.Embedding(max_positions, width, padding_idx=position_padding_idx)
-        self.token_type_embeddings = nn.Embedding(type_vocab_size, width)
+        self.token_type_embeddings = nn.Embedding(type_vocab_size, width) if type_vocab_size else None
         self.LayerNorm = LayerNorm(width, eps)
         self.dropout = nn.Dropout(dropout)
+        self.projection = None if project_to is None else nn.Linear(width, project_to)
 
     def forward(self, tokens: Tensor, positions: Tensor, types: Tensor) -> Tensor:
         """Embeds a batch.
 
         Args:
-            tokens: (...) int64 token ids, or (..., D) vectors that stand for them.
+            tokens: (...) int64 token ids, or vectors as wide as the tables that stand for them.
             positions: (...) int64.
             types: (...) int64.
 
@@ -53,6 +56,7 @@ class Embeddings(nn.Module):
         """
         words = tokens if tokens.is_floating_point() else self.word_embeddings(tokens)
         # M9: in this order, because floating-point addition is not associative
-        x = words + self.token_type_embeddings(types) + self.position_embeddings(positions)
+        x = words if self.token_type_embeddings is None else words + self.token_type_embeddings(types)
+        x = x + self.position_embeddings(positions)
         normed: Tensor = self.dropout(self.LayerNorm(x))
-        return normed
+        return normed if self.projection is None else self.projection(normed)

@@ -38,7 +38,8 @@ class EncoderBlock(nn.Module):
         gated: its gated form.
         norm_first: normalise before each sub-layer (Xiong et al. 2020) instead of after each sum, as the paper does.
         eps: of the norms.
-        dropout: probability, on the output of each sub-layer.
+        dropout: probability, on the output of the attention.
+        feed_forward_dropout: probability, on the output of the feed-forward network; None = the same.
         attention_dropout: probability, on the attention probabilities.
         relative_positions: see `MultiHeadAttention`.
         relative_with_key: see `MultiHeadAttention`.
@@ -57,6 +58,7 @@ class EncoderBlock(nn.Module):
         norm_first: bool = False,
         eps: float = 1e-5,
         dropout: float = 0.0,
+        feed_forward_dropout: float | None = None,
         attention_dropout: float = 0.0,
         relative_positions: int | None = None,
         relative_with_key: bool = False,
@@ -77,6 +79,7 @@ class EncoderBlock(nn.Module):
         self.feed_forward = FeedForward(width, hidden_width, act=act, gated=gated)
         self.feed_forward_LayerNorm = LayerNorm(width, eps)
         self.dropout = nn.Dropout(dropout)
+        self.feed_forward_dropout = nn.Dropout(dropout if feed_forward_dropout is None else feed_forward_dropout)
         self.norm_first = norm_first
 
     def forward(
@@ -101,7 +104,7 @@ class EncoderBlock(nn.Module):
         x = self._after(self.attention_LayerNorm, x + self.dropout(attended.output))
 
         fed = self.feed_forward(self._before(self.feed_forward_LayerNorm, x))
-        x = self._after(self.feed_forward_LayerNorm, x + self.dropout(fed))
+        x = self._after(self.feed_forward_LayerNorm, x + self.feed_forward_dropout(fed))
         return BlockOutput(x, attended.weights, None, LayerCache(attended.key_value, None))
 
     def _before(self, norm: nn.Module, x: Tensor) -> Tensor:

@@ -16,14 +16,17 @@ FAMILIES = {
     "roberta": ("minitrans.models.roberta", "Roberta"),
     "xlm-roberta": ("minitrans.models.xlm_roberta", "XLMRoberta"),
     "camembert": ("minitrans.models.camembert", "Camembert"),
+    "distilbert": ("minitrans.models.distilbert", "DistilBert"),
 }
 
 _ALL = tuple(FAMILIES)
+_ENCODERS_ONLY = ("distilbert",)  # no decoder, no cache
+_DECODERS = tuple(family for family in FAMILIES if family not in _ENCODERS_ONLY)
 # name of the Auto class -> (what follows the family's prefix, the families that have it)
 TASKS = {
     "AutoModel": ("Model", _ALL),
     "AutoModelForMaskedLM": ("ForMaskedLM", _ALL),
-    "AutoModelForCausalLM": ("ForCausalLM", _ALL),
+    "AutoModelForCausalLM": ("ForCausalLM", _DECODERS),
     "AutoModelForSequenceClassification": ("ForSequenceClassification", _ALL),
     "AutoModelForTokenClassification": ("ForTokenClassification", _ALL),
     "AutoModelForQuestionAnswering": ("ForQuestionAnswering", _ALL),

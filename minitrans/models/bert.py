@@ -13,14 +13,14 @@ from torch import Tensor
 
 from minitrans.layers.embeddings import Embeddings
 from minitrans.models import tasks
-from minitrans.models.config import EncoderConfig
+from minitrans.models.config import BertLikeConfig, EncoderConfig
 from minitrans.models.encoder import Encoder, EncoderModel, block, running_positions
 from minitrans.models.inputs import check_length
 
 
 @dataclass(frozen=True, kw_only=True)
-class BertConfig(EncoderConfig):
-    """The defaults are those of bert-base-uncased; the meaning of each field stands in `EncoderConfig`."""
+class BertConfig(BertLikeConfig):
+    """The defaults are those of bert-base-uncased; the meaning of each field stands in `config.py`."""
 
     model_type: ClassVar[str] = "bert"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from minitrans.attention.registry import VariantSpec, resolve_variant
 from minitrans.layers.activations import activation
@@ -78,45 +78,104 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderConfig(ModelConfig):
-    """The sizes and rules of a BERT-shaped encoder (or decoder); families give the defaults of their checkpoints."""
+    """What every encoder has. The engine reads the rest by BERT's names, which a family gives as fields or as properties."""
+
+    own_names: ClassVar[Mapping[str, str]] = {}  # BERT's name of a field -> this family's, where they differ
 
     vocab_size: int  # V, rows of the token table
-    hidden_size: int  # D
-    num_hidden_layers: int  # L
-    num_attention_heads: int  # H
-    intermediate_size: int  # F
-    hidden_act: str = "gelu"  # activation of the feed-forward networks (B1)
-    hidden_dropout_prob: float = 0.1  # on embeddings and on the output of each sub-layer
-    attention_probs_dropout_prob: float = 0.1  # on attention probabilities
-    classifier_dropout: float | None = None  # before a classifier; None = hidden_dropout_prob
     max_position_embeddings: int  # rows of the position table
-    position_embedding_type: str = "absolute"  # or relative_key, relative_key_query (M8)
-    type_vocab_size: int  # rows of the token-type table
-    layer_norm_eps: float  # added to the variance
     initializer_range: float = 0.02  # standard deviation of fresh weights
     pad_token_id: int | None  # the id that fills short sequences
     bos_token_id: int | None = None  # the id that begins a text
     eos_token_id: int | None = None  # the id that ends it
-    is_decoder: bool = False  # causal attention, and a cache (B7)
-    add_cross_attention: bool = False  # attend to an encoder's output too (B7)
-    use_cache: bool = True  # a decoder returns its cache unless the call says otherwise
     tie_word_embeddings: bool = True  # the decoder of a language-modelling head is the token table (B3)
     pruned_heads: Mapping[int, tuple[int, ...]] = field(default_factory=dict)  # heads removed, by layer
 
+    if TYPE_CHECKING:  # no attribute at run time: a dataclass would take it for the default of a field of that name
+
+        @property
+        def hidden_size(self) -> int:
+            """D."""
+
+        @property
+        def num_hidden_layers(self) -> int:
+            """L."""
+
+        @property
+        def num_attention_heads(self) -> int:
+            """H."""
+
+        @property
+        def intermediate_size(self) -> int:
+            """F."""
+
+        @property
+        def hidden_act(self) -> str:
+            """Activation of the feed-forward networks (B1)."""
+
+        @property
+        def hidden_dropout_prob(self) -> float:
+            """On embeddings and on the output of each sub-layer."""
+
+        @property
+        def attention_probs_dropout_prob(self) -> float:
+            """On attention probabilities."""
+
+        @property
+        def layer_norm_eps(self) -> float:
+            """Added to the variance."""
+
+    # what a family may lack
+    @property
+    def embedding_size(self) -> int:
+        """Width of the tables: D, unless the family projects narrower ones."""
+        return self.hidden_size
+
+    @property
+    def type_vocab_size(self) -> int:
+        """Rows of the token-type table: 0, there is none."""
+        return 0
+
+    @property
+    def position_embedding_type(self) -> str:
+        """How tokens know where they stand."""
+        return "absolute"
+
+    @property
+    def is_decoder(self) -> bool:
+        """Causal attention, and a cache (B7)."""
+        return False
+
+    @property
+    def add_cross_attention(self) -> bool:
+        """Attend to an encoder's output too (B7)."""
+        return False
+
+    @property
+    def use_cache(self) -> bool:
+        """A decoder returns its cache unless the call says otherwise."""
+        return False
+
+    @property
+    def head_dropout(self) -> float:
+        """The dropout before a classifier."""
+        return self.hidden_dropout_prob
+
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in (
-            "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
-            "max_position_embeddings", "type_vocab_size",
-        ):  # fmt: skip
-            _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        self.require_sizes(
+            "vocab_size", "max_position_embeddings", "hidden_size", "num_hidden_layers", "num_attention_heads",
+            "intermediate_size", "embedding_size",
+        )  # fmt: skip
         _require(
             self.hidden_size % self.num_attention_heads == 0,
-            "hidden_size", self.hidden_size, f"a multiple of num_attention_heads={self.num_attention_heads}",
+            self.own_name("hidden_size"), self.hidden_size,
+            f"a multiple of {self.own_name('num_attention_heads')}={self.num_attention_heads}",
         )  # fmt: skip
-        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"):
-            value = getattr(self, name)
-            _require(value is None or 0.0 <= value < 1.0, name, value, "in [0, 1)")
+        for item in dataclasses.fields(self):
+            value = getattr(self, item.name)
+            if "dropout" in item.name:
+                _require(value is None or 0.0 <= value < 1.0, item.name, value, "in [0, 1)")
         _require(0.0 < self.layer_norm_eps < 1.0, "layer_norm_eps", self.layer_norm_eps, "in (0, 1)")
         _require(0.0 <= self.initializer_range < 1e3, "initializer_range", self.initializer_range, "in [0, 1000)")
         for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
@@ -124,6 +183,51 @@ class EncoderConfig(ModelConfig):
             _require(
                 value is None or 0 <= value < self.vocab_size, name, value, f"in [0, vocab_size={self.vocab_size})"
             )
+        activation(self.hidden_act)
+        pruned = {int(layer): tuple(sorted(set(heads))) for layer, heads in self.pruned_heads.items() if heads}
+        for layer, heads in pruned.items():
+            fits = 0 <= layer < self.num_hidden_layers and set(heads) < set(range(self.num_attention_heads))
+            _require(fits, "pruned_heads", pruned, "some, not all, heads of existing layers")
+        object.__setattr__(self, "pruned_heads", pruned)
+
+    def own_name(self, name: str) -> str:
+        """The family's own name of what BERT calls `name`, for messages."""
+        return self.own_names.get(name, name)
+
+    def require_sizes(self, *names: str) -> None:
+        """Raises ValueError where one of these fields is less than 1."""
+        for name in names:
+            _require(getattr(self, name) >= 1, self.own_name(name), getattr(self, name), "at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BertSizesConfig(EncoderConfig):
+    """The sizes and rates that most families name as BERT does."""
+
+    hidden_size: int  # D
+    num_hidden_layers: int  # L
+    num_attention_heads: int  # H
+    intermediate_size: int  # F
+    hidden_act: str = "gelu"  # activation of the feed-forward networks (B1)
+    hidden_dropout_prob: float = 0.1  # on embeddings and on the output of each sub-layer
+    attention_probs_dropout_prob: float = 0.1  # on attention probabilities
+    layer_norm_eps: float  # added to the variance
+
+
+@dataclass(frozen=True, kw_only=True)
+class BertLikeConfig(BertSizesConfig):
+    """BERT's architecture, encoder or decoder; families give the defaults of their checkpoints."""
+
+    type_vocab_size: int = 2  # rows of the token-type table
+    classifier_dropout: float | None = None  # before a classifier; None = hidden_dropout_prob
+    position_embedding_type: str = "absolute"  # or relative_key, relative_key_query (M8)
+    is_decoder: bool = False  # causal attention, and a cache (B7)
+    add_cross_attention: bool = False  # attend to an encoder's output too (B7)
+    use_cache: bool = True  # a decoder returns its cache unless the call says otherwise
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require_sizes("type_vocab_size")
         _require(
             self.position_embedding_type in POSITION_TYPES,
             "position_embedding_type", self.position_embedding_type, f"one of {POSITION_TYPES}",
@@ -134,12 +238,6 @@ class EncoderConfig(ModelConfig):
             True,
             "False unless is_decoder is True",
         )
-        activation(self.hidden_act)
-        pruned = {int(layer): tuple(sorted(set(heads))) for layer, heads in self.pruned_heads.items() if heads}
-        for layer, heads in pruned.items():
-            fits = 0 <= layer < self.num_hidden_layers and set(heads) < set(range(self.num_attention_heads))
-            _require(fits, "pruned_heads", pruned, "some, not all, heads of existing layers")
-        object.__setattr__(self, "pruned_heads", pruned)
 
     @property
     def head_dropout(self) -> float:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple, TypedDict, TypeVar, cast
+from typing import Any, ClassVar, NamedTuple, TypedDict, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from minitrans.attention.bias import AttentionBias
+from minitrans.attention.layout import PackedLayout
 from minitrans.attention.mask import AttentionMask
 from minitrans.layers.cache import KeyValueCache, LayerCache
 from minitrans.layers.decoder_block import DecoderBlock
@@ -18,6 +19,7 @@ from minitrans.layers.heads import Pooler
 from minitrans.models import inputs
 from minitrans.models.config import EncoderConfig
 from minitrans.models.outputs import EncoderOutput, ModelOutput
+from minitrans.models.padding import choose_packing
 from minitrans.models.pretrained import PreTrainedModel, head_masks
 
 Output = TypeVar("Output", bound=ModelOutput)
@@ -29,15 +31,16 @@ class BodyOptions(TypedDict, total=False):
     head_mask: Tensor | None
     output_attentions: bool | None
     output_hidden_states: bool | None
+    layout: PackedLayout | None
 
 
 class Stacked(NamedTuple):
-    """What a stack of blocks returns: its output, and a tuple of what each block returned besides."""
+    """What a stack of blocks returns: its output, and of what was asked for besides, one entry a block."""
 
     output: Tensor
     hidden_states: tuple[Tensor, ...]
-    weights: tuple[Tensor | None, ...]
-    cross_weights: tuple[Tensor | None, ...]
+    weights: tuple[Tensor, ...]
+    cross_weights: tuple[Tensor, ...]
     caches: tuple[LayerCache, ...]
 
 
@@ -58,29 +61,39 @@ class Encoder(nn.Module):
         *,
         mask: AttentionMask,
         bias: AttentionBias | None = None,
+        layout: PackedLayout | None = None,
         memory: Tensor | None = None,
         memory_mask: AttentionMask | None = None,
         past: KeyValueCache | None = None,
         head_masks: Sequence[Tensor | None],
         need_weights: bool = False,
+        keep_states: bool = False,
+        keep_cache: bool = False,
     ) -> Stacked:
-        """(B, T, D) -> (B, T, D) through every block; the other arguments are those of `DecoderBlock`."""
-        states, outputs = [x], []
+        """(B, T, D) -> (B, T, D), or (N, D) -> (N, D), through every block; the arguments are those of `DecoderBlock`."""
+        states, weights, cross_weights, caches = [x], [], [], []
         for index, block in enumerate(self.layer):
             decoding: dict[str, Any] = {}
             if isinstance(block, DecoderBlock):
                 remembered = None if past is None else past.layers[index]
                 decoding = {"memory": memory, "memory_mask": memory_mask or AttentionMask(), "past": remembered}
             out: BlockOutput = block(
-                x, mask=mask, bias=bias, head_mask=head_masks[index], need_weights=need_weights, **decoding
+                x,
+                mask=mask,
+                bias=bias,
+                layout=layout,
+                head_mask=head_masks[index],
+                need_weights=need_weights,
+                **decoding,
             )
             x = out.output
-            states.append(x)
-            outputs.append(out)
-        weights, cross_weights, caches = zip(
-            *((out.weights, out.cross_weights, out.cache) for out in outputs), strict=True
-        )
-        return Stacked(x, tuple(states), weights, cross_weights, caches)
+            if keep_states:
+                states.append(x)
+            if keep_cache:
+                caches.append(out.cache)
+            weights.append(out.weights)
+            cross_weights.append(out.cross_weights)
+        return Stacked(x, tuple(states), _given(weights), _given(cross_weights), tuple(caches))
 
 
 class EncoderModel(PreTrainedModel):
@@ -89,11 +102,12 @@ class EncoderModel(PreTrainedModel):
     embeddings: Embeddings
     encoder: Encoder
     pooler: Pooler | None
+    has_pooler: ClassVar[bool] = True  # some families have none at all
 
     def __init__(self, config: EncoderConfig, add_pooling_layer: bool = True) -> None:
         super().__init__(config)
         self.build(config)
-        self.pooler = Pooler(config.hidden_size) if add_pooling_layer else None
+        self.pooler = Pooler(config.hidden_size) if add_pooling_layer and self.has_pooler else None
         self.finish_init()
         if config.pruned_heads:
             self.remove_heads(config.pruned_heads)
@@ -119,6 +133,9 @@ class EncoderModel(PreTrainedModel):
         use_cache: bool | None = None,
         *,
         head_mask: Tensor | None = None,
+        layout: PackedLayout | None = None,
+        padding: str | None = None,
+        unpack: bool | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
@@ -137,6 +154,10 @@ class EncoderModel(PreTrainedModel):
             past_key_values: what an earlier call of a decoder returned; this call's tokens come after.
             use_cache: return that (decoders only); None = the configuration's.
             head_mask: (H) or (L, H) factors of the attention heads.
+            layout: where the sequences of a packed batch lie: then the inputs are (N), without a mask, and so are the outputs.
+            padding: "keep", "remove" or "auto", see `padding.choose_packing`; None = the model's.
+            unpack: whether the last hidden state is (B, T, D) in any case, or (N, D) where padding was left out;
+                None = as the input came.
             output_attentions: return the probabilities; None = the configuration's.
             output_hidden_states: return every layer's output; None = the configuration's.
             return_dict: False returns a plain tuple.
@@ -145,7 +166,16 @@ class EncoderModel(PreTrainedModel):
             ValueError, TypeError: for input that does not fit the model.
         """
         config = self.config
-        tokens = inputs.check_tokens(input_ids, inputs_embeds, config.vocab_size, config.hidden_size)
+        padding = padding or self.padding
+        if layout is not None:  # as if its sequences had come padded
+            packed = inputs.PackedInputs(layout, attention_mask)
+            input_ids, inputs_embeds = (
+                packed.padded(input_ids, fill=config.pad_token_id or 0),
+                packed.padded(inputs_embeds),
+            )
+            token_type_ids, position_ids = packed.padded(token_type_ids), packed.padded(position_ids)
+            attention_mask = packed.mask
+        tokens = inputs.check_tokens(input_ids, inputs_embeds, config.vocab_size, config.embedding_size)
         batch, length = tokens.shape[:2]
         if past_key_values is not None and not config.is_decoder:
             raise ValueError("past_key_values needs a decoder: set is_decoder=True in the configuration")
@@ -160,59 +190,60 @@ class EncoderModel(PreTrainedModel):
         )
         need_weights = config.output_attentions if output_attentions is None else output_attentions
         need_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        keep_cache = config.is_decoder and (config.use_cache if use_cache is None else use_cache)
+        packing = choose_packing(
+            padding,
+            mask,
+            width=config.hidden_size,
+            needs_padding={"output_attentions": need_weights, "a decoder": config.is_decoder},
+            given=None if layout is None else packed.packing,
+        )
+        if packing is not None:
+            tokens, positions, types = packing.pack(tokens), packing.pack(positions), packing.pack(types)
+            mask = AttentionMask()
 
         stacked: Stacked = self.encoder(
             self.embeddings(tokens, positions, types),
             mask=mask,
             bias=bias,
+            layout=None if packing is None else packing.layout,
             memory=encoder_hidden_states,
-            memory_mask=self._memory_mask(encoder_hidden_states, encoder_attention_mask, batch, length),
+            memory_mask=inputs.memory_mask(encoder_hidden_states, encoder_attention_mask, (batch, length), config),
             past=past_key_values,
             head_masks=head_masks(head_mask, config.num_hidden_layers, config.num_attention_heads),
             need_weights=need_weights,
+            keep_states=need_states,
+            keep_cache=keep_cache,
         )
-        keeps = config.is_decoder and (config.use_cache if use_cache is None else use_cache)
+        hidden, states = stacked.output, stacked.hidden_states
+        pooled = None
+        if self.pooler is not None:
+            pooled = self.pooler(hidden if packing is None else packing.unpack(hidden))
+        if packing is not None and layout is None:
+            states = tuple(packing.unpack(state) for state in states)
+        if packing is not None and (layout is None if unpack is None else unpack):
+            hidden = packing.unpack(hidden)
         output = EncoderOutput(
-            last_hidden_state=stacked.output,
-            pooler_output=None if self.pooler is None else self.pooler(stacked.output),
-            past_key_values=KeyValueCache(stacked.caches) if keeps else None,
-            hidden_states=stacked.hidden_states if need_states else None,
-            attentions=_all(stacked.weights) if need_weights else None,
-            cross_attentions=_all(stacked.cross_weights)
-            if need_weights and encoder_hidden_states is not None
-            else None,
+            last_hidden_state=hidden,
+            pooler_output=pooled,
+            past_key_values=KeyValueCache(stacked.caches) if keep_cache else None,
+            hidden_states=states if need_states else None,
+            attentions=stacked.weights if need_weights else None,
+            cross_attentions=stacked.cross_weights if need_weights and encoder_hidden_states is not None else None,
+            packing=packing if unpack is False and layout is None else None,
         )
         return returned(output, return_dict)
 
-    def _memory_mask(
-        self, memory: Tensor | None, given: Tensor | None, batch: int, query_length: int
-    ) -> AttentionMask | None:
-        """The mask of the cross-attention, after checking that there is one to mask."""
-        if memory is None:
-            return None
-        if not self.config.add_cross_attention:
-            raise ValueError(
-                "encoder_hidden_states needs cross-attention: set is_decoder=True, add_cross_attention=True"
-            )
-        if memory.dim() != 3 or memory.shape[0] != batch or memory.shape[2] != self.config.hidden_size:
-            expected = f"(B={batch}, S, D={self.config.hidden_size})"
-            raise ValueError(f"encoder_hidden_states must be {expected}, got {tuple(memory.shape)}")
-        mask, bias = inputs.attention_mask(
-            "encoder_attention_mask", given, batch, query_length, memory.shape[1], causal=False
-        )
-        if bias is not None:
-            raise TypeError("encoder_attention_mask must be (B, S), or 4-D and bool")
-        return mask
 
-
-def block(config: EncoderConfig) -> EncoderBlock:
-    """One post-norm block of the sizes of `config`: a decoder block where the model is one (B1, B7)."""
+def block(config: EncoderConfig, **changes: Any) -> EncoderBlock:
+    """One post-norm block of the sizes of `config`, with `changes`: a decoder block where the model is one (B1, B7)."""
     options: dict[str, Any] = {
         "act": config.hidden_act,
         "eps": config.layer_norm_eps,
         "dropout": config.hidden_dropout_prob,
         "attention_dropout": config.attention_probs_dropout_prob,
         "attention": config.attention,
+        **changes,
     }
     if config.position_embedding_type != "absolute":  # M8: a table of its own in every block
         options["relative_positions"] = config.max_position_embeddings
@@ -228,7 +259,7 @@ def returned(output: Output, return_dict: bool | None) -> Output:
     return cast("Output", output.to_tuple()) if return_dict is False else output
 
 
-def _all(weights: tuple[Tensor | None, ...]) -> tuple[Tensor, ...]:
+def _given(weights: Iterable[Tensor | None]) -> tuple[Tensor, ...]:
     return tuple(each for each in weights if each is not None)
 
 

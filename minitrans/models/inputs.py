@@ -6,7 +6,10 @@ import torch
 from torch import Tensor
 
 from minitrans.attention.bias import AttentionBias, DenseBias
+from minitrans.attention.layout import PackedLayout
 from minitrans.attention.mask import AttentionMask
+from minitrans.layers.packing import Packing
+from minitrans.models.config import EncoderConfig
 
 
 def check_tokens(input_ids: Tensor | None, inputs_embeds: Tensor | None, vocab_size: int, width: int) -> Tensor:
@@ -48,10 +51,15 @@ def check_ids(name: str, ids: Tensor | None, size: int, of: str) -> Tensor:
 
 
 def check_types(token_type_ids: Tensor | None, tokens: Tensor, type_vocab_size: int) -> Tensor:
-    """(B, T) token types; zeros where none were given (B6)."""
+    """(B, T) token types; zeros where none were given (B6).
+
+    A family without a table (D1, P1) takes any and looks at none, as the reference does: tokenizers give them.
+    """
     if token_type_ids is None:
         return torch.zeros(tokens.shape[:2], dtype=torch.long, device=tokens.device)
-    types = check_ids("token_type_ids", token_type_ids, type_vocab_size, "type_vocab_size")
+    types = token_type_ids
+    if type_vocab_size:
+        types = check_ids("token_type_ids", token_type_ids, type_vocab_size, "type_vocab_size")
     if types.shape != tokens.shape[:2]:
         raise ValueError(f"token_type_ids must be (B, T) = {tuple(tokens.shape[:2])}, got {tuple(types.shape)}")
     return types
@@ -122,6 +130,50 @@ def _square_mask(name: str, given: Tensor, sizes: tuple[int, int, int]) -> tuple
         allowed = given > torch.finfo(given.dtype).min / 2
         return AttentionMask(dense=allowed), DenseBias(given.masked_fill(~allowed, 0.0))
     raise TypeError(f"a 4-D {name} must be bool (True = may attend) or floating point (added), got {given.dtype}")
+
+
+def memory_mask(
+    memory: Tensor | None, given: Tensor | None, shape: tuple[int, int], config: EncoderConfig
+) -> AttentionMask | None:
+    """The mask of the cross-attention of tokens of `shape` (B, T), after checking that there is a memory to mask (B7)."""
+    if memory is None:
+        return None
+    if not config.add_cross_attention:
+        raise ValueError("encoder_hidden_states needs cross-attention: set is_decoder=True, add_cross_attention=True")
+    batch, length = shape
+    if memory.dim() != 3 or memory.shape[0] != batch or memory.shape[2] != config.hidden_size:
+        expected = f"(B={batch}, S, D={config.hidden_size})"
+        raise ValueError(f"encoder_hidden_states must be {expected}, got {tuple(memory.shape)}")
+    mask, bias = attention_mask("encoder_attention_mask", given, batch, length, memory.shape[1], causal=False)
+    if bias is not None:
+        raise TypeError("encoder_attention_mask must be (B, S), or 4-D and bool")
+    return mask
+
+
+class PackedInputs:
+    """A packed batch on its way in: what was given for its N tokens, laid out as the padded batch (B, T) it stands for.
+
+    Args:
+        layout: where the sequences lie.
+        attention_mask: must be None: a packed batch holds no padding.
+    """
+
+    def __init__(self, layout: PackedLayout, attention_mask: Tensor | None) -> None:
+        if attention_mask is not None:
+            raise ValueError("a packed batch has no padding: give no attention_mask with a layout")
+        self.packing = Packing.of_layout(layout)
+        self.mask = self.packing.unpack(torch.ones_like(self.packing.cells, dtype=torch.bool))
+
+    def padded(self, given: Tensor | None, *, fill: int = 0) -> Tensor | None:
+        """(N, ...) -> (B, T, ...), with `fill` at padding. Raises ValueError unless N is that of the layout."""
+        if given is None:
+            return None
+        if given.dim() < 1 or given.shape[0] != len(self.packing.cells):
+            raise ValueError(
+                f"with a layout of {len(self.packing.cells)} tokens the inputs are (N) = ({len(self.packing.cells)}), "
+                f"got shape {tuple(given.shape)}"
+            )
+        return self.packing.unpack(given, fill)
 
 
 def _kind(value: object) -> str:

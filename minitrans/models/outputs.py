@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from minitrans.layers.cache import KeyValueCache
+from minitrans.layers.packing import Packing
 
 
 @dataclass
@@ -52,6 +53,7 @@ class EncoderOutput(ModelOutput):
         hidden_states: L + 1 tensors (B, T, D): the embeddings, then each block's output.
         attentions: L tensors (B, H, T, S), probabilities before dropout.
         cross_attentions: the same over the memory.
+        packing: of a padded batch run without its padding under `unpack=False`: then the hidden states are (N, D).
     """
 
     last_hidden_state: Tensor
@@ -60,6 +62,7 @@ class EncoderOutput(ModelOutput):
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
     cross_attentions: tuple[Tensor, ...] | None = None
+    packing: Packing | None = None
 
 
 @dataclass

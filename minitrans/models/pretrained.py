@@ -13,6 +13,7 @@ from minitrans.attention.registry import VariantSpec
 from minitrans.layers.multi_head_attention import MultiHeadAttention
 from minitrans.layers.norms import LayerNorm, RMSNorm
 from minitrans.models.config import EncoderConfig
+from minitrans.models.padding import check_mode
 
 if TYPE_CHECKING:
     from weights_convert.report import ConversionReport
@@ -25,6 +26,7 @@ class PreTrainedModel(nn.Module):
     base_model_prefix: ClassVar[str]
 
     config: EncoderConfig
+    padding: str = "auto"
     load_report: ConversionReport | None = None
 
     def __init__(self, config: EncoderConfig) -> None:
@@ -84,7 +86,7 @@ class PreTrainedModel(nn.Module):
             device: where to put them; None = the CPU.
             attention: swap this attention into the pretrained weights; None = the checkpoint's own.
             backend: how to compute it.
-            padding: what becomes of padding; "keep" computes it along, "auto" chooses.
+            padding: what becomes of padding: "keep" computes it along, "remove" leaves it out, "auto" chooses.
             revision: of a hub repository.
             local_files_only: never ask the network.
             overrides: fields of the configuration, such as num_labels=3.
@@ -160,6 +162,11 @@ class PreTrainedModel(nn.Module):
             if isinstance(module, MultiHeadAttention):
                 module.set_attention("full" if name.endswith("cross_attention") else attention, backend)
         self._set_config(self.config.updated(attention=attention))
+
+    def set_padding(self, padding: str) -> None:
+        """What becomes of padding: "keep" computes it along, "remove" leaves it out, "auto" chooses (see `padding.py`)."""
+        check_mode(padding)
+        self.base_model.padding = padding
 
     def prune_heads(self, heads: Mapping[int, Iterable[int]]) -> None:
         """Removes attention heads, given by layer in the numbering of the unpruned model (M8).

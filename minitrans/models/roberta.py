@@ -14,14 +14,14 @@ from torch import Tensor
 from minitrans.layers.embeddings import Embeddings
 from minitrans.layers.heads import ClassificationHead
 from minitrans.models import tasks
-from minitrans.models.config import EncoderConfig
+from minitrans.models.config import BertLikeConfig, EncoderConfig
 from minitrans.models.encoder import Encoder, EncoderModel, block, running_positions
 from minitrans.models.inputs import check_length
 
 
 @dataclass(frozen=True, kw_only=True)
-class RobertaArchitectureConfig(EncoderConfig):
-    """What the published base models of the three families share (R3); `EncoderConfig` says what each field means."""
+class RobertaArchitectureConfig(BertLikeConfig):
+    """What the published base models of the three families share (R3); `config.py` says what each field means."""
 
     hidden_size: int = 768
     num_hidden_layers: int = 12

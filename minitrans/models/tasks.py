@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import ClassVar, Unpack
 
+import torch
 from torch import Tensor, nn
 
 from minitrans.layers.cache import KeyValueCache
 from minitrans.layers.heads import LanguageModelHead
-from minitrans.layers.losses import classification_loss, next_token_loss, span_loss, token_loss
+from minitrans.layers.losses import IGNORED, classification_loss, next_token_loss, span_loss, token_loss
 from minitrans.models.config import EncoderConfig
 from minitrans.models.encoder import BodyOptions, EncoderModel, returned
 from minitrans.models.outputs import CausalOutput, EncoderOutput, LogitsOutput, PreTrainingOutput, SpanOutput
@@ -40,9 +41,15 @@ class TaskModel(PreTrainedModel):
         """Adds the modules above the body."""
         raise NotImplementedError
 
-    def run_body(self, *arguments: Tensor | None, **options: Unpack[BodyOptions]) -> EncoderOutput:
-        """The body's output; the arguments are those of its forward, in order."""
-        output: EncoderOutput = self.base_model(*arguments, **options)
+    def run_body(
+        self, *arguments: Tensor | None, unpack: bool, labels: Tensor | None, **options: Unpack[BodyOptions]
+    ) -> EncoderOutput:
+        """The body's output; the arguments are those of its forward, in order.
+
+        `unpack=False` is for heads that work token by token. With labels, "auto" keeps the padding: a loss may count it (B5).
+        """
+        padding = "keep" if labels is not None and self.base_model.padding == "auto" else None
+        output: EncoderOutput = self.base_model(*arguments, unpack=unpack, padding=padding, **options)
         return output
 
 
@@ -82,10 +89,22 @@ class MaskedLM(_WithLanguageModelHead):
         return_dict: bool | None = None,
         **options: Unpack[BodyOptions],
     ) -> LogitsOutput:
-        """`labels` (B, T): the true ids where tokens were masked, -100 elsewhere."""
-        body = self.run_body(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, **options)
-        logits = self.lm_head(body.last_hidden_state)  # (B, T, V)
-        loss = None if labels is None else token_loss(logits, labels)
+        """`labels` (B, T): the true ids where tokens were masked, -100 elsewhere.
+
+        In training with padding="remove" only the M labelled tokens are scored: `logits` is (M, V) then.
+        """
+        given = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
+        body = self.run_body(*given, unpack=False, labels=labels, **options)
+        hidden = body.last_hidden_state
+        targets = None if labels is None else packed_labels(body, labels)
+        if self.training and targets is not None and body.packing is not None:
+            learnt = targets != IGNORED
+            logits = self.lm_head(hidden[learnt])  # (M, V): the vocabulary is wide, and only labelled tokens are scored
+            out = LogitsOutput(token_loss(logits, targets[learnt]), logits, body.hidden_states, body.attentions)
+            return returned(out, return_dict)
+        scores = self.lm_head(hidden)
+        logits = spread(body, scores)  # (B, T, V)
+        loss = None if targets is None else token_loss(scores, targets)
         return returned(LogitsOutput(loss, logits, body.hidden_states, body.attentions), return_dict)
 
 
@@ -165,12 +184,16 @@ class PreTraining(_WithLanguageModelHead):
         **options: Unpack[BodyOptions],
     ) -> PreTrainingOutput:
         """`labels` as in `MaskedLM`, `next_sentence_label` (B): 0 = it follows; the loss needs both (B4)."""
-        body = self.run_body(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, **options)
-        logits = self.lm_head(body.last_hidden_state)  # (B, T, V)
+        given = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
+        body = self.run_body(*given, unpack=False, labels=labels, **options)
+        scores = self.lm_head(body.last_hidden_state)
+        logits = spread(body, scores)  # (B, T, V)
         relationship = self.seq_relationship(body.pooler_output)  # (B, 2)
         loss = None
         if labels is not None and next_sentence_label is not None:
-            loss = token_loss(logits, labels) + token_loss(relationship, next_sentence_label.flatten())
+            loss = token_loss(scores, packed_labels(body, labels)) + token_loss(
+                relationship, next_sentence_label.flatten()
+            )
         output = PreTrainingOutput(loss, logits, relationship, body.hidden_states, body.attentions)
         return returned(output, return_dict)
 
@@ -197,7 +220,8 @@ class NextSentencePrediction(TaskModel):
         **options: Unpack[BodyOptions],
     ) -> LogitsOutput:
         """`labels` (B): 0 = it follows, 1 = it is a random text (B4)."""
-        body = self.run_body(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, **options)
+        given = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
+        body = self.run_body(*given, unpack=True, labels=labels, **options)
         logits = self.seq_relationship(body.pooler_output)  # (B, 2)
         loss = None if labels is None else token_loss(logits, labels.flatten())
         return returned(LogitsOutput(loss, logits, body.hidden_states, body.attentions), return_dict)
@@ -231,7 +255,8 @@ class SequenceClassification(TaskModel):
         **options: Unpack[BodyOptions],
     ) -> LogitsOutput:
         """`labels`: see `classification_loss`."""
-        body = self.run_body(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, **options)
+        given = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
+        body = self.run_body(*given, unpack=True, labels=labels, **options)
         logits = self.score(body.last_hidden_state, body.pooler_output)  # (B, C)
         loss = None if labels is None else classification_loss(logits, labels, self.config.problem_type)
         return returned(LogitsOutput(loss, logits, body.hidden_states, body.attentions), return_dict)
@@ -258,9 +283,11 @@ class TokenClassification(TaskModel):
         **options: Unpack[BodyOptions],
     ) -> LogitsOutput:
         """`labels` (B, T): class ids, -100 where none is to be learnt; padding counts unless it has -100 (B5)."""
-        body = self.run_body(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, **options)
-        logits = self.classifier(self.dropout(body.last_hidden_state))  # (B, T, C)
-        loss = None if labels is None else token_loss(logits, labels)
+        given = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
+        body = self.run_body(*given, unpack=False, labels=labels, **options)
+        scores = self.classifier(self.dropout(body.last_hidden_state))
+        logits = spread(body, scores)  # (B, T, C)
+        loss = None if labels is None else token_loss(scores, packed_labels(body, labels))
         return returned(LogitsOutput(loss, logits, body.hidden_states, body.attentions), return_dict)
 
 
@@ -273,7 +300,12 @@ class QuestionAnswering(TaskModel):
             raise ValueError(
                 f"question answering has two scores a token: num_labels must be 2, got {config.num_labels}"
             )
+        self.dropout = nn.Dropout(self.dropout_of(config))
         self.qa_outputs = nn.Linear(config.hidden_size, 2)
+
+    def dropout_of(self, config: EncoderConfig) -> float:
+        """Before the scores: none (B5)."""
+        return 0.0
 
     def forward(
         self,
@@ -289,11 +321,16 @@ class QuestionAnswering(TaskModel):
         **options: Unpack[BodyOptions],
     ) -> SpanOutput:
         """`start_positions`, `end_positions` (B): see `span_loss`; the loss needs both."""
-        body = self.run_body(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, **options)
-        start, end = self.qa_outputs(body.last_hidden_state).unbind(dim=-1)  # (B, T) each
+        given = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
+        body = self.run_body(*given, unpack=False, labels=start_positions, **options)
+        scores = self.qa_outputs(self.dropout(body.last_hidden_state))
+        start, end = spread(body, scores).unbind(dim=-1)  # (B, T) each
         loss = None
         if start_positions is not None and end_positions is not None:
-            loss = span_loss(start, end, start_positions, end_positions)
+            lowest = spread(
+                body, scores, fill=torch.finfo(scores.dtype).min
+            )  # padding that was left out is no candidate
+            loss = span_loss(lowest[..., 0], lowest[..., 1], start_positions, end_positions)
         return returned(SpanOutput(loss, start, end, body.hidden_states, body.attentions), return_dict)
 
 
@@ -306,6 +343,11 @@ class MultipleChoice(TaskModel):
         """`dropout` and `classifier`."""
         self.dropout = nn.Dropout(self.dropout_of(config))
         self.classifier = nn.Linear(config.hidden_size, 1)
+
+    def score(self, hidden: Tensor, pooled: Tensor | None) -> Tensor:
+        """(B · choices, T, D) and (B · choices, D) -> (B · choices, 1)."""
+        scores: Tensor = self.classifier(self.dropout(pooled))
+        return scores
 
     def dropout_of(self, config: EncoderConfig) -> float:
         """Before the classifier."""
@@ -329,10 +371,29 @@ class MultipleChoice(TaskModel):
             raise ValueError(f"multiple choice needs (B, choices, T) inputs, got {tuple(given.shape)}")
         choices = 1 if given is None else given.shape[1]
         flat = (_merge(part) for part in (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds))
-        body = self.run_body(*flat, **options)
-        logits = self.classifier(self.dropout(body.pooler_output)).view(-1, choices)  # (B, choices)
+        body = self.run_body(*flat, unpack=True, labels=labels, **options)
+        logits = self.score(body.last_hidden_state, body.pooler_output).view(-1, choices)  # (B, choices)
         loss = None if labels is None else token_loss(logits, labels.flatten())
         return returned(LogitsOutput(loss, logits, body.hidden_states, body.attentions), return_dict)
+
+
+def spread(body: EncoderOutput, scores: Tensor, fill: float = 0.0) -> Tensor:
+    """Scores of tokens where they belong: (N, C) -> (B, T, C) with `fill` at the padding that the body left out."""
+    return scores if body.packing is None else body.packing.unpack(scores, fill)
+
+
+def packed_labels(body: EncoderOutput, labels: Tensor) -> Tensor:
+    """Labels of the tokens that the body kept: (B, T) -> (N). Raises ValueError for a label at padding."""
+    if body.packing is None:
+        return labels
+    if labels.shape != body.packing.shape:
+        raise ValueError(f"labels must have shape {body.packing.shape}, got {tuple(labels.shape)}")
+    kept = body.packing.pack(labels)
+    if not torch.compiler.is_compiling() and int((kept != IGNORED).sum()) != int((labels != IGNORED).sum()):
+        raise ValueError(
+            f"there are labels at padding: set them to {IGNORED}, or use padding='keep' to learn them (B5)"
+        )
+    return kept
 
 
 def _merge(part: Tensor | None) -> Tensor | None:

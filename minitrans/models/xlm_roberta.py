@@ -10,7 +10,7 @@ from minitrans.models import roberta, tasks
 
 @dataclass(frozen=True, kw_only=True)
 class XLMRobertaConfig(roberta.RobertaArchitectureConfig):
-    """The defaults are those of the published base model; the meaning of each field stands in `EncoderConfig`."""
+    """The defaults are those of the published base model; the meaning of each field stands in `config.py`."""
 
     model_type: ClassVar[str] = "xlm-roberta"
 

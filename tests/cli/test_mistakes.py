@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from minitrans.cli import reading
-from minitrans.cli.app import COMMANDS
+from minitrans.cli.commands import COMMANDS
 
 FILE, MODEL = "{file}", "{model}"
 SIMILAR = ("similar", "cat", FILE, "-m", MODEL)
@@ -60,6 +60,8 @@ WRONG: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("demo", "--query", ""), ("--query: expected a text",)),
     (("demo", "--layer", "-1"), ("--layer",)),
     (("demo", "--out", "{folder}"), ("--force",)),
+    (("demo", "--model", MODEL, "--head", "7", "--out", "{folder}/new"), ("--head: expected 0 to 2, got 7",)),
+    (("demo", "--model", MODEL, "--layer", "2", "--out", "{folder}/new"), ("--layer: expected 0 to 1, got 2",)),
     (("convert", MODEL, MODEL), ("outside the source",)),
     (("convert", MODEL), ("missing argument 'DST'",)),
     (("inspect", "absent"), ("absent",)),

@@ -7,7 +7,6 @@ import pty
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -61,11 +60,13 @@ def test_no_home_no_writable_folder_and_optimised(body: str, sentences: Path, tm
     process("similar", "cat", sentences, "-m", "absent", env={"PYTHONOPTIMIZE": "1"}).refused("absent")
 
 
-def test_an_interruption_is_quiet(body: str):
-    command = [sys.executable, "-m", "minitrans", "embed", "-", "-m", body]
-    running = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT)
-    time.sleep(3)  # it waits for standard input by now
-    running.send_signal(signal.SIGINT)
+def test_an_interruption_is_quiet(body: str, tmp_path: Path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    command = [sys.executable, "-m", "minitrans", "embed", str(pipe), "-m", body]
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT)
+    with pipe.open("wb"):  # returns when the command has opened its end, to wait for text
+        running.send_signal(signal.SIGINT)
     out, err = running.communicate(timeout=60)
     assert (running.returncode, out, err) == (130, b"", b"")
 

@@ -92,7 +92,7 @@ def test_dtype_is_an_option(body: str, sentences: Path, tmp_path: Path, run):
 
 
 def test_pool_ignores_padding_on_either_side():
-    states = torch.randn(2, 5, 3)
+    states = torch.randn(2, 5, 3, dtype=torch.float64)
     mask = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 0, 0, 0]]).bool()
     for kind, expected in {
         "mean": (states[0, 2:].mean(0), states[1, :2].mean(0)),

@@ -175,7 +175,8 @@ def test_hands_mask_bias_heads_and_weights_to_attention(randomized: Randomized, 
 def test_dropout_is_on_every_sublayer(kind: type[EncoderBlock], sublayers: int, randomized: Randomized) -> None:
     block = make(randomized, kind, dropout=0.3, attention_dropout=0.2)
     calls: list[Tensor] = []
-    block.dropout.register_forward_hook(lambda module, inputs, output: calls.append(output))
+    for dropout in (block.dropout, block.feed_forward_dropout):
+        dropout.register_forward_hook(lambda module, inputs, output: calls.append(output))
     given = {"memory": random(B, S, D)} if kind is DecoderBlock else {}
     block(random(B, T, D), mask=CAUSAL, **given)
     assert len(calls) == sublayers

@@ -14,7 +14,22 @@ from torch import Tensor, nn
 
 import minitrans
 
-PREFIXES = {"bert": "Bert", "roberta": "Roberta", "xlm-roberta": "XLMRoberta", "camembert": "Camembert"}
+PREFIXES = {
+    "bert": "Bert",
+    "roberta": "Roberta",
+    "xlm-roberta": "XLMRoberta",
+    "camembert": "Camembert",
+    "distilbert": "DistilBert",
+}
+# The tests speak of configurations by BERT's names: what a family calls a field, None for one it lacks.
+FIELDS: dict[str, dict[str, str | None]] = {
+    "distilbert": {
+        "hidden_size": "dim", "num_hidden_layers": "n_layers", "num_attention_heads": "n_heads",
+        "intermediate_size": "hidden_dim", "hidden_act": "activation", "hidden_dropout_prob": "dropout",
+        "attention_probs_dropout_prob": "attention_dropout", "classifier_dropout": "seq_classif_dropout",
+        "type_vocab_size": None, "layer_norm_eps": None,
+    },
+}  # fmt: skip
 
 RENAMES = [
     (r"attention\.self\.", "attention."),
@@ -29,7 +44,26 @@ RENAMES = [
     (r"^cls\.seq_relationship\.", "seq_relationship."),
     (r"^lm_head\.layer_norm\.", "lm_head.LayerNorm."),
     (r"^lm_head\.bias$", "lm_head.decoder.bias"),
+    # DistilBERT
+    (r"transformer\.layer", "encoder.layer"),
+    (r"attention\.q_lin\.", "attention.query."),
+    (r"attention\.k_lin\.", "attention.key."),
+    (r"attention\.v_lin\.", "attention.value."),
+    (r"attention\.out_lin\.", "attention.output."),
+    (r"sa_layer_norm", "attention_LayerNorm"),
+    (r"ffn\.lin1", "feed_forward.up"),
+    (r"ffn\.lin2", "feed_forward.down"),
+    (r"output_layer_norm", "feed_forward_LayerNorm"),
+    (r"^vocab_transform", "lm_head.dense"),
+    (r"^vocab_layer_norm", "lm_head.LayerNorm"),
+    (r"^vocab_projector", "lm_head.decoder"),
 ]
+
+
+def own_fields(model_type: str, fields: dict[str, Any]) -> dict[str, Any]:
+    """Fields by BERT's names, by the family's."""
+    names = FIELDS.get(model_type, {})
+    return {own: value for name, value in fields.items() if (own := names.get(name, name)) is not None}
 
 
 def our_name(name: str) -> str:
@@ -61,6 +95,7 @@ class Pair:
 def build_pair(model_type: str, head: str, **fields: Any) -> Pair:
     prefix = PREFIXES[model_type]
     name = "BertLMHeadModel" if (prefix, head) == ("Bert", "ForCausalLM") else f"{prefix}{head}"
+    fields = own_fields(model_type, fields)
     torch.manual_seed(7)
     reference_config = getattr(transformers, f"{prefix}Config")(**fields)
     reference_config._attn_implementation = "eager"

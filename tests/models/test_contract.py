@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -61,12 +62,34 @@ TWO_LAYERS = {
     "classifier.out_proj.weight": (2, 12),
     "classifier.out_proj.bias": (2,),
 }
+# what each architecture has otherwise: its body, its heads, the prefix of the body in them, whether there is a pooler
+ROBERTA = (BODY, {"ForSequenceClassification": ({}, TWO_LAYERS)}, "roberta", True)  # R5, R6
+PRE = {"pre_classifier.weight": (12, 12), "pre_classifier.bias": (12,)}
+ARCHITECTURES = {
+    "bert": (BODY, {}, "bert", True),
+    "distilbert": (
+        {name: shape for name, shape in BODY.items() if "token_type" not in name},  # D1
+        {
+            "ForSequenceClassification": ({}, {**PRE, **CLASSIFIER}),  # D2
+            "ForMultipleChoice": ({}, {**PRE, "classifier.weight": (1, 12), "classifier.bias": (1,)}),
+        },
+        "distilbert",
+        False,
+    ),
+}
+
+
+def own_fields(config_class, fields: dict) -> dict:
+    """`fields`, which go by BERT's names, by those of the family, without what it lacks."""
+    known = {item.name for item in dataclasses.fields(config_class)}
+    named = {config_class.own_names.get(name, name): value for name, value in fields.items()}
+    return {name: value for name, value in named.items() if name in known}
 
 
 def build(auto_name: str, model_type: str):
     cls = model_class(auto_name, model_type)
     decoder = {"is_decoder": True, "add_cross_attention": True} if auto_name.endswith("CausalLM") else {}
-    return cls(cls.config_class(**TINY, **decoder)).eval()
+    return cls(cls.config_class(**own_fields(cls.config_class, TINY), **decoder)).eval()
 
 
 CASES = [(auto, family) for auto, (_, families) in TASKS.items() for family in families]
@@ -75,14 +98,13 @@ CASES = [(auto, family) for auto, (_, families) in TASKS.items() for family in f
 @pytest.mark.parametrize(("auto_name", "model_type"), CASES)
 def test_parameter_names_are_public(auto_name: str, model_type: str):
     got = {name: tuple(value.shape) for name, value in build(auto_name, model_type).state_dict().items()}
+    body, heads, prefix, has_pooler = ARCHITECTURES.get(model_type, ROBERTA)
     if auto_name == "AutoModel":
-        assert got == {**BODY, **POOLER}
+        assert got == {**body, **(POOLER if has_pooler else {})}
         return
-    extra, head = HEADS[auto_name.removeprefix("AutoModel")]
-    if auto_name.endswith("SequenceClassification") and model_type != "bert":  # R5
-        extra, head = {}, TWO_LAYERS
-    prefix = "bert" if model_type == "bert" else "roberta"  # R6
-    assert got == {**{f"{prefix}.{name}": shape for name, shape in {**BODY, **extra}.items()}, **head}
+    task = auto_name.removeprefix("AutoModel")
+    extra, head = {**HEADS, **heads}[task]
+    assert got == {**{f"{prefix}.{name}": shape for name, shape in {**body, **extra}.items()}, **head}
 
 
 @pytest.mark.parametrize(("auto_name", "model_type"), CASES)
@@ -188,4 +210,4 @@ def test_every_class_name_is_exported():
         assert getattr(minitrans, name) is class_by_name(name)
     for auto in TASKS:
         assert hasattr(getattr(minitrans, auto), "from_pretrained")
-    assert set(FAMILIES) == {"bert", "roberta", "xlm-roberta", "camembert"}
+    assert set(FAMILIES) == {"bert", "roberta", "xlm-roberta", "camembert", "distilbert"}

@@ -269,8 +269,10 @@ def test_dropout_is_where_the_paper_has_it() -> None:
     model(SOURCE, TARGET)
     active = [name for name, probability in calls if probability == 0.25]
     assert active.count("dropout") == 2
-    assert all(active.count(f"encoder.{layer}.dropout") == 2 for layer in range(2))
-    assert all(active.count(f"decoder.{layer}.dropout") == 3 for layer in range(3))
+    assert all(active.count(f"encoder.{layer}.dropout") == 1 for layer in range(2))
+    assert all(active.count(f"decoder.{layer}.dropout") == 2 for layer in range(3))
+    blocks = [f"encoder.{layer}" for layer in range(2)] + [f"decoder.{layer}" for layer in range(3)]
+    assert all(active.count(f"{block}.feed_forward_dropout") == 1 for block in blocks)
     assert len(active) == 2 + 2 * 2 + 3 * 3
     attentions = [module for module in model.modules() if isinstance(module, MultiHeadAttention)]
     assert {module.dropout_p for module in attentions} == {0.0}

@@ -73,7 +73,7 @@ def test_the_reference_s_own_config_is_understood(model_type: str) -> None:
         ("hidden_size", None, "hidden_size must be int, got None"),
         ("hidden_size", [24], "hidden_size must be int"),
         ("hidden_size", 10**12, "hidden_size: expected at most 1000000"),
-        ("num_hidden_layers", 10**9, "num_hidden_layers: expected at most 10000"),
+        ("num_hidden_layers", 10**9, "num_hidden_layers: expected at most 1000"),
         ("hidden_size", 25, "a multiple of num_attention_heads=3"),
         ("layer_norm_eps", float("nan"), "layer_norm_eps must be in (0, 1), got nan"),
         ("layer_norm_eps", -1e-12, "layer_norm_eps must be"),

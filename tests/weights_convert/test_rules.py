@@ -160,7 +160,7 @@ def test_every_fault_is_reported_together() -> None:
     plan = make_plan(table, sources, targets)
     assert [step.targets for step in plan.steps] == [("g.w",), ("t.w",)]
     assert plan.missing == ["nothing.w"]
-    assert [(m.source, m.found, m.expected) for m in plan.mismatched] == [("odd.w", (2,), (4,))]
+    assert [(m.source.key, m.found, m.expected) for m in plan.mismatched] == [("odd.w", (2,), (4,))]
     assert plan.dropped == {"buffer.w": "a buffer"}
     assert plan.unknown == {"who.w": "no rule of this family knows the name"}
     text = "\n".join(plan.faults)

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from weights_convert.families.family import ENCODER_BODY, ENCODER_MODULES, OTHER_HEAD, Family, drop_linear, linear
+from weights_convert.families.family import (
+    ENCODER_BODY,
+    ENCODER_MODULES,
+    OTHER_HEAD,
+    Family,
+    drop_linear,
+    linear,
+    tied_decoder,
+)
 from weights_convert.rules import Drop, TableRow, Tied
 
 
@@ -20,7 +28,7 @@ def _table(config: Any) -> tuple[TableRow, ...]:
             "cls.predictions.bias",
             saved="second" if config.tie_word_embeddings else "both",
         ),
-        *_tied_decoder(config),
+        *tied_decoder(config, "cls.predictions.decoder.weight"),
         *linear("cls.seq_relationship", "seq_relationship"),
         *linear("classifier", "classifier"),
         *linear("qa_outputs", "qa_outputs"),
@@ -32,12 +40,6 @@ def _table(config: Any) -> tuple[TableRow, ...]:
         *drop_linear("classifier", OTHER_HEAD),
         *drop_linear("qa_outputs", OTHER_HEAD),
     )
-
-
-def _tied_decoder(config: Any) -> tuple[TableRow, ...]:
-    if not config.tie_word_embeddings:
-        return ()
-    return (Tied("cls.predictions.decoder.weight", "embeddings.word_embeddings.weight", switch="tie_word_embeddings"),)
 
 
 FAMILY = Family(

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from weights_convert.rules import Drop, Refuse, Rename, TableRow
+from weights_convert.rules import Drop, Refuse, Rename, TableRow, Tied
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,18 @@ def drop_linear(module: str, why: str) -> tuple[Drop, Drop]:
     return Drop(f"{module}.weight", why), Drop(f"{module}.bias", why)
 
 
+def tables(*kinds: str) -> tuple[Rename, ...]:
+    """The embedding tables of these kinds: "word", "position", "token_type"."""
+    return tuple(Rename(name, name) for name in (f"embeddings.{kind}_embeddings.weight" for kind in kinds))
+
+
+def tied_decoder(config: Any, decoder: str) -> tuple[Tied, ...]:
+    """The weight `decoder` of a language-modelling head and the token table, if they are one."""
+    if not config.tie_word_embeddings:
+        return ()
+    return (Tied(decoder, "embeddings.word_embeddings.weight", switch="tie_word_embeddings"),)
+
+
 _LAYER = "encoder.layer.{layer}"
 
 
@@ -56,10 +68,10 @@ def _attention(source: str, target: str) -> tuple[TableRow, ...]:
 NO_POOLER = "this model has no pooler (B2, R5)"
 OTHER_HEAD = "it belongs to the head of another task"
 
+POSITION_BUFFER = Drop("embeddings.position_ids", "a buffer that counts positions; they are computed (B8)")
+
 ENCODER_BODY: tuple[TableRow, ...] = (
-    Rename("embeddings.word_embeddings.weight", "embeddings.word_embeddings.weight"),
-    Rename("embeddings.position_embeddings.weight", "embeddings.position_embeddings.weight"),
-    Rename("embeddings.token_type_embeddings.weight", "embeddings.token_type_embeddings.weight"),
+    *tables("word", "position", "token_type"),
     *linear("embeddings.LayerNorm", "embeddings.LayerNorm"),
     *_attention("attention", "attention"),
     *_attention("crossattention", "cross_attention"),
@@ -68,7 +80,7 @@ ENCODER_BODY: tuple[TableRow, ...] = (
     *linear(f"{_LAYER}.output.LayerNorm", f"{_LAYER}.feed_forward_LayerNorm"),
     *linear("pooler.dense", "pooler.dense"),
     *drop_linear("pooler.dense", NO_POOLER),
-    Drop("embeddings.position_ids", "a buffer that counts positions; they are computed (B8)"),
+    POSITION_BUFFER,
     Drop("embeddings.token_type_ids", "a buffer of zeros; the default token types are computed"),
 )
 

@@ -13,6 +13,7 @@ FAMILIES: dict[str, str] = {
     "roberta": "weights_convert.families.roberta",
     "xlm-roberta": "weights_convert.families.roberta",
     "camembert": "weights_convert.families.roberta",
+    "distilbert": "weights_convert.families.distilbert",
 }
 
 

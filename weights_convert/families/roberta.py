@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from weights_convert.families.family import ENCODER_BODY, ENCODER_MODULES, OTHER_HEAD, Family, drop_linear, linear
+from weights_convert.families.family import (
+    ENCODER_BODY,
+    ENCODER_MODULES,
+    OTHER_HEAD,
+    Family,
+    drop_linear,
+    linear,
+    tied_decoder,
+)
 from weights_convert.rules import Drop, TableRow, Tied
 
 
@@ -16,7 +24,7 @@ def _table(config: Any) -> tuple[TableRow, ...]:
         *linear("lm_head.decoder", "lm_head.decoder"),
         # R4, and B3's rule for the bias.
         Tied("lm_head.decoder.bias", "lm_head.bias", saved="second" if config.tie_word_embeddings else "both"),
-        *_tied_decoder(config),
+        *tied_decoder(config, "lm_head.decoder.weight"),
         *linear("classifier.dense", "classifier.dense"),
         *linear("classifier.out_proj", "classifier.out_proj"),
         *linear("classifier", "classifier"),
@@ -30,12 +38,6 @@ def _table(config: Any) -> tuple[TableRow, ...]:
         *drop_linear("classifier", OTHER_HEAD),
         *drop_linear("qa_outputs", OTHER_HEAD),
     )
-
-
-def _tied_decoder(config: Any) -> tuple[TableRow, ...]:
-    if not config.tie_word_embeddings:
-        return ()
-    return (Tied("lm_head.decoder.weight", "embeddings.word_embeddings.weight", switch="tie_word_embeddings"),)
 
 
 FAMILY = Family(

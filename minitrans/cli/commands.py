@@ -1,0 +1,60 @@
+"""The commands of `minitrans`, put together."""
+
+from __future__ import annotations
+
+import inspect as introspection
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+from minitrans import __version__
+from minitrans.cli import answers, labels, masks, vectors
+from minitrans.cli.demo import demo
+from weights_convert import commands as checkpoints
+
+app = typer.Typer(
+    name="minitrans",
+    help="The Transformer you can read, trust and race. Start with: minitrans demo",
+    epilog="Examples: minitrans demo; minitrans convert bert-base-uncased ./bert; minitrans similar --help",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "demo": demo,
+    "convert": checkpoints.convert,
+    "inspect": checkpoints.inspect,
+    "verify": checkpoints.verify,
+    "embed": vectors.embed,
+    "similar": vectors.similar,
+    "fill-mask": masks.fill_mask,
+    "classify": labels.classify,
+    "tag": labels.tag,
+    "answer": answers.answer,
+}
+PANELS = {"demo": "Start here", "convert": "Checkpoints", "inspect": "Checkpoints", "verify": "Checkpoints"}
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"minitrans {__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def minitrans(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """The Transformer you can read, trust and race. Start with: minitrans demo."""
+    if context.invoked_subcommand is None:
+        raise ValueError(f"expected a command: {', '.join(COMMANDS)}; see minitrans --help")
+
+
+for _name, _command in COMMANDS.items():
+    _help = (introspection.getdoc(_command) or "").replace("python -m weights_convert", "minitrans")
+    app.command(_name, help=_help, rich_help_panel=PANELS.get(_name, "Models at work"))(_command)

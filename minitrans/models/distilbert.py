@@ -1,0 +1,196 @@
+"""DistilBERT: half of BERT's layers, taught by BERT (Sanh et al. 2019). What differs from `bert.py`:
+
+no token types and no pooler, no dropout on the output of the attention, norms whose eps is fixed (D1); the first token goes
+through a layer with a ReLU where BERT has the pooler (D2); positions may begin as sinusoids (D3). The fields have other names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from minitrans.layers.embeddings import Embeddings
+from minitrans.layers.positions import sinusoidal_table
+from minitrans.models import tasks
+from minitrans.models.config import EncoderConfig
+from minitrans.models.encoder import Encoder, EncoderModel, block, running_positions
+from minitrans.models.inputs import check_length
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistilBertConfig(EncoderConfig):
+    """The defaults are those of distilbert-base-uncased."""
+
+    model_type: ClassVar[str] = "distilbert"
+    own_names: ClassVar[Mapping[str, str]] = {
+        "hidden_size": "dim",
+        "num_hidden_layers": "n_layers",
+        "num_attention_heads": "n_heads",
+        "intermediate_size": "hidden_dim",
+        "hidden_act": "activation",
+        "hidden_dropout_prob": "dropout",
+        "attention_probs_dropout_prob": "attention_dropout",
+    }
+
+    vocab_size: int = 30522
+    max_position_embeddings: int = 512
+    pad_token_id: int | None = 0
+    dim: int = 768  # D
+    n_layers: int = 6  # L
+    n_heads: int = 12  # H
+    hidden_dim: int = 3072  # F
+    activation: str = "gelu"  # of the feed-forward networks
+    dropout: float = 0.1  # on embeddings, and on the output of the feed-forward networks (D1)
+    attention_dropout: float = 0.1  # on attention probabilities
+    qa_dropout: float = 0.1  # before the scores of question answering
+    seq_classif_dropout: float = 0.2  # before the classifier of sequences and of choices
+    sinusoidal_pos_embds: bool = False  # fresh positions are sinusoids (D3)
+
+    @property
+    def hidden_size(self) -> int:
+        """D."""
+        return self.dim
+
+    @property
+    def num_hidden_layers(self) -> int:
+        """L."""
+        return self.n_layers
+
+    @property
+    def num_attention_heads(self) -> int:
+        """H."""
+        return self.n_heads
+
+    @property
+    def intermediate_size(self) -> int:
+        """F."""
+        return self.hidden_dim
+
+    @property
+    def hidden_act(self) -> str:
+        """Activation of the feed-forward networks."""
+        return self.activation
+
+    @property
+    def hidden_dropout_prob(self) -> float:
+        """On embeddings and on the output of the feed-forward networks."""
+        return self.dropout
+
+    @property
+    def attention_probs_dropout_prob(self) -> float:
+        """On attention probabilities."""
+        return self.attention_dropout
+
+    @property
+    def layer_norm_eps(self) -> float:
+        """D1: no field, every checkpoint has the same."""
+        return 1e-12
+
+
+class DistilBertModel(EncoderModel):
+    """Embeddings and L post-norm blocks.
+
+    Args:
+        config: sizes and rules.
+    """
+
+    config_class = DistilBertConfig
+    base_model_prefix = "distilbert"
+    has_pooler = False  # D1
+
+    def build(self, config: EncoderConfig) -> None:
+        """As BERT, without token types."""
+        self.embeddings = Embeddings(
+            config.vocab_size,
+            config.hidden_size,
+            max_positions=config.max_position_embeddings,
+            padding_idx=config.pad_token_id,
+            eps=config.layer_norm_eps,
+            dropout=config.hidden_dropout_prob,
+        )
+        blocks = (
+            block(config, dropout=0.0, feed_forward_dropout=config.hidden_dropout_prob)  # D1: none after the attention
+            for _ in range(config.num_hidden_layers)
+        )
+        self.encoder = Encoder(blocks)
+
+    def positions(self, tokens: Tensor, past_length: int) -> Tensor:
+        """0, 1, 2, ... as BERT (B6)."""
+        check_length(past_length + tokens.shape[1], self.config.max_position_embeddings)
+        return running_positions(tokens, past_length)
+
+    def init_weights(self, module: nn.Module) -> None:
+        """D3: sinusoids are only where the position table begins; it is trained and stored like any other."""
+        super().init_weights(module)
+        assert isinstance(self.config, DistilBertConfig)
+        if isinstance(module, Embeddings) and self.config.sinusoidal_pos_embds:
+            with torch.no_grad():
+                module.position_embeddings.weight.copy_(sinusoidal_table(*module.position_embeddings.weight.shape))
+
+
+class _FirstTokenHead(nn.Module):
+    """What sequences and choices have in common: D2's scores of the first token."""
+
+    dropout: nn.Dropout
+    classifier: nn.Module
+
+    def build_scores(self, config: EncoderConfig, num_scores: int) -> None:
+        """`pre_classifier`, `dropout` and `classifier`."""
+        assert isinstance(config, DistilBertConfig)
+        self.pre_classifier = nn.Linear(config.dim, config.dim)
+        self.dropout = nn.Dropout(config.seq_classif_dropout)
+        self.classifier = nn.Linear(config.dim, num_scores)
+
+    def score(self, hidden: Tensor, pooled: Tensor | None) -> Tensor:
+        """(B, T, D) -> (B, C)."""
+        scores: Tensor = self.classifier(self.dropout(torch.relu(self.pre_classifier(hidden[:, 0]))))  # D2
+        return scores
+
+
+class DistilBertForMaskedLM(tasks.MaskedLM):
+    """DistilBERT with a head that scores the vocabulary at every token."""
+
+    body_class = DistilBertModel
+
+
+class DistilBertForSequenceClassification(_FirstTokenHead, tasks.SequenceClassification):
+    """DistilBERT with a two-layer classifier on the first token (D2)."""
+
+    body_class = DistilBertModel
+    needs_pooler = False
+
+    def build_head(self, config: EncoderConfig) -> None:
+        """One score a class."""
+        self.build_scores(config, config.num_labels)
+
+
+class DistilBertForTokenClassification(tasks.TokenClassification):
+    """DistilBERT with a linear classifier on every token."""
+
+    body_class = DistilBertModel
+
+
+class DistilBertForQuestionAnswering(tasks.QuestionAnswering):
+    """DistilBERT with a head that scores every token as the first and as the last of the answer."""
+
+    body_class = DistilBertModel
+
+    def dropout_of(self, config: EncoderConfig) -> float:
+        """D2: unlike BERT, there is one."""
+        assert isinstance(config, DistilBertConfig)
+        return config.qa_dropout
+
+
+class DistilBertForMultipleChoice(_FirstTokenHead, tasks.MultipleChoice):
+    """DistilBERT with a two-layer score of the first token of each of several texts (D2)."""
+
+    body_class = DistilBertModel
+    needs_pooler = False
+
+    def build_head(self, config: EncoderConfig) -> None:
+        """One score a text."""
+        self.build_scores(config, 1)
