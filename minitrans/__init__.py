@@ -56,12 +56,14 @@ _EXPORTS = {
     "pack": "minitrans.packing",
     "AutoTokenizer": "minitrans.tokenizers.auto",
     "BatchEncoding": "minitrans.tokenizers.batch_encoding",
+    "Tokenizer": "minitrans.tokenizers.tokenizer",
     **dict.fromkeys(
         (
             "BertTokenizer", "BertTokenizerFast", "RobertaTokenizer", "RobertaTokenizerFast", "XLMRobertaTokenizer",
-            "XLMRobertaTokenizerFast", "CamembertTokenizer", "CamembertTokenizerFast", "PreTrainedTokenizerFast", "Tokenizer",
+            "XLMRobertaTokenizerFast", "CamembertTokenizer", "CamembertTokenizerFast", "DistilBertTokenizer",
+            "DistilBertTokenizerFast", "PreTrainedTokenizerFast",
         ),
-        "minitrans.tokenizers.tokenizer",
+        "minitrans.tokenizers.classes",
     ),
     **dict.fromkeys(
         ("AdamW", "get_constant_schedule_with_warmup", "get_linear_schedule_with_warmup", "get_noam_schedule"),

@@ -13,6 +13,13 @@ from typing import Any
 
 from minitrans.errors import CheckpointError
 
+# What people find in place of a checkpoint's file, by its first bytes (blanks aside, in small letters).
+IMPOSTORS = (
+    (b"version https://git-lfs", "a git-lfs pointer: run `git lfs pull`"),
+    (b"<!doctype", "an HTML page"),
+    (b"<html", "an HTML page"),
+    (b"<?xml", "an XML page"),
+)
 MAX_TEXT_BYTES = 64 * 1024 * 1024  # the largest public tokenizer.json is 33 MB
 
 
@@ -42,12 +49,21 @@ def require_regular_file(path: Path, max_bytes: int | None = None) -> os.stat_re
     return status
 
 
+def refuse_impostor(path: Path, start: bytes) -> None:
+    """Raises CheckpointError if a file that begins with `start` is known to be no part of a checkpoint."""
+    for magic, what in IMPOSTORS:
+        if start.lstrip().lower().startswith(magic):
+            raise CheckpointError(f"{printable(path)}: expected a file of a checkpoint, found {what}")
+
+
 def read_text(path: str | Path) -> str:
     """The UTF-8 text of a file, without a byte order mark. Raises CheckpointError, naming the file, if it is anything else."""
     path = Path(path)
     require_regular_file(path, MAX_TEXT_BYTES)
+    content = path.read_bytes()
+    refuse_impostor(path, content[:64])
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
         raise CheckpointError(f"{printable(path)}: expected UTF-8 text, found byte {error.start} that is not") from None
 

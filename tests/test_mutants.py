@@ -58,8 +58,8 @@ MUTANTS = {
         "minitrans/attention/bias.py", "positions - 1 - distance(", "positions - 1 + distance(", ["tests/attention", "-k", "elative"],
     ),
     "M9 embeddings are summed words, types, positions": (
-        "minitrans/layers/embeddings.py", "words + self.token_type_embeddings(types) + self.position_embeddings(positions)",
-        "words + self.position_embeddings(positions) + self.token_type_embeddings(types)", ["tests/layers", "-k", "mbedding"],
+        "minitrans/layers/embeddings.py", "words + self.token_type_embeddings(types)\n        x = x + self.position_embeddings(positions)",
+        "words + (self.token_type_embeddings(types) + self.position_embeddings(positions))", ["tests/layers", "-k", "mbedding"],
     ),
     "M10 the padding row gets no gradient": (
         "minitrans/models/bert.py", "padding_idx=config.pad_token_id,", "padding_idx=None,", [PARITY, "-k", "bert-Model"],
@@ -77,6 +77,25 @@ MUTANTS = {
     "R5 RoBERTa's classifier has a tanh and dropout before and after": (
         "minitrans/layers/heads.py", "self.out_proj(self.dropout(torch.tanh(self.dense(self.dropout(hidden[:, 0])))))",
         "self.out_proj(torch.tanh(self.dense(self.dropout(hidden[:, 0]))))", [PARITY, "-k", "roberta-ForSequenceClassification"],
+    ),
+    "D1 DistilBERT has no dropout after the attention": (
+        "minitrans/models/distilbert.py", "block(config, dropout=0.0, ", "block(config, dropout=config.hidden_dropout_prob, ",
+        [PARITY, "-k", "distilbert-Model"],
+    ),
+    "D1 DistilBERT's eps is fixed": (
+        "minitrans/models/distilbert.py", "return 1e-12", "return 1e-5", [PARITY, "-k", "distilbert-Model"],
+    ),
+    "D2 DistilBERT's classifier has a ReLU": (
+        "minitrans/models/distilbert.py", "torch.relu(self.pre_classifier(hidden[:, 0]))", "torch.tanh(self.pre_classifier(hidden[:, 0]))",
+        [PARITY, "-k", "distilbert-ForSequenceClassification"],
+    ),
+    "D2 DistilBERT's question answering has a dropout": (
+        "minitrans/models/distilbert.py", "return config.qa_dropout", "return 0.0", [PARITY, "-k", "distilbert-ForQuestionAnswering"],
+    ),
+    "D3 DistilBERT's sinusoids are interleaved": (
+        "minitrans/models/distilbert.py", "weight.copy_(sinusoidal_table(*module.position_embeddings.weight.shape))",
+        'weight.copy_(sinusoidal_table(*module.position_embeddings.weight.shape, layout="halves"))',
+        ["tests/models/test_families.py", "-k", "D3"],
     ),
     "post-norm, not pre-norm": (
         "minitrans/layers/encoder_block.py", "norm_first: bool = False", "norm_first: bool = True", [PARITY, "-k", "bert-Model"],

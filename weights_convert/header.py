@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import torch
 
 from minitrans.errors import CheckpointError
-from minitrans.files import printable, require_regular_file
+from minitrans.files import printable, refuse_impostor, require_regular_file
 from weights_convert.plan import TensorInfo
 
 MAX_HEADER_BYTES = 32 * 1024 * 1024  # about 200,000 tensors; the format allows 100 MB
@@ -37,13 +37,6 @@ DTYPES: dict[str, torch.dtype] = {
     "BOOL": torch.bool,
     "C64": torch.complex64,
 }
-# What people find in place of a weights file, by its first bytes.
-IMPOSTORS = (
-    (b"version https://git-lfs", "a git-lfs pointer: run `git lfs pull`"),
-    (b"<!DOCTYPE", "an HTML page"),
-    (b"<!doctype", "an HTML page"),
-    (b"<html", "an HTML page"),
-)
 
 
 @dataclass(frozen=True)
@@ -53,13 +46,6 @@ class Header:
     tensors: dict[str, TensorInfo]
     begins: dict[str, int]
     metadata: dict[str, str]
-
-
-def refuse_impostor(path: Path, start: bytes) -> None:
-    """Raises CheckpointError if a file that begins with `start` is known to be something else than weights."""
-    for magic, what in IMPOSTORS:
-        if start.startswith(magic):
-            raise CheckpointError(f"{printable(path)}: expected weights, found {what}")
 
 
 def read_header(path: Path) -> Header:

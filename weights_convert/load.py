@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("minitrans")
 MAX_FAULTS_SHOWN = 50
+SMALL_MODEL = 64  # layers that may be made before their tensors are looked for, so that each missing one is named
 
 
 def load_model(
@@ -135,11 +136,11 @@ def load_folder(
 
 def _require_room(config: Any, checkpoint: Checkpoint, folder: Folder) -> None:
     """Raises CheckpointError where the configuration asks for more layers than the files can fill: no model is built first."""
-    held = len(checkpoint.tensors)
+    held = max(len(checkpoint.tensors), SMALL_MODEL)
     if config.num_hidden_layers > held:
         raise CheckpointError(
-            f"{printable(folder.path(CONFIG))}: num_hidden_layers: expected at most {held}, the tensors in "
-            f"{printable(checkpoint.source)}, found {config.num_hidden_layers}"
+            f"{printable(folder.path(CONFIG))}: num_hidden_layers: expected no more than the {len(checkpoint.tensors)} "
+            f"tensors in {printable(checkpoint.source)}, found {config.num_hidden_layers}"
         )
 
 
@@ -260,8 +261,7 @@ def _source_of(bare: str, family: Family, config: Any) -> str:
 
 def _mismatch_fault(mismatch: Mismatch, target: str, head: bool) -> str:
     fault = (
-        f"{mismatch.source.shown}: expected shape {list(mismatch.expected)} for {target}, "
-        f"found {list(mismatch.found)}"
+        f"{mismatch.source.shown}: expected shape {list(mismatch.expected)} for {target}, found {list(mismatch.found)}"
     )
     if not head:
         return fault

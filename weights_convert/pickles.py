@@ -14,8 +14,7 @@ from pathlib import Path, PurePosixPath
 import torch
 
 from minitrans.errors import CheckpointError
-from minitrans.files import printable, require_regular_file
-from weights_convert.header import refuse_impostor
+from minitrans.files import printable, refuse_impostor, require_regular_file
 
 # The first pickle of torch's format before 1.6: protocol 2 and the 10-byte magic number.
 LEGACY_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."

@@ -16,10 +16,10 @@ from minitrans.layers.decoder_block import DecoderBlock
 from minitrans.layers.embeddings import Embeddings
 from minitrans.layers.encoder_block import BlockOutput, EncoderBlock
 from minitrans.layers.heads import Pooler
-from minitrans.models import inputs
 from minitrans.models.config import EncoderConfig
+from minitrans.models.inputs import memory_mask
 from minitrans.models.outputs import EncoderOutput, ModelOutput
-from minitrans.models.padding import choose_packing
+from minitrans.models.preparation import Given, prepare
 from minitrans.models.pretrained import PreTrainedModel, head_masks
 
 Output = TypeVar("Output", bound=ModelOutput)
@@ -166,71 +166,45 @@ class EncoderModel(PreTrainedModel):
             ValueError, TypeError: for input that does not fit the model.
         """
         config = self.config
-        padding = padding or self.padding
-        if layout is not None:  # as if its sequences had come padded
-            packed = inputs.PackedInputs(layout, attention_mask)
-            input_ids, inputs_embeds = (
-                packed.padded(input_ids, fill=config.pad_token_id or 0),
-                packed.padded(inputs_embeds),
-            )
-            token_type_ids, position_ids = packed.padded(token_type_ids), packed.padded(position_ids)
-            attention_mask = packed.mask
-        tokens = inputs.check_tokens(input_ids, inputs_embeds, config.vocab_size, config.embedding_size)
-        batch, length = tokens.shape[:2]
         if past_key_values is not None and not config.is_decoder:
             raise ValueError("past_key_values needs a decoder: set is_decoder=True in the configuration")
-        past_length = 0 if past_key_values is None else past_key_values.get_seq_length()
-        if position_ids is None:
-            positions = self.positions(tokens, past_length)
-        else:
-            positions = inputs.check_positions(position_ids, tokens, config.max_position_embeddings)
-        types = inputs.check_types(token_type_ids, tokens, config.type_vocab_size)
-        mask, bias = inputs.attention_mask(
-            "attention_mask", attention_mask, batch, length, past_length + length, causal=config.is_decoder
-        )
         need_weights = config.output_attentions if output_attentions is None else output_attentions
         need_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
         keep_cache = config.is_decoder and (config.use_cache if use_cache is None else use_cache)
-        packing = choose_packing(
-            padding,
-            mask,
-            width=config.hidden_size,
+        past_length = 0 if past_key_values is None else past_key_values.get_seq_length()
+        given = Given(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, layout, past_length)
+        batch = prepare(
+            given,
+            config,
+            self.positions,
+            padding=padding or self.padding,
             needs_padding={"output_attentions": need_weights, "a decoder": config.is_decoder},
-            given=None if layout is None else packed.packing,
         )
-        if packing is not None:
-            tokens, positions, types = packing.pack(tokens), packing.pack(positions), packing.pack(types)
-            mask = AttentionMask()
 
         stacked: Stacked = self.encoder(
-            self.embeddings(tokens, positions, types),
-            mask=mask,
-            bias=bias,
-            layout=None if packing is None else packing.layout,
+            self.embeddings(batch.tokens, batch.positions, batch.types),
+            mask=batch.mask,
+            bias=batch.bias,
+            layout=batch.layout,
             memory=encoder_hidden_states,
-            memory_mask=inputs.memory_mask(encoder_hidden_states, encoder_attention_mask, (batch, length), config),
+            memory_mask=memory_mask(encoder_hidden_states, encoder_attention_mask, batch.shape, config),
             past=past_key_values,
             head_masks=head_masks(head_mask, config.num_hidden_layers, config.num_attention_heads),
             need_weights=need_weights,
             keep_states=need_states,
             keep_cache=keep_cache,
         )
-        hidden, states = stacked.output, stacked.hidden_states
-        pooled = None
-        if self.pooler is not None:
-            pooled = self.pooler(hidden if packing is None else packing.unpack(hidden))
-        if packing is not None and layout is None:
-            states = tuple(packing.unpack(state) for state in states)
-        if packing is not None and (layout is None if unpack is None else unpack):
-            hidden = packing.unpack(hidden)
+        came_padded = layout is None
+        unpacks = came_padded if unpack is None else unpack
+        states = tuple(batch.padded(state) if came_padded else state for state in stacked.hidden_states)
         output = EncoderOutput(
-            last_hidden_state=hidden,
-            pooler_output=pooled,
+            last_hidden_state=batch.padded(stacked.output) if unpacks else stacked.output,
+            pooler_output=None if self.pooler is None else self.pooler(batch.padded(stacked.output)),
             past_key_values=KeyValueCache(stacked.caches) if keep_cache else None,
             hidden_states=states if need_states else None,
             attentions=stacked.weights if need_weights else None,
             cross_attentions=stacked.cross_weights if need_weights and encoder_hidden_states is not None else None,
-            packing=packing if unpack is False and layout is None else None,
+            packing=batch.packing if came_padded and not unpacks else None,
         )
         return returned(output, return_dict)
 

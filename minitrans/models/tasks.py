@@ -342,7 +342,7 @@ class MultipleChoice(TaskModel):
     def build_head(self, config: EncoderConfig) -> None:
         """`dropout` and `classifier`."""
         self.dropout = nn.Dropout(self.dropout_of(config))
-        self.classifier = nn.Linear(config.hidden_size, 1)
+        self.classifier: nn.Module = nn.Linear(config.hidden_size, 1)
 
     def score(self, hidden: Tensor, pooled: Tensor | None) -> Tensor:
         """(B · choices, T, D) and (B · choices, D) -> (B · choices, 1)."""

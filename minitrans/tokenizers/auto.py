@@ -8,18 +8,20 @@ from typing import Any
 from minitrans.errors import CheckpointError
 from minitrans.files import printable, read_json
 from minitrans.hub import local_folder
-from minitrans.tokenizers.loading import MODEL_CONFIG_FILE, PATTERNS, TOKENIZER_FILE
-from minitrans.tokenizers.settings import CONFIG_FILE
-from minitrans.tokenizers.tokenizer import (
+from minitrans.tokenizers.classes import (
     BertTokenizer,
     CamembertTokenizer,
+    DistilBertTokenizer,
     RobertaTokenizer,
-    Tokenizer,
     XLMRobertaTokenizer,
 )
+from minitrans.tokenizers.loading import MODEL_CONFIG_FILE, PATTERNS, TOKENIZER_FILE
+from minitrans.tokenizers.settings import CONFIG_FILE
+from minitrans.tokenizers.tokenizer import Tokenizer
 
 CLASSES: dict[str, type[Tokenizer]] = {
     "BertTokenizer": BertTokenizer,
+    "DistilBertTokenizer": DistilBertTokenizer,
     "RobertaTokenizer": RobertaTokenizer,
     "XLMRobertaTokenizer": XLMRobertaTokenizer,
     "CamembertTokenizer": CamembertTokenizer,
@@ -31,6 +33,7 @@ MODEL_TYPES: dict[str, type[Tokenizer]] = {
     "roberta": RobertaTokenizer,
     "xlm-roberta": XLMRobertaTokenizer,
     "camembert": CamembertTokenizer,
+    "distilbert": DistilBertTokenizer,
 }
 _BY_FILE = {"vocab.txt": BertTokenizer, "merges.txt": RobertaTokenizer}  # a sentencepiece file alone does not tell
 

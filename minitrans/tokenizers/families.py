@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,9 @@ BERT = Family(
     input_names=("input_ids", "token_type_ids", "attention_mask"),
     dress=wordpiece.dress,
 )
+DISTILBERT = replace(
+    BERT, name="DistilBertTokenizer", input_names=("input_ids", "attention_mask")
+)  # D1: no token types
 ROBERTA = Family(
     name="RobertaTokenizer",
     model="BPE",

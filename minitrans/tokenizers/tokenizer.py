@@ -15,7 +15,7 @@ from minitrans.tokenizers import call_options, loading, saving
 from minitrans.tokenizers.batch_encoding import BatchEncoding
 from minitrans.tokenizers.call_options import Plan
 from minitrans.tokenizers.conversion import Conversion
-from minitrans.tokenizers.families import BERT, CAMEMBERT, GENERIC, ROBERTA, XLM_ROBERTA, Family
+from minitrans.tokenizers.families import GENERIC, Family
 from minitrans.tokenizers.inputs import as_batch
 from minitrans.tokenizers.padding import Filling, pad_batch
 from minitrans.tokenizers.running import encode_batch, require_room_for, returned_fields, set_lengths
@@ -315,34 +315,3 @@ class Tokenizer(Conversion):
             ValueError: if `save_directory` is a file.
         """
         return saving.save(self, Path(save_directory))
-
-
-class BertTokenizer(Tokenizer):
-    """WordPiece with BERT's cleaning; `[CLS] A [SEP] B [SEP]` with token types 0 and 1."""
-
-    family = BERT
-
-
-class RobertaTokenizer(Tokenizer):
-    """Byte-level BPE; `<s> A </s></s> B </s>`, no token types (R8)."""
-
-    family = ROBERTA
-
-
-class XLMRobertaTokenizer(Tokenizer):
-    """Unigram from a sentencepiece model with XLM-R's ids (R8); pairs as RoBERTa."""
-
-    family = XLM_ROBERTA
-
-
-class CamembertTokenizer(Tokenizer):
-    """Unigram from a sentencepiece model with CamemBERT's ids (R8); pairs as RoBERTa."""
-
-    family = CAMEMBERT
-
-
-BertTokenizerFast = BertTokenizer
-RobertaTokenizerFast = RobertaTokenizer
-XLMRobertaTokenizerFast = XLMRobertaTokenizer
-CamembertTokenizerFast = CamembertTokenizer
-PreTrainedTokenizerFast = Tokenizer

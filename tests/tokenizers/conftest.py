@@ -12,7 +12,7 @@ import sentencepiece
 from tokenizers import Tokenizer as Backend
 from tokenizers import models, pre_tokenizers, trainers
 
-from minitrans.tokenizers import tokenizer as ours
+from minitrans.tokenizers import classes as ours
 
 TEXT = """The transformer reads a sentence all at once, and each word looks at every other word.
 Der Übersetzer liest den ganzen Satz auf einmal; jedes Wort schaut auf jedes andere Wort.
@@ -104,13 +104,14 @@ def pairs(bert_folder: Path, roberta_folder: Path, sentencepiece_folder: Path) -
         ("BertTokenizer", bert_folder, {"do_lower_case": False}),
         ("BertTokenizer", bert_folder, {}),
         ("BertTokenizer", bert_folder, {"strip_accents": False, "tokenize_chinese_chars": False}),
+        ("DistilBertTokenizer", bert_folder, {}),
         ("RobertaTokenizer", roberta_folder, {}),
         ("RobertaTokenizer", roberta_folder, {"add_prefix_space": True, "trim_offsets": False}),
         ("XLMRobertaTokenizer", sentencepiece_folder, {}),
         ("CamembertTokenizer", sentencepiece_folder, {}),
     ]:
         mine = getattr(ours, name).from_pretrained(folder, **options)
-        flags = {} if name.startswith("Bert") else {"mask_token": _mask()}
+        flags = {} if "<mask>" not in mine.all_special_tokens else {"mask_token": _mask()}
         reference = getattr(transformers, name).from_pretrained(folder, **options, **flags)
         made[" ".join([name, *options])] = (mine, reference)
     return made

@@ -14,6 +14,7 @@ KINDS = [
     "BertTokenizer do_lower_case",
     "BertTokenizer",
     "BertTokenizer strip_accents tokenize_chinese_chars",
+    "DistilBertTokenizer",
     "RobertaTokenizer",
     "RobertaTokenizer add_prefix_space trim_offsets",
     "XLMRobertaTokenizer",

@@ -11,13 +11,8 @@ import pytest
 
 from minitrans.errors import CheckpointError
 from minitrans.tokenizers.auto import AutoTokenizer
-from minitrans.tokenizers.tokenizer import (
-    BertTokenizer,
-    CamembertTokenizer,
-    RobertaTokenizer,
-    Tokenizer,
-    XLMRobertaTokenizer,
-)
+from minitrans.tokenizers.classes import BertTokenizer, CamembertTokenizer, RobertaTokenizer, XLMRobertaTokenizer
+from minitrans.tokenizers.tokenizer import Tokenizer
 
 
 def _fails(action: Callable[[], Any], *words: str) -> None:

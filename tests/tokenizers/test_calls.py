@@ -15,7 +15,7 @@ import torch
 
 from minitrans.tokenizers.auto import AutoTokenizer
 from minitrans.tokenizers.batch_encoding import BatchEncoding
-from minitrans.tokenizers.tokenizer import BertTokenizer, BertTokenizerFast, RobertaTokenizer
+from minitrans.tokenizers.classes import BertTokenizer, BertTokenizerFast, RobertaTokenizer
 
 
 @pytest.fixture

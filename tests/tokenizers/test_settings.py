@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from tokenizers import AddedToken
 
-from minitrans.tokenizers import tokenizer as ours
+from minitrans.tokenizers import classes as ours
 from minitrans.tokenizers.auto import AutoTokenizer
+from minitrans.tokenizers.tokenizer import Tokenizer
 
 
 @pytest.mark.parametrize(
@@ -120,7 +121,7 @@ def test_constructors_take_files_and_vocabularies(bert_folder: Path, roberta_fol
     assert ours.BertTokenizer(loaded.get_vocab(), do_lower_case=False)(text) == loaded(text)
     loaded.save_pretrained(tmp_path)
     assert ours.BertTokenizer(tokenizer_file=tmp_path / "tokenizer.json")(text) == loaded(text)
-    assert ours.Tokenizer(tokenizer_file=tmp_path / "tokenizer.json")(text).input_ids == loaded(text).input_ids
+    assert Tokenizer(tokenizer_file=tmp_path / "tokenizer.json")(text).input_ids == loaded(text).input_ids
     files = (roberta_folder / "vocab.json", roberta_folder / "merges.txt")
     roberta = ours.RobertaTokenizer.from_pretrained(roberta_folder)
     assert ours.RobertaTokenizer(*files)(text) == roberta(text)
@@ -155,7 +156,7 @@ def test_the_sides_baked_into_a_tokenizer_json(bert_folder: Path, tmp_path: Path
     }
     document["truncation"] = {"direction": "Left", "max_length": 3, "strategy": "LongestFirst", "stride": 0}
     (tmp_path / "tokenizer.json").write_text(json.dumps(document), encoding="utf-8")
-    for kind in (ours.BertTokenizer, ours.Tokenizer):
+    for kind in (ours.BertTokenizer, Tokenizer):
         found = kind.from_pretrained(tmp_path)
         assert (found.padding_side, found.truncation_side, found.pad_token) == ("left", "left", "[PAD]")
         assert len(found("a b c d").input_ids) == 6
