@@ -184,11 +184,13 @@ print(json.dumps([cost, sorted({name.partition(".")[0] for name in sys.modules})
 
 def test_import_is_cheap():
     costs = []
-    for _ in range(3):
+    for _ in range(8):  # a busy machine only ever makes it look dearer: the cheapest of a few tells the cost
         done = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, check=True, cwd=ROOT)
         cost, loaded = json.loads(done.stdout)
         assert not LAZY_ONLY & set(loaded)
         costs.append(cost)
+        if cost <= 0.15:
+            break
     assert min(costs) <= 0.15, f"import minitrans costs {min(costs):.3f} s on top of import torch"
 
 
@@ -204,6 +206,8 @@ def test_every_public_name_exists():
 @pytest.mark.slow
 def test_the_wheel_holds_the_packages_and_nothing_else(tmp_path: Path):
     pytest.importorskip("setuptools")
+    if not (ROOT / ".git").exists():
+        pytest.skip("the list of the tree's files comes from git")
     command = [
         sys.executable,
         "-m",
