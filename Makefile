@@ -1,6 +1,8 @@
 # `make demo` shows what minitrans does, `make test` proves it. Both set up .venv on their first run.
 
-PYTHON ?= python3
+PYTHON  ?= python3
+# processes that share the tests; each holds a torch
+WORKERS ?= 2
 VENV   := .venv
 PIP    := $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
 
@@ -10,7 +12,7 @@ demo: $(VENV)/.demo
 	$(VENV)/bin/minitrans demo
 
 test: $(VENV)/.test
-	$(VENV)/bin/python -m pytest -q
+	$(VENV)/bin/python -m pytest -q -n $(WORKERS)
 
 # the inner loop: everything but what takes more than ten seconds
 fast: $(VENV)/.test

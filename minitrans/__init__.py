@@ -45,11 +45,23 @@ _EXPORTS = {
     ),
     **{
         f"{prefix}{suffix}": f"minitrans.models.{module}"
-        for module, prefix in (("roberta", "Roberta"), ("xlm_roberta", "XLMRoberta"), ("camembert", "Camembert"))
+        for module, prefix in (
+            ("roberta", "Roberta"), ("xlm_roberta", "XLMRoberta"), ("camembert", "Camembert"),
+            ("roberta_prelayernorm", "RobertaPreLayerNorm"),
+        )
         for suffix in (*_TASKS, "Config", "ForCausalLM", "ForMultipleChoice")
     },
     **{
-        f"DistilBert{suffix}": "minitrans.models.distilbert"
+        f"Albert{suffix}": "minitrans.models.albert"
+        for suffix in (*_TASKS, "Config", "ForMultipleChoice", "ForPreTraining")
+    },
+    **{
+        f"Electra{suffix}": "minitrans.models.electra"
+        for suffix in (*_TASKS, "Config", "ForCausalLM", "ForMultipleChoice", "ForPreTraining")
+    },
+    **{
+        f"{prefix}{suffix}": f"minitrans.models.{module}"
+        for module, prefix in (("distilbert", "DistilBert"), ("mpnet", "MPNet"))
         for suffix in (*_TASKS, "Config", "ForMultipleChoice")
     },
     **dict.fromkeys(("Transformer", "TransformerConfig"), "minitrans.models.transformer"),
@@ -61,7 +73,8 @@ _EXPORTS = {
         (
             "BertTokenizer", "BertTokenizerFast", "RobertaTokenizer", "RobertaTokenizerFast", "XLMRobertaTokenizer",
             "XLMRobertaTokenizerFast", "CamembertTokenizer", "CamembertTokenizerFast", "DistilBertTokenizer",
-            "DistilBertTokenizerFast", "PreTrainedTokenizerFast",
+            "DistilBertTokenizerFast", "ElectraTokenizer", "ElectraTokenizerFast", "MPNetTokenizer", "MPNetTokenizerFast",
+            "PreTrainedTokenizerFast",
         ),
         "minitrans.tokenizers.classes",
     ),

@@ -27,9 +27,13 @@ def local_folder(
         ValueError: if it is neither a directory nor a hub name, or the hub (or its cache, when offline) has no such checkpoint.
     """
     path = Path(name_or_path).expanduser()
-    if path.is_dir():
+    try:
+        is_folder, exists = path.is_dir(), path.exists()
+    except OSError as error:
+        raise ValueError(f"{printable(path)}: cannot be read: {error.strerror}") from None
+    if is_folder:
         return path
-    if path.exists():
+    if exists:
         raise ValueError(f"{printable(path)}: expected a folder that holds a checkpoint, found a file")
     if not isinstance(name_or_path, str) or not _HUB_NAME.fullmatch(name_or_path) or ".." in name_or_path:
         raise ValueError(

@@ -65,18 +65,18 @@ MUTANTS = {
         "minitrans/models/bert.py", "padding_idx=config.pad_token_id,", "padding_idx=None,", [PARITY, "-k", "bert-Model"],
     ),
     "R1 RoBERTa positions start after the padding id": (
-        "minitrans/models/roberta.py", "* is_token + self.padding_idx", "* is_token + 0", [PARITY, "-k", "roberta-Model"],
+        "minitrans/models/roberta.py", "* is_token + padding_idx", "* is_token + 0", [PARITY, "-k", "roberta-Model"],
     ),
     "R1 RoBERTa positions skip padding": (
-        "minitrans/models/roberta.py", "is_token = (tokens != self.padding_idx).long()", "is_token = torch.ones_like(tokens)",
+        "minitrans/models/roberta.py", "is_token = (tokens != padding_idx).long()", "is_token = torch.ones_like(tokens)",
         [PARITY, "-k", "roberta-Model"],
     ),
     "R4 RoBERTa's language head is always gelu": (
         "minitrans/models/roberta.py", 'head_act = "gelu"  # R4', "head_act = None", [PARITY, "-k", "roberta-ForMaskedLM"],
     ),
     "R5 RoBERTa's classifier has a tanh and dropout before and after": (
-        "minitrans/layers/heads.py", "self.out_proj(self.dropout(torch.tanh(self.dense(self.dropout(hidden[:, 0])))))",
-        "self.out_proj(torch.tanh(self.dense(self.dropout(hidden[:, 0]))))", [PARITY, "-k", "roberta-ForSequenceClassification"],
+        "minitrans/layers/heads.py", "self.out_proj(self.dropout(self.act(self.dense(self.dropout(hidden[:, 0])))))",
+        "self.out_proj(self.act(self.dense(self.dropout(hidden[:, 0]))))", [PARITY, "-k", "roberta-ForSequenceClassification"],
     ),
     "D1 DistilBERT has no dropout after the attention": (
         "minitrans/models/distilbert.py", "block(config, dropout=0.0, ", "block(config, dropout=config.hidden_dropout_prob, ",
@@ -96,6 +96,38 @@ MUTANTS = {
         "minitrans/models/distilbert.py", "weight.copy_(sinusoidal_table(*module.position_embeddings.weight.shape))",
         'weight.copy_(sinusoidal_table(*module.position_embeddings.weight.shape, layout="halves"))',
         ["tests/models/test_families.py", "-k", "D3"],
+    ),
+    "R6 pre-norm RoBERTa ends with a norm": (
+        "minitrans/models/roberta_prelayernorm.py", "Encoder(blocks, LayerNorm(config.hidden_size, config.layer_norm_eps))",
+        "Encoder(blocks)", [PARITY, "-k", "roberta-prelayernorm-Model"],
+    ),
+    "R6 pre-norm RoBERTa is pre-norm": (
+        "minitrans/models/roberta_prelayernorm.py", "norm_first=True", "norm_first=False", [PARITY, "-k", "roberta-prelayernorm-Model"],
+    ),
+    "E1 ELECTRA's classifier has a gelu": (
+        "minitrans/models/electra.py", 'dropout=dropout, act="gelu"', 'dropout=dropout, act="tanh"',
+        [PARITY, "-k", "electra-ForSequenceClassification"],
+    ),
+    "E1 ELECTRA's generator is always gelu": (
+        "minitrans/models/electra.py", 'head_act = "gelu"  # E1', "head_act = None", [PARITY, "-k", "electra-ForMaskedLM"],
+    ),
+    "E1 padding is not discriminated": (
+        "minitrans/models/electra.py", "None if attention_mask is None else attention_mask == 1", "None",
+        [PARITY, "-k", "electra-ForPreTraining"],
+    ),
+    "E1 the projection comes after norm and dropout": (
+        "minitrans/layers/embeddings.py", "self.dropout(self.LayerNorm(x))", "self.LayerNorm(self.dropout(x))",
+        [PARITY, "-k", "electra-Model"],
+    ),
+    "P1 MPNet's padding is 1 whatever the configuration says": (
+        "minitrans/models/mpnet.py", "PADDING = 1", "PADDING = 0", [PARITY, "-k", "mpnet-Model"],
+    ),
+    "P1 MPNet counts 32 buckets": (
+        "minitrans/models/mpnet.py", "weight[:BUCKETS]", "weight", ["tests/models/test_families.py", "-k", "P1"],
+    ),
+    "P1 MPNet adds the bias after scaling": (
+        "minitrans/models/mpnet.py", "RelativeBuckets(self.relative_attention_bias.weight",
+        "RelativeBuckets(0.5 * self.relative_attention_bias.weight", [PARITY, "-k", "mpnet-Model"],
     ),
     "post-norm, not pre-norm": (
         "minitrans/layers/encoder_block.py", "norm_first: bool = False", "norm_first: bool = True", [PARITY, "-k", "bert-Model"],

@@ -140,10 +140,11 @@ def verify(
 
     with _busy(f"verifying {printable(source)}"):
         result = run(source, class_name=class_name, revision=revision, local_files_only=offline)
-    table = _table("what", "module or parameter", "relative error")
-    for comparison in result.comparisons:
-        style = None if comparison.error <= result.tolerance else "bold red"
-        table.add_row(comparison.kind, _text(comparison.name), f"{comparison.error:.1e}", style=style)
+    table = _table("place", "forward", "gradient", title="largest relative error in float64")
+    for place, errors in result.by_layer().items():
+        style = None if all(error <= result.tolerance for error in errors.values()) else "bold red"
+        cells = (f"{errors[kind]:.1e}" if kind in errors else "" for kind in ("forward", "gradient"))
+        table.add_row(_text(place), *cells, style=style)
     _console().print(table)
     _console().print(_text(result.summary(), 400), soft_wrap=True)
     if not result.equal:

@@ -15,6 +15,7 @@ REQUIRED = (
     "intermediate_size",
     "max_position_embeddings",
     "type_vocab_size",
+    "embedding_size",
     *("dim", "n_layers", "n_heads", "hidden_dim"),  # DistilBERT's names
 )
 
@@ -31,6 +32,9 @@ LARGEST: dict[str, int] = {
     "max_position_embeddings": 100_000_000,
     "type_vocab_size": 1_000_000,
     "num_labels": 10_000,  # where the file names none of them; names are as many as the file is long
+    "embedding_size": 1_000_000,
+    "num_hidden_groups": 32,
+    "inner_group_num": 4,
     "dim": 1_000_000,
     "n_layers": 1_000,
     "n_heads": 10_000,
@@ -104,6 +108,11 @@ IGNORED: dict[str, str] = {
     **dict.fromkeys(
         (
             "directionality",
+            "down_scale_factor",
+            "gap_size",
+            "layers_to_keep",
+            "net_structure_type",
+            "num_memory_blocks",
             "pooler_fc_size",
             "pooler_num_attention_heads",
             "pooler_num_fc_layers",

@@ -114,6 +114,7 @@ def _class_for(stored: Mapping[str, Any], path: Path, asked: type[EncoderConfig]
 
 def _stored_dtype(stored: Mapping[str, Any], path: Path) -> torch.dtype | None:
     """The dtype of the writer's model; newer files say `dtype`, older ones `torch_dtype` (B9)."""
+    found = []
     for key in ("dtype", "torch_dtype"):
         value = stored.get(key)
         if value is None:
@@ -121,8 +122,8 @@ def _stored_dtype(stored: Mapping[str, Any], path: Path) -> torch.dtype | None:
         name = value.removeprefix("torch.") if isinstance(value, str) else None
         if name not in DTYPES:
             _fail(path, key, f"one of {', '.join(DTYPES)}", value)
-        return DTYPES[name]
-    return None
+        found.append(DTYPES[name])
+    return found[0] if found else None
 
 
 def _architectures(stored: Mapping[str, Any], path: Path) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -76,7 +77,7 @@ def convert(
             "a random head is not converted, name the class of what is there, for example the bare model"
         )
     save_model(model, target, max_shard_size=max_shard_size)
-    companions = [name for name in COMPANIONS if (origin / name).exists()]
+    companions = [name for name in COMPANIONS if os.path.lexists(origin / name)]
     with saving(target) as save:
         for companion in companions:
             require_regular_file(origin / companion)

@@ -30,7 +30,7 @@ class Folder:
         self.root = root
         self._moves: dict[str, str] = {}
         self._removed: frozenset[str] = frozenset()
-        if (root / JOURNAL).exists():
+        if os.path.lexists(root / JOURNAL):
             self._moves, self._removed = _read_journal(root / JOURNAL)
 
     def path(self, name: str) -> Path:
@@ -105,7 +105,7 @@ def _carry_out(root: Path, moves: Mapping[str, str], removed: Sequence[str]) -> 
 
 def _finish_interrupted(root: Path) -> None:
     """Completes a journalled save that was killed, and clears what a killed one staged without getting so far."""
-    if (root / JOURNAL).exists():
+    if os.path.lexists(root / JOURNAL):
         moves, removed = _read_journal(root / JOURNAL)
         _carry_out(root, moves, sorted(removed))
     _clear_staged(root)

@@ -7,8 +7,9 @@
 from __future__ import annotations
 
 import pickle
-import tarfile
+import warnings
 import zipfile
+from collections import Counter
 from pathlib import Path, PurePosixPath
 
 import torch
@@ -24,20 +25,20 @@ def load_pickled(path: Path) -> dict[str, torch.Tensor]:
     """The tensors of a torch file, mapped from it where the format allows. Raises CheckpointError; nothing in it is executed."""
     size = require_regular_file(path).st_size
     with path.open("rb") as file:
-        start = file.read(64)
-    refuse_impostor(path, start)
+        start = file.read(512)
+    refuse_impostor(path, start[:64])
     zipped = start.startswith(b"PK\x03\x04")
+    records: Counter[int] = Counter()
     if zipped:
-        _require_plain_archive(path, size)
+        records = _require_plain_archive(path, size)
     elif not start.startswith(LEGACY_START):
-        found = (
-            "a tar archive"
-            if size and tarfile.is_tarfile(path)
-            else f"{size} bytes that begin with {printable(start[:16])}"
-        )
+        tar = start[257:262] == b"ustar"
+        found = "a tar archive" if tar else f"{size} bytes that begin with {printable(start[:16])}"
         raise CheckpointError(f"{printable(path)}: expected a file written by torch.save, found {found}")
     try:
-        value = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about old ways of writing, which are no fault of who reads
+            value = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{printable(path)}: expected tensors only, found a pickle that asks for more (nothing was executed): "
@@ -47,7 +48,10 @@ def load_pickled(path: Path) -> dict[str, torch.Tensor]:
         raise CheckpointError(
             f"{printable(path)}: expected a whole torch file, found an error: {_reason(error)}"
         ) from None
-    return _checked(path, value, size)
+    tensors = _checked(path, value, size)
+    if zipped:
+        _require_whole_storages(path, tensors, records)
+    return tensors
 
 
 def _reason(error: Exception) -> str:
@@ -57,8 +61,8 @@ def _reason(error: Exception) -> str:
     return printable((telling or lines or [type(error).__name__])[0], 200)
 
 
-def _require_plain_archive(path: Path, size: int) -> None:
-    """Every record stored as it is, sizes consistent with the file, names unique and inside one folder."""
+def _require_plain_archive(path: Path, size: int) -> Counter[int]:
+    """The sizes of the records: each stored as it is, together no more than the file, names unique and inside one folder."""
     shown = printable(path)
     try:
         with zipfile.ZipFile(path) as archive:
@@ -75,6 +79,8 @@ def _require_plain_archive(path: Path, size: int) -> None:
             raise CheckpointError(f"{shown}: {printable(name)}: expected one record of this name, found two")
         if name.startswith("/") or ".." in parts or "\\" in name or "\0" in name or len(parts) < 2:
             raise CheckpointError(f"{shown}: {printable(name)}: expected a record inside the archive's folder")
+        if parts[1:] == ("constants.pkl",):
+            raise CheckpointError(f"{shown}: expected a file written by torch.save, found a TorchScript program")
         names.add(name)
         folders.add(parts[0])
     if len(folders) != 1:
@@ -82,6 +88,22 @@ def _require_plain_archive(path: Path, size: int) -> None:
     total = sum(record.file_size for record in records)
     if total > size:
         raise CheckpointError(f"{shown}: expected records of at most {size} bytes together, found {total}")
+    return Counter(record.file_size for record in records)
+
+
+def _require_whole_storages(path: Path, tensors: dict[str, torch.Tensor], records: Counter[int]) -> None:
+    """Every storage must have a record of its size: mapped from a shorter one, torch would read on into the next."""
+    storages: dict[int, tuple[int, str]] = {}
+    for name, tensor in tensors.items():
+        storage = tensor.untyped_storage()
+        if storage.nbytes():
+            storages.setdefault(storage.data_ptr(), (storage.nbytes(), name))
+    for size, name in storages.values():
+        records[size] -= 1
+        if records[size] < 0:
+            raise CheckpointError(
+                f"{printable(path)}: {printable(name)}: expected a record of {size} bytes in the archive, found none"
+            )
 
 
 def _checked(path: Path, value: object, size: int) -> dict[str, torch.Tensor]:
@@ -95,8 +117,9 @@ def _checked(path: Path, value: object, size: int) -> dict[str, torch.Tensor]:
             raise CheckpointError(f"{shown}: expected names as keys, found {printable(repr(name))}")
         if not isinstance(tensor, torch.Tensor):
             raise CheckpointError(f"{shown}: {printable(name)}: expected a tensor, found {type(tensor).__name__}")
-        if tensor.layout != torch.strided or tensor.is_meta:
-            raise CheckpointError(f"{shown}: {printable(name)}: expected a dense tensor, found {tensor.layout}")
+        if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized or tensor.is_nested:
+            found = f"{tensor.layout}, {tensor.dtype}, {tensor.device}"
+            raise CheckpointError(f"{shown}: {printable(name)}: expected a plain dense tensor, found {found}")
         # Strides of 0 make a tensor of any size from one number.
         if tensor.numel() * tensor.element_size() > min(size, tensor.untyped_storage().nbytes()):
             raise CheckpointError(

@@ -19,7 +19,7 @@ from weights_convert.families.family import Family
 from weights_convert.families.registry import family_of
 from weights_convert.journal import Save, saving
 from weights_convert.load import bare_parameters, logger
-from weights_convert.plan import TensorInfo, instances
+from weights_convert.plan import FLOATS, TensorInfo, instances
 from weights_convert.report import ConversionReport, TensorRow, dtype_name, tensor_sha256
 from weights_convert.rules import inverse, ties
 
@@ -59,7 +59,12 @@ def save_model(model: PreTrainedModel, folder: str | Path, *, max_shard_size: in
     config = _config_as_built(model, report)
     tensors, origins = file_tensors(dict(model.state_dict()), config, report)
     _note_departures(cls, model, config, report)
-    content = config_json(config, [cls.__name__], model.dtype)
+    if "__metadata__" in tensors:
+        raise ValueError(
+            "a parameter called __metadata__ cannot be saved: safetensors keeps that name for itself; rename it"
+        )
+    floats = (parameter.dtype for parameter in model.parameters() if parameter.dtype in FLOATS)
+    content = config_json(config, [cls.__name__], next(floats, None))
     shards = _shards(tensors, limit)
     with saving(root) as save:
         files = _stage_weights(save, shards)
@@ -101,7 +106,7 @@ def file_tensors(
         if bare not in used:
             name = names[bare]
             tensors[name], origins[name] = state[name].detach(), ((name,), "as it is")
-            report.notes.append(f"{name}: no rule knows this parameter; saved under its own name")
+            report.notes.append(f"{printable(name)}: no rule knows this parameter; saved under its own name")
     _write_ties(family, config, full, tensors, origins)
     return tensors, origins
 
@@ -157,7 +162,7 @@ def _note_departures(cls: type[PreTrainedModel], model: PreTrainedModel, config:
     for name, tensor in model.state_dict().items():
         if name in expected and expected[name] != tuple(tensor.shape):
             report.notes.append(
-                f"{name}: has shape {list(tensor.shape)} where the configuration says {list(expected[name])}; "
+                f"{printable(name)}: has shape {list(tensor.shape)} where the configuration says {list(expected[name])}; "
                 "to load it again, say so in the arguments (num_labels=... for a classifier)"
             )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,16 @@ from torch import Tensor, nn
 from minitrans.errors import CheckpointError, NotSupportedError
 from minitrans.files import printable
 from weights_convert.configs import StoredConfig, read_stored_config
+from weights_convert.diagnosis import Evidence, likely_cause
 from weights_convert.families.family import Family
 from weights_convert.families.registry import family_of
+from weights_convert.formulas import Inputs
 from weights_convert.journal import Folder
 from weights_convert.load import find_folder, load_folder
+from weights_convert.names import bare_names
+from weights_convert.plan import TensorInfo, instances
 from weights_convert.report import ConversionReport
-from weights_convert.rules import ties
+from weights_convert.rules import movements, ties
 from weights_convert.save import file_tensors
 
 TOLERANCE = 1e-10
@@ -45,6 +49,7 @@ class Verification:
 
     class_name: str
     comparisons: tuple[Comparison, ...]
+    cause: str | None = None  # of the first output that differs; "unknown" where no known mistake explains it
     tolerance: float = TOLERANCE
 
     @property
@@ -69,7 +74,26 @@ class Verification:
                 f"{self.class_name} equals the reference in float64: {self.worst('forward'):.1e} forward, "
                 f"{self.worst('gradient'):.1e} gradients (largest relative error of {len(self.comparisons)} comparisons)"
             )
-        return f"{self.class_name} differs from the reference: first at {first.kind} of {first.name}, {first.error:.1e}"
+        cause = f"; likely cause: {self.cause}" if self.cause else ""
+        return f"{self.class_name} differs from the reference: first at {first.kind} of {first.name}, {first.error:.1e}{cause}"
+
+    def by_layer(self) -> dict[str, dict[str, float]]:
+        """Place -> the largest error of its outputs ("forward") and of its parameters ("gradient"), in the order they run."""
+        places: dict[str, dict[str, float]] = {}
+        for comparison in self.comparisons:
+            errors = places.setdefault(_place(comparison.name), {})
+            errors[comparison.kind] = max(errors.get(comparison.kind, 0.0), comparison.error)
+        return places
+
+
+def _place(name: str) -> str:
+    """The layer that a module or parameter belongs to, or the module outside the layers."""
+    parts = name.split(".")
+    for index, part in enumerate(parts[:-1]):
+        if part == "layer" and parts[index + 1].isdigit():
+            return f"layer {parts[index + 1]}"
+    outside = [part for part in parts if part not in ("weight", "bias")]
+    return "embeddings" if "embeddings" in outside else ".".join(outside[:2])
 
 
 def verify(
@@ -157,7 +181,44 @@ def compare(ours: Any, theirs: nn.Module, class_name: str) -> Verification:
         weigh = _weigher(mask)
         torch.autograd.backward(_scalar(our_result, weigh))
         torch.autograd.backward(_scalar(their_result, weigh))
-    return Verification(class_name, (*forward, *_compare_gradients(ours, theirs)))
+    found = Verification(class_name, (*forward, *_compare_gradients(ours, theirs)))
+    first = found.first_diverging
+    if first is None or first.kind != "forward":
+        return found
+    names = {theirs_: mine.removeprefix(f"{family.prefix}.") for mine, theirs_ in pairs}
+    with torch.no_grad():
+        evidence = Evidence(
+            module=names[first.name],
+            observed=our_outputs[first.name],
+            expected=their_outputs[first.name],
+            outputs={names[name]: output for name, output in their_outputs.items()},
+            weights=_by_our_names(family, theirs, ours.config),
+            own={name.removeprefix(f"{family.prefix}."): tensor for name, tensor in ours.state_dict().items()},
+            inputs=_inputs(batch, ours.config.pad_token_id or 0),
+            real=lambda output: _real(output, mask),
+            config=ours.config,
+        )
+        return replace(found, cause=likely_cause(evidence))
+
+
+def _inputs(batch: Mapping[str, Tensor], pad: int) -> Inputs:
+    flat = {name: values.flatten(0, -2) for name, values in batch.items()}
+    return Inputs(flat["input_ids"], flat.get("token_type_ids"), flat["attention_mask"], pad)
+
+
+def _by_our_names(family: Family, theirs: nn.Module, config: Any) -> dict[str, Tensor]:
+    """The reference's tensors by our names, as loading a file of them would give."""
+    state = theirs.state_dict()
+    names, _ = bare_names(state, family.prefix)
+    stored = {bare: TensorInfo(key, state[key].dtype, tuple(state[key].shape), "") for bare, key in names.items()}
+    return {
+        target: tensor
+        for step in instances(movements(family.table(config)), stored)
+        if all(source in names for source in step.sources)
+        for target, tensor in zip(
+            step.targets, step.rule.apply([state[names[source]] for source in step.sources]), strict=True
+        )
+    }
 
 
 def _batch(config: Any, class_name: str) -> dict[str, Tensor]:
@@ -225,7 +286,7 @@ def _weigher(mask: Tensor) -> Callable[[Tensor], Tensor]:
 
 
 OUTPUTS = (
-    "last_hidden_state", "pooler_output", "logits", "prediction_logits", "seq_relationship_logits",
+    "last_hidden_state", "pooler_output", "logits", "prediction_logits", "seq_relationship_logits", "sop_logits",
     "start_logits", "end_logits",
 )  # fmt: skip
 

@@ -162,3 +162,15 @@ class RelativePositions:
             raise ValueError(f"RelativePositions needs a (2P - 1, K={width}) table, got {tuple(self.table.shape)}")
         if longest > self.positions:
             raise ValueError(f"relative positions reach {self.positions} tokens, got {longest}")
+
+
+@dataclass(frozen=True, eq=False)
+class SummedBias:
+    """Two biases at once."""
+
+    first: AttentionBias
+    second: AttentionBias
+
+    def to_dense(self, query: Tensor, key: Tensor, scale: float) -> Tensor:
+        """(B|1, H|1, T, S)."""
+        return self.first.to_dense(query, key, scale) + self.second.to_dense(query, key, scale)

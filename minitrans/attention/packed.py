@@ -13,7 +13,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from minitrans.attention.bias import AttentionBias, DenseBias
+from minitrans.attention.bias import AttentionBias, DenseBias, SummedBias
 from minitrans.attention.layout import PackedLayout
 from minitrans.attention.mask import AttentionMask
 
@@ -105,6 +105,12 @@ def _mask_of(mask: AttentionMask, spans: Sequence[slice]) -> AttentionMask:
 
 
 def _bias_of(bias: AttentionBias | None, spans: Sequence[slice]) -> AttentionBias | None:
-    if not isinstance(bias, DenseBias):  # the others speak of distances and contents, the same wherever a sequence lies
-        return bias
-    return DenseBias(torch.cat([bias.values[:, :, span, span] for span in spans]))
+    return None if bias is None else _of_sequences(bias, spans)
+
+
+def _of_sequences(bias: AttentionBias, spans: Sequence[slice]) -> AttentionBias:
+    if isinstance(bias, SummedBias):
+        return SummedBias(_of_sequences(bias.first, spans), _of_sequences(bias.second, spans))
+    if isinstance(bias, DenseBias):
+        return DenseBias(torch.cat([bias.values[:, :, span, span] for span in spans]))
+    return bias  # it speaks of distances and contents, the same wherever a sequence lies

@@ -42,6 +42,28 @@ def next_token_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return token_loss(logits[:, :-1], labels[:, 1:])
 
 
+def replaced_token_loss(logits: Tensor, labels: Tensor, real: Tensor | None) -> Tensor:
+    """Binary cross-entropy of "this token was replaced", averaged over the real tokens (E1; Clark et al. 2020).
+
+    Args:
+        logits: (...).
+        labels: (...), 1 = replaced, 0 = original.
+        real: (...) bool, the tokens that count; None = all.
+
+    Raises:
+        ValueError: where shapes differ or a label is neither.
+    """
+    for name, given in (("labels", labels), ("attention_mask", real)):
+        if given is not None and given.shape != logits.shape:
+            raise ValueError(f"{name} must have shape {tuple(logits.shape)}, got {tuple(given.shape)}")
+    targets = labels.to(logits.dtype)
+    if not torch.compiler.is_compiling() and bool(((targets != 0) & (targets != 1)).any()):
+        raise ValueError("labels must be 1 where a token was replaced and 0 where it was not")
+    if real is not None:
+        logits, targets = logits[real], targets[real]
+    return F.binary_cross_entropy_with_logits(logits, targets)
+
+
 def classification_loss(logits: Tensor, labels: Tensor, problem_type: ProblemType | None) -> Tensor:
     """The loss of a sequence classifier (B5).
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from minitrans.attention.bias import AttentionBias, DenseBias, RelativePositions
+from minitrans.attention.bias import AttentionBias, RelativePositions, SummedBias
 from minitrans.attention.dispatch import attend
 from minitrans.attention.layout import PackedLayout
 from minitrans.attention.mask import AttentionMask
@@ -118,7 +118,7 @@ class MultiHeadAttention(nn.Module):
                 key, value = torch.cat([past.key, key], dim=2), torch.cat([past.value, value], dim=2)
         if self.distance_embedding is not None:
             relative = RelativePositions(self.distance_embedding.weight, self.relative_with_key)
-            bias = relative if bias is None else self._sum(relative, bias, query, key, layout)
+            bias = relative if bias is None else SummedBias(relative, bias)
 
         result = attend(
             query, key, value, mask=mask, bias=bias, layout=layout, scale=self.scale,
@@ -150,15 +150,6 @@ class MultiHeadAttention(nn.Module):
             _keep(projection, rows, dim=0)
         _keep(self.output, rows, dim=1)
         self.num_heads = self.num_kv_heads = len(kept)
-
-    def _sum(
-        self, one: AttentionBias, other: AttentionBias, query: Tensor, key: Tensor, layout: PackedLayout | None
-    ) -> AttentionBias:
-        """Both, as (B, H, T, S) scores."""
-        if layout is not None:
-            raise ValueError("a packed batch cannot have both relative positions and a bias; keep the padding instead")
-        scale = self.head_width**-0.5 if self.scale is None else self.scale
-        return DenseBias(one.to_dense(query, key, scale) + other.to_dense(query, key, scale))
 
     def _split(self, x: Tensor) -> Tensor:
         """(B, T, H·K) -> (B, H, T, K); (N, H·K) -> (N, H, K)."""

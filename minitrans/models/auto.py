@@ -17,10 +17,14 @@ FAMILIES = {
     "xlm-roberta": ("minitrans.models.xlm_roberta", "XLMRoberta"),
     "camembert": ("minitrans.models.camembert", "Camembert"),
     "distilbert": ("minitrans.models.distilbert", "DistilBert"),
+    "albert": ("minitrans.models.albert", "Albert"),
+    "electra": ("minitrans.models.electra", "Electra"),
+    "mpnet": ("minitrans.models.mpnet", "MPNet"),
+    "roberta-prelayernorm": ("minitrans.models.roberta_prelayernorm", "RobertaPreLayerNorm"),
 }
 
 _ALL = tuple(FAMILIES)
-_ENCODERS_ONLY = ("distilbert",)  # no decoder, no cache
+_ENCODERS_ONLY = ("distilbert", "albert", "mpnet")  # no decoder, no cache
 _DECODERS = tuple(family for family in FAMILIES if family not in _ENCODERS_ONLY)
 # name of the Auto class -> (what follows the family's prefix, the families that have it)
 TASKS = {
@@ -31,7 +35,7 @@ TASKS = {
     "AutoModelForTokenClassification": ("ForTokenClassification", _ALL),
     "AutoModelForQuestionAnswering": ("ForQuestionAnswering", _ALL),
     "AutoModelForMultipleChoice": ("ForMultipleChoice", _ALL),
-    "AutoModelForPreTraining": ("ForPreTraining", ("bert",)),
+    "AutoModelForPreTraining": ("ForPreTraining", ("bert", "albert", "electra")),
     "AutoModelForNextSentencePrediction": ("ForNextSentencePrediction", ("bert",)),
 }
 # the one class whose name does not follow the pattern

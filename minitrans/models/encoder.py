@@ -16,6 +16,7 @@ from minitrans.layers.decoder_block import DecoderBlock
 from minitrans.layers.embeddings import Embeddings
 from minitrans.layers.encoder_block import BlockOutput, EncoderBlock
 from minitrans.layers.heads import Pooler
+from minitrans.layers.norms import LayerNorm
 from minitrans.models.config import EncoderConfig
 from minitrans.models.inputs import memory_mask
 from minitrans.models.outputs import EncoderOutput, ModelOutput
@@ -49,11 +50,17 @@ class Encoder(nn.Module):
 
     Args:
         blocks: L encoder blocks, or L decoder blocks.
+        norm: what follows the last of pre-norm blocks.
+        order: which block makes each layer, where layers share blocks; None = each has its own.
     """
 
-    def __init__(self, blocks: Iterable[EncoderBlock]) -> None:
+    def __init__(
+        self, blocks: Iterable[EncoderBlock], norm: LayerNorm | None = None, order: Iterable[int] | None = None
+    ) -> None:
         super().__init__()
         self.layer = nn.ModuleList(blocks)
+        self.LayerNorm = norm
+        self.order = tuple(range(len(self.layer)) if order is None else order)
 
     def forward(
         self,
@@ -72,7 +79,7 @@ class Encoder(nn.Module):
     ) -> Stacked:
         """(B, T, D) -> (B, T, D), or (N, D) -> (N, D), through every block; the arguments are those of `DecoderBlock`."""
         states, weights, cross_weights, caches = [x], [], [], []
-        for index, block in enumerate(self.layer):
+        for index, block in enumerate(self.layer[number] for number in self.order):
             decoding: dict[str, Any] = {}
             if isinstance(block, DecoderBlock):
                 remembered = None if past is None else past.layers[index]
@@ -93,6 +100,9 @@ class Encoder(nn.Module):
                 caches.append(out.cache)
             weights.append(out.weights)
             cross_weights.append(out.cross_weights)
+        if self.LayerNorm is not None:
+            x = self.LayerNorm(x)
+            states[-1:] = [x] if keep_states else states[-1:]  # M7: the last hidden state is the normed one
         return Stacked(x, tuple(states), _given(weights), _given(cross_weights), tuple(caches))
 
 
@@ -189,7 +199,7 @@ class EncoderModel(PreTrainedModel):
             memory=encoder_hidden_states,
             memory_mask=memory_mask(encoder_hidden_states, encoder_attention_mask, batch.shape, config),
             past=past_key_values,
-            head_masks=head_masks(head_mask, config.num_hidden_layers, config.num_attention_heads),
+            head_masks=head_masks(head_mask, len(self.encoder.order), config.num_attention_heads),
             need_weights=need_weights,
             keep_states=need_states,
             keep_cache=keep_cache,

@@ -124,6 +124,25 @@ class PreTrainingOutput(ModelOutput):
 
 
 @dataclass
+class SentenceOrderOutput(ModelOutput):
+    """Of ALBERT's two pre-training heads.
+
+    Attributes:
+        loss: scalar, where both kinds of labels were given.
+        prediction_logits: (B, T, V).
+        sop_logits: (B, 2).
+        hidden_states: as in `EncoderOutput`.
+        attentions: as in `EncoderOutput`.
+    """
+
+    loss: Tensor | None = None
+    prediction_logits: Tensor | None = None
+    sop_logits: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass
 class SpanOutput(ModelOutput):
     """Of an extractive question answerer.
 

@@ -69,18 +69,27 @@ class RobertaBody(EncoderModel):
             eps=config.layer_norm_eps,
             dropout=config.hidden_dropout_prob,
         )
-        self.encoder = Encoder(block(config) for _ in range(config.num_hidden_layers))
+        self.encoder = self.stack(config)
+
+    def stack(self, config: EncoderConfig) -> Encoder:
+        """L post-norm blocks."""
+        return Encoder(block(config) for _ in range(config.num_hidden_layers))
 
     def positions(self, tokens: Tensor, past_length: int) -> Tensor:
-        """R1: padding_idx + 1, + 2, ... over the tokens that are not padding, which gets padding_idx itself.
-
-        Vectors cannot be told from padding: they are counted all.
-        """
+        """R1, of a table whose first rows nobody uses (R2)."""
         check_length(past_length + tokens.shape[1], self.config.max_position_embeddings - self.padding_idx - 1)  # R2
-        if tokens.is_floating_point():
-            return running_positions(tokens, past_length + self.padding_idx + 1)
-        is_token = (tokens != self.padding_idx).long()
-        return (is_token.cumsum(dim=1) + past_length) * is_token + self.padding_idx
+        return positions_after_padding(tokens, past_length, self.padding_idx)
+
+
+def positions_after_padding(tokens: Tensor, past_length: int, padding_idx: int) -> Tensor:
+    """R1: padding_idx + 1, + 2, ... over the tokens that are not padding, which gets padding_idx itself.
+
+    Vectors cannot be told from padding: they are counted all.
+    """
+    if tokens.is_floating_point():
+        return running_positions(tokens, past_length + padding_idx + 1)
+    is_token = (tokens != padding_idx).long()
+    return (is_token.cumsum(dim=1) + past_length) * is_token + padding_idx
 
 
 class RobertaModel(RobertaBody):

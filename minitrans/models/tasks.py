@@ -53,7 +53,7 @@ class TaskModel(PreTrainedModel):
         return output
 
 
-class _WithLanguageModelHead(TaskModel):
+class WithLanguageModelHead(TaskModel):
     """What masked and causal language models share: the head, and its decoder as output embeddings."""
 
     lm_head: LanguageModelHead
@@ -62,7 +62,11 @@ class _WithLanguageModelHead(TaskModel):
     def build_head(self, config: EncoderConfig) -> None:
         """`lm_head`."""
         self.lm_head = LanguageModelHead(
-            config.hidden_size, config.vocab_size, act=self.head_act or config.hidden_act, eps=config.layer_norm_eps
+            config.hidden_size,
+            config.vocab_size,
+            act=self.head_act or config.hidden_act,
+            eps=config.layer_norm_eps,
+            table_width=config.embedding_size,
         )
 
     def get_output_embeddings(self) -> nn.Linear:
@@ -74,7 +78,7 @@ class _WithLanguageModelHead(TaskModel):
         self.lm_head.decoder = decoder
 
 
-class MaskedLM(_WithLanguageModelHead):
+class MaskedLM(WithLanguageModelHead):
     """Scores of the vocabulary at every token (Devlin et al. 2019, section 3.1, task 1)."""
 
     def forward(
@@ -108,7 +112,7 @@ class MaskedLM(_WithLanguageModelHead):
         return returned(LogitsOutput(loss, logits, body.hidden_states, body.attentions), return_dict)
 
 
-class CausalLM(_WithLanguageModelHead):
+class CausalLM(WithLanguageModelHead):
     """Scores of the next token, from a body in decoder mode (B7)."""
 
     def __init__(self, config: EncoderConfig) -> None:
@@ -160,7 +164,7 @@ class CausalLM(_WithLanguageModelHead):
         return returned(output, return_dict)
 
 
-class PreTraining(_WithLanguageModelHead):
+class PreTraining(WithLanguageModelHead):
     """Masked tokens and next sentence together (Devlin et al. 2019, section 3.1)."""
 
     needs_pooler = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from minitrans.tokenizers.classes import (
     BertTokenizer,
     CamembertTokenizer,
     DistilBertTokenizer,
+    ElectraTokenizer,
+    MPNetTokenizer,
     RobertaTokenizer,
     XLMRobertaTokenizer,
 )
@@ -22,6 +25,8 @@ from minitrans.tokenizers.tokenizer import Tokenizer
 CLASSES: dict[str, type[Tokenizer]] = {
     "BertTokenizer": BertTokenizer,
     "DistilBertTokenizer": DistilBertTokenizer,
+    "ElectraTokenizer": ElectraTokenizer,
+    "MPNetTokenizer": MPNetTokenizer,
     "RobertaTokenizer": RobertaTokenizer,
     "XLMRobertaTokenizer": XLMRobertaTokenizer,
     "CamembertTokenizer": CamembertTokenizer,
@@ -34,6 +39,9 @@ MODEL_TYPES: dict[str, type[Tokenizer]] = {
     "xlm-roberta": XLMRobertaTokenizer,
     "camembert": CamembertTokenizer,
     "distilbert": DistilBertTokenizer,
+    "electra": ElectraTokenizer,
+    "mpnet": MPNetTokenizer,
+    "roberta-prelayernorm": RobertaTokenizer,
 }
 _BY_FILE = {"vocab.txt": BertTokenizer, "merges.txt": RobertaTokenizer}  # a sentencepiece file alone does not tell
 
@@ -46,7 +54,7 @@ def tokenizer_class(folder: Path) -> type[Tokenizer]:
     """
     model_config = folder / MODEL_CONFIG_FILE
     for path in (folder / CONFIG_FILE, model_config):
-        name = read_json(path).get("tokenizer_class") if path.exists() else None
+        name = read_json(path).get("tokenizer_class") if os.path.lexists(path) else None
         if name is None:
             continue
         found = CLASSES.get(name.removesuffix("Fast")) if isinstance(name, str) else None
@@ -55,13 +63,13 @@ def tokenizer_class(folder: Path) -> type[Tokenizer]:
                 f"{printable(path)}: tokenizer_class: expected one of {', '.join(CLASSES)}, found {printable(name)!r}"
             )
         return found
-    model_type = read_json(model_config).get("model_type") if model_config.exists() else None
+    model_type = read_json(model_config).get("model_type") if os.path.lexists(model_config) else None
     if isinstance(model_type, str) and model_type in MODEL_TYPES:
         return MODEL_TYPES[model_type]
-    if (folder / TOKENIZER_FILE).exists():
+    if os.path.lexists(folder / TOKENIZER_FILE):
         return Tokenizer
     for file, found in _BY_FILE.items():
-        if (folder / file).exists():
+        if os.path.lexists(folder / file):
             return found
     raise CheckpointError(
         f"{printable(folder)}: expected {TOKENIZER_FILE}, a tokenizer_class in {CONFIG_FILE} or a model_type of "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from minitrans.tokenizers.families import BERT, CAMEMBERT, DISTILBERT, ROBERTA, XLM_ROBERTA
+from minitrans.tokenizers.families import BERT, CAMEMBERT, DISTILBERT, MPNET, ROBERTA, XLM_ROBERTA
 from minitrans.tokenizers.tokenizer import Tokenizer
 
 
@@ -16,6 +16,12 @@ class DistilBertTokenizer(Tokenizer):
     """BERT's, without token types in what it returns (D1)."""
 
     family = DISTILBERT
+
+
+class MPNetTokenizer(Tokenizer):
+    """BERT's pieces in RoBERTa's template; no token types (P1)."""
+
+    family = MPNET
 
 
 class RobertaTokenizer(Tokenizer):
@@ -38,6 +44,8 @@ class CamembertTokenizer(Tokenizer):
 
 BertTokenizerFast = BertTokenizer
 DistilBertTokenizerFast = DistilBertTokenizer
+ElectraTokenizer = ElectraTokenizerFast = BertTokenizer
+MPNetTokenizerFast = MPNetTokenizer
 RobertaTokenizerFast = RobertaTokenizer
 XLMRobertaTokenizerFast = XLMRobertaTokenizer
 CamembertTokenizerFast = CamembertTokenizer

@@ -110,6 +110,14 @@ CAMEMBERT = Family(
     dress=sentencepiece_model.dress,
     mask_lstrip=True,
 )
+MPNET = replace(
+    BERT,
+    name="MPNetTokenizer",
+    roles={**_ROBERTA_ROLES, "unk_token": "[UNK]"},
+    input_names=("input_ids", "attention_mask"),
+    dress=wordpiece.dress_as_roberta,
+    mask_lstrip=True,
+)
 GENERIC = Family(name="PreTrainedTokenizerFast")
 
 

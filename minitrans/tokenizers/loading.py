@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,11 +38,11 @@ def vocabulary_files(folder: Path, family: Family) -> dict[str, Path]:
     Raises:
         CheckpointError: if they are not all there, saying what is.
     """
-    if (folder / TOKENIZER_FILE).exists():
+    if os.path.lexists(folder / TOKENIZER_FILE):
         return {TOKENIZER_FILE: folder / TOKENIZER_FILE}
     files = {name: folder / name for name in family.raw_files}
-    if not files or not all(path.exists() for path in files.values()):
-        present = [name for name in VOCABULARY_FILES if (folder / name).exists()]
+    if not files or not all(os.path.lexists(path) for path in files.values()):
+        present = [name for name in VOCABULARY_FILES if os.path.lexists(folder / name)]
         wanted = " and ".join(family.raw_files)
         raise CheckpointError(
             f"{printable(folder)}: expected {TOKENIZER_FILE}{f', or {wanted}' if wanted else ''}, "
@@ -98,7 +99,7 @@ def _take_baked(document: Mapping[str, Any], settings: Settings) -> None:
 def require_room_in_table(backend: Backend, by_caller: set[str], folder: Path, origin: object) -> None:
     """Raises CheckpointError if config.json beside the vocabulary has too small a `vocab_size` for one of its ids."""
     path = folder / MODEL_CONFIG_FILE
-    size = read_json(path).get("vocab_size") if path.exists() else None
+    size = read_json(path).get("vocab_size") if os.path.lexists(path) else None
     if type(size) is not int:
         return
     token, index = max(

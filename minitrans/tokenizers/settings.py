@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -155,20 +156,20 @@ def from_folder(folder: Path, family: Settings, options: Mapping[str, Any], over
     """
     settings = family
     path, special = folder / CONFIG_FILE, folder / SPECIAL_FILE
-    config = read_json(path) if path.exists() else {}
+    config = read_json(path) if os.path.lexists(path) else {}
     settings.origin = path
     try:
         settings.take(config, options)
         if config.get("added_tokens_decoder") is not None:
             settings.fixed = _fixed_tokens(config["added_tokens_decoder"])
-        elif special.exists():
+        elif os.path.lexists(special):
             settings.origin = special
             settings.take({k: v for k, v in read_json(special).items() if k in (*ROLES, *_EXTRA)}, options)
     except CheckpointError:
         raise
     except ValueError as error:
         raise CheckpointError(f"{printable(settings.origin)}: {error}") from None
-    if "added_tokens_decoder" not in config and (folder / ADDED_FILE).exists():
+    if "added_tokens_decoder" not in config and os.path.lexists(folder / ADDED_FILE):
         named = {text_of(token) for token in (*settings.roles.values(), *settings.extra) if token is not None}
         settings.fixed = _legacy_added(folder / ADDED_FILE, named)
     settings.plain.setdefault("name_or_path", str(folder))

@@ -50,13 +50,8 @@ def build(vocabulary: str | Path | dict[str, int], unknown: str) -> Backend:
     return Backend(WordPiece(pieces, unk_token=unknown, max_input_chars_per_word=LONGEST_WORD))
 
 
-def dress(backend: Backend, options: Mapping[str, Any], tokens: Mapping[str, str]) -> None:
-    """Gives `backend` BERT's normalizer, word splitting, template `[CLS] A [SEP] B [SEP]` and decoder (R8).
-
-    Args:
-        options: do_lower_case, tokenize_chinese_chars, strip_accents (None: as do_lower_case).
-        tokens: the text of cls_token and sep_token.
-    """
+def _dress_text(backend: Backend, options: Mapping[str, Any]) -> None:
+    """BERT's normalizer, word splitting and decoder."""
     backend.normalizer = normalizers.BertNormalizer(
         clean_text=True,
         handle_chinese_chars=options["tokenize_chinese_chars"],
@@ -65,6 +60,23 @@ def dress(backend: Backend, options: Mapping[str, Any], tokens: Mapping[str, str
     )
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     backend.decoder = decoders.WordPiece(prefix="##")
+
+
+def dress_as_roberta(backend: Backend, options: Mapping[str, Any], tokens: Mapping[str, str]) -> None:
+    """As `dress`, with RoBERTa's template `<s> A </s></s> B </s>`: MPNet."""
+    _dress_text(backend, options)
+    last, first = (token_and_id(backend, tokens[role]) for role in ("sep_token", "cls_token"))
+    backend.post_processor = processors.RobertaProcessing(last, first, trim_offsets=True, add_prefix_space=False)
+
+
+def dress(backend: Backend, options: Mapping[str, Any], tokens: Mapping[str, str]) -> None:
+    """Gives `backend` BERT's normalizer, word splitting, template `[CLS] A [SEP] B [SEP]` and decoder (R8).
+
+    Args:
+        options: do_lower_case, tokenize_chinese_chars, strip_accents (None: as do_lower_case).
+        tokens: the text of cls_token and sep_token.
+    """
+    _dress_text(backend, options)
     first, last = tokens["cls_token"], tokens["sep_token"]
     backend.post_processor = processors.TemplateProcessing(
         single=f"{first}:0 $A:0 {last}:0",

@@ -11,7 +11,11 @@ import pytest
 import torch
 
 Tensors = dict[str, torch.Tensor]
-WORDS, QUERY, POOLER = "embeddings.word_embeddings.weight", "encoder.layer.0.attention.self.query.weight", "pooler.dense.bias"
+WORDS, QUERY, POOLER = (
+    "embeddings.word_embeddings.weight",
+    "encoder.layer.0.attention.self.query.weight",
+    "pooler.dense.bias",
+)
 FILE = "model.safetensors: "
 
 
@@ -27,7 +31,9 @@ def tensors(change: Callable[[Tensors], Any]) -> Callable[[Any], None]:
 
 def put(**changes: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[Any], None]:
     """Tensors replaced by a function of what they were; `__` stands for a dot."""
-    return tensors(lambda held: held.update({k.replace("__", "."): f(held[k.replace("__", ".")]) for k, f in changes.items()}))
+    return tensors(
+        lambda held: held.update({k.replace("__", "."): f(held[k.replace("__", ".")]) for k, f in changes.items()})
+    )
 
 
 def without(*starts: str) -> Callable[[Any], None]:
@@ -129,7 +135,10 @@ def shard(case: Any) -> dict[str, Any]:
         case.write_tensors({key: held[key] for key in part}, name)
     case.path().unlink()
     total = sum(t.nbytes for t in held.values())
-    return {"metadata": {"total_size": total}, "weight_map": {key: name for name, part in halves.items() for key in part}}
+    return {
+        "metadata": {"total_size": total},
+        "weight_map": {key: name for name, part in halves.items() for key in part},
+    }
 
 
 def write_index(case: Any, index: Any) -> None:

@@ -151,11 +151,11 @@ def test_packed_equals_one_by_one(randomized: Randomized, error: Error) -> None:
     for options in KINDS.values():
         module = make(randomized, **options)
         x = random(9, D)
-        got = module(x, mask=CAUSAL, layout=layout).output
-        alone = torch.cat([module(part[None], mask=CAUSAL).output[0] for part in x.split_with_sizes([3, 1, 5])])
-        assert error(got, alone) <= 1e-12
-    with pytest.raises(ValueError, match="relative positions and a bias"):
-        module(x, mask=CAUSAL, layout=layout, bias=ALiBi(ALiBi.default_slopes(H)))
+        for bias in (None, ALiBi(ALiBi.default_slopes(H))):
+            got = module(x, mask=CAUSAL, bias=bias, layout=layout).output
+            parts = x.split_with_sizes([3, 1, 5])
+            alone = torch.cat([module(part[None], mask=CAUSAL, bias=bias).output[0] for part in parts])
+            assert error(got, alone) <= 1e-12
 
 
 @pytest.mark.parametrize("backend", ["eager", "sdpa"])

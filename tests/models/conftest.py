@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,16 +21,22 @@ PREFIXES = {
     "xlm-roberta": "XLMRoberta",
     "camembert": "Camembert",
     "distilbert": "DistilBert",
+    "albert": "Albert",
+    "electra": "Electra",
+    "mpnet": "MPNet",
+    "roberta-prelayernorm": "RobertaPreLayerNorm",
 }
-# The tests speak of configurations by BERT's names: what a family calls a field, None for one it lacks.
-FIELDS: dict[str, dict[str, str | None]] = {
+# The tests speak of configurations by BERT's names: what a family calls a field.
+FIELDS = {
+    "albert": {"classifier_dropout": "classifier_dropout_prob"},
     "distilbert": {
         "hidden_size": "dim", "num_hidden_layers": "n_layers", "num_attention_heads": "n_heads",
         "intermediate_size": "hidden_dim", "hidden_act": "activation", "hidden_dropout_prob": "dropout",
         "attention_probs_dropout_prob": "attention_dropout", "classifier_dropout": "seq_classif_dropout",
-        "type_vocab_size": None, "layer_norm_eps": None,
     },
 }  # fmt: skip
+# ... and which of them a family may lack
+OPTIONAL = {"type_vocab_size", "layer_norm_eps", "classifier_dropout", "embedding_size", "num_hidden_groups", "inner_group_num"}
 
 RENAMES = [
     (r"attention\.self\.", "attention."),
@@ -44,6 +51,30 @@ RENAMES = [
     (r"^cls\.seq_relationship\.", "seq_relationship."),
     (r"^lm_head\.layer_norm\.", "lm_head.LayerNorm."),
     (r"^lm_head\.bias$", "lm_head.decoder.bias"),
+    # RoBERTa-PreLayerNorm
+    (r"(attention|crossattention|cross_attention)\.LayerNorm", r"\1_LayerNorm"),
+    (r"intermediate\.LayerNorm", "feed_forward_LayerNorm"),
+    (r"^((?:roberta_prelayernorm\.)?)LayerNorm", r"\1encoder.LayerNorm"),
+    # ELECTRA
+    (r"embeddings_project", "embeddings.projection"),
+    (r"^generator_predictions", "lm_head"),
+    (r"^generator_lm_head", "lm_head.decoder"),
+    (r"^sequence_summary\.summary", "summary"),
+    # MPNet
+    (r"attention\.attn\.q\.", "attention.query."),
+    (r"attention\.attn\.k\.", "attention.key."),
+    (r"attention\.attn\.v\.", "attention.value."),
+    (r"attention\.attn\.o\.", "attention.output."),
+    # ALBERT
+    (r"encoder\.embedding_hidden_mapping_in", "embeddings.projection"),
+    (r"attention\.dense\.", "attention.output."),
+    (r"\.ffn\.(weight|bias)$", r".feed_forward.up.\1"),
+    (r"\.ffn_output\.", ".feed_forward.down."),
+    (r"full_layer_layer_norm", "feed_forward_LayerNorm"),
+    (r"^((?:albert\.)?)pooler\.(weight|bias)$", r"\1pooler.dense.\2"),
+    (r"^predictions\.bias$", "lm_head.decoder.bias"),
+    (r"^predictions\.", "lm_head."),
+    (r"^sop_classifier\.classifier", "sop_classifier"),
     # DistilBERT
     (r"transformer\.layer", "encoder.layer"),
     (r"attention\.q_lin\.", "attention.query."),
@@ -62,11 +93,18 @@ RENAMES = [
 
 def own_fields(model_type: str, fields: dict[str, Any]) -> dict[str, Any]:
     """Fields by BERT's names, by the family's."""
-    names = FIELDS.get(model_type, {})
-    return {own: value for name, value in fields.items() if (own := names.get(name, name)) is not None}
+    config_class = getattr(minitrans, f"{PREFIXES[model_type]}Config")
+    known = {item.name for item in dataclasses.fields(config_class)}
+    names = {name: FIELDS.get(model_type, {}).get(name, name) for name in fields}
+    return {names[name]: value for name, value in fields.items() if names[name] in known or name not in OPTIONAL}
 
 
-def our_name(name: str) -> str:
+def our_name(name: str, blocks_of_a_group: int = 1) -> str:
+    name = re.sub(
+        r"albert_layer_groups\.(\d+)\.albert_layers\.(\d+)",
+        lambda found: f"layer.{int(found[1]) * blocks_of_a_group + int(found[2])}",
+        name,
+    )
     for pattern, ours in RENAMES:
         name = re.sub(pattern, ours, name)
     return name
@@ -83,11 +121,12 @@ class Pair:
     def gradients(self) -> list[tuple[str, Tensor, Tensor]]:
         """(our name, our gradient, the reference's) of every parameter, missing ones as zeros."""
         mine = dict(self.ours.named_parameters(remove_duplicate=False))
+        inner = getattr(self.config, "inner_group_num", 1)
         pairs = []
         for name, parameter in self.reference.named_parameters():
-            if name in ("cls.predictions.bias", "lm_head.bias") and not self.config.tie_word_embeddings:
+            if name in ("cls.predictions.bias", "predictions.bias", "lm_head.bias") and not self.config.tie_word_embeddings:
                 continue  # B3: untied, the reference's forward never reads it
-            grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in (mine[our_name(name)], parameter)]
+            grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in (mine[our_name(name, inner)], parameter)]
             pairs.append((our_name(name), *grads))
         return pairs
 
@@ -105,7 +144,7 @@ def build_pair(model_type: str, head: str, **fields: Any) -> Pair:
             parameter.add_(torch.randn_like(parameter) * 0.1)
     config = getattr(minitrans, f"{prefix}Config")(**fields)
     ours = getattr(minitrans, name)(config).double().train()
-    state = {our_name(key): value for key, value in reference.state_dict().items()}
+    state = {our_name(key, getattr(config, "inner_group_num", 1)): value for key, value in reference.state_dict().items()}
     ours.load_state_dict(state, strict=True)
     ours.set_attention("full", "eager")
     return Pair(reference, ours, config)

@@ -67,6 +67,53 @@ ROBERTA = (BODY, {"ForSequenceClassification": ({}, TWO_LAYERS)}, "roberta", Tru
 PRE = {"pre_classifier.weight": (12, 12), "pre_classifier.bias": (12,)}
 ARCHITECTURES = {
     "bert": (BODY, {}, "bert", True),
+    "roberta-prelayernorm": (
+        {**BODY, **{f"encoder.LayerNorm.{name}": (12,) for name in ("weight", "bias")}},  # R6
+        {"ForSequenceClassification": ({}, TWO_LAYERS)},
+        "roberta_prelayernorm",
+        True,
+    ),
+    "albert": (
+        {**BODY, "embeddings.projection.weight": (12, 12), "embeddings.projection.bias": (12,)},  # A1
+        {"ForPreTraining": (POOLER, {**LM, "sop_classifier.weight": (2, 12), "sop_classifier.bias": (2,)})},
+        "albert",
+        True,
+    ),
+    "electra": (
+        BODY,
+        {
+            "ForPreTraining": (
+                {},
+                {
+                    "discriminator_predictions.dense.weight": (12, 12),
+                    "discriminator_predictions.dense.bias": (12,),
+                    "discriminator_predictions.dense_prediction.weight": (1, 12),
+                    "discriminator_predictions.dense_prediction.bias": (1,),
+                },
+            ),
+            "ForSequenceClassification": ({}, TWO_LAYERS),
+            "ForMultipleChoice": (
+                {},
+                {
+                    "summary.weight": (12, 12),
+                    "summary.bias": (12,),
+                    "classifier.weight": (1, 12),
+                    "classifier.bias": (1,),
+                },
+            ),
+        },
+        "electra",
+        False,
+    ),
+    "mpnet": (
+        {
+            **{name: shape for name, shape in BODY.items() if "token_type" not in name},
+            "encoder.relative_attention_bias.weight": (32, 3),  # P1
+        },
+        {"ForSequenceClassification": ({}, TWO_LAYERS)},
+        "mpnet",
+        True,
+    ),
     "distilbert": (
         {name: shape for name, shape in BODY.items() if "token_type" not in name},  # D1
         {
@@ -89,7 +136,7 @@ def own_fields(config_class, fields: dict) -> dict:
 def build(auto_name: str, model_type: str):
     cls = model_class(auto_name, model_type)
     decoder = {"is_decoder": True, "add_cross_attention": True} if auto_name.endswith("CausalLM") else {}
-    return cls(cls.config_class(**own_fields(cls.config_class, TINY), **decoder)).eval()
+    return cls(cls.config_class(**own_fields(cls.config_class, {**TINY, "embedding_size": 12}), **decoder)).eval()
 
 
 CASES = [(auto, family) for auto, (_, families) in TASKS.items() for family in families]
@@ -210,4 +257,4 @@ def test_every_class_name_is_exported():
         assert getattr(minitrans, name) is class_by_name(name)
     for auto in TASKS:
         assert hasattr(getattr(minitrans, auto), "from_pretrained")
-    assert set(FAMILIES) == {"bert", "roberta", "xlm-roberta", "camembert", "distilbert"}
+    assert set(FAMILIES) >= {"bert", "roberta", "xlm-roberta", "camembert", *ARCHITECTURES}

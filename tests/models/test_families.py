@@ -11,16 +11,14 @@ import transformers
 import minitrans
 from minitrans.models.auto import FAMILIES, class_names
 
+SIZES = {"vocab_size": 11, "hidden_size": 6, "num_attention_heads": 2, "num_hidden_layers": 2, "intermediate_size": 5}
+
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_head_of_the_reference_is_there(family: str):
-    prefix = FAMILIES[family][1]
-    theirs = {
-        name
-        for name in dir(transformers)
-        if re.fullmatch(prefix + r"(Model|LMHeadModel|For[A-Za-z]+)", name) and not name.endswith("Output")
-    }
-    assert theirs == {name for name in class_names() if name.startswith(prefix) and not name.endswith("Config")}
+    pattern = FAMILIES[family][1] + r"(Model|LMHeadModel|For[A-Za-z]+)"
+    theirs = {name for name in dir(transformers) if re.fullmatch(pattern, name) and not name.endswith("Output")}
+    assert theirs == {name for name in class_names() if re.fullmatch(pattern, name)}
 
 
 def test_D3_sinusoids_are_the_beginning_of_a_trained_table():
@@ -33,6 +31,47 @@ def test_D3_sinusoids_are_the_beginning_of_a_trained_table():
     assert table.requires_grad
     plain = minitrans.DistilBertModel(minitrans.DistilBertConfig(**fields))
     assert plain.embeddings.position_embeddings.weight.abs().max() < 0.5
+
+
+def test_E1_a_projection_only_where_the_widths_differ():
+    same = minitrans.ElectraModel(minitrans.ElectraConfig(**SIZES, embedding_size=6))
+    assert same.embeddings.projection is None
+    narrow = minitrans.ElectraModel(minitrans.ElectraConfig(**SIZES, embedding_size=4))
+    assert narrow.embeddings.projection.weight.shape == (6, 4)
+    assert narrow.embeddings.LayerNorm.weight.shape == (4,)
+    assert narrow.eval()(inputs_embeds=torch.zeros(1, 3, 4))[0].shape == (1, 3, 6)
+    with pytest.raises(ValueError, match=r"inputs_embeds must be \(B, T, D=4\)"):
+        narrow(inputs_embeds=torch.zeros(1, 3, 6))
+    with pytest.raises(ValueError, match="summary_type must be 'first'"):
+        minitrans.ElectraConfig(summary_type="mean")
+
+
+def test_E1_only_real_tokens_are_discriminated():
+    model = minitrans.ElectraForPreTraining(minitrans.ElectraConfig(**SIZES)).eval()
+    ids, mask = torch.tensor([[3, 4, 5, 0]]), torch.tensor([[1, 1, 1, 0]])
+    labels = torch.tensor([[0, 1, 0, 0]])
+    loss = model(ids, mask, labels=labels).loss
+    other = model(ids, mask, labels=torch.tensor([[0, 1, 0, 1]])).loss
+    assert torch.equal(loss, other)
+    model.set_padding("remove")
+    torch.testing.assert_close(model(ids, mask, labels=labels).loss, loss)
+    with pytest.raises(ValueError, match="labels must be 1 where a token was replaced and 0"):
+        model(ids, mask, labels=labels - 100)
+    with pytest.raises(ValueError, match=r"labels must have shape \(1, 4\), got \(1, 3\)"):
+        model(ids, mask, labels=labels[:, :3])
+
+
+@pytest.mark.parametrize(
+    "changes", [{"summary_use_proj": False}, {"summary_activation": "", "summary_last_dropout": 0.0}]
+)
+def test_the_summary_of_a_choice(pair, error, changes: dict):
+    models = pair("electra", "ForMultipleChoice", **SIZES, **changes)
+    ids = torch.tensor([[[3, 4], [5, 6]], [[7, 8], [9, 10]]])
+    results = []
+    for model in (models.ours, models.reference):
+        torch.manual_seed(1)
+        results.append(model(ids).logits)
+    assert error(*results) <= 1e-10
 
 
 @pytest.mark.parametrize(
@@ -60,3 +99,27 @@ def test_a_family_without_token_types_looks_at_none():
     assert torch.equal(model(ids, token_type_ids=torch.tensor([[0, 1, 7]]))[0], model(ids)[0])
     with pytest.raises(ValueError, match="token_type_ids must be"):
         model(ids, token_type_ids=torch.tensor([[0, 1]]))
+
+
+def test_P1_distances_fall_into_32_buckets_however_many_rows_the_table_has(pair, error):
+    models = pair(
+        "mpnet", "Model", **SIZES, relative_attention_num_buckets=40, max_position_embeddings=300, layer_norm_eps=1e-5
+    )
+    ids = torch.randint(2, 11, (1, 290), generator=torch.Generator().manual_seed(0))
+    for model in (models.ours, models.reference):
+        model.eval()
+        model(ids)[0].square().sum().backward()
+    assert error(models.ours(ids)[0], models.reference(ids)[0]) <= 1e-10
+    table = models.ours.encoder.relative_attention_bias.weight
+    assert error(table.grad, models.reference.encoder.relative_attention_bias.weight.grad) <= 1e-10
+    assert (table.grad[32:] == 0).all()
+    with pytest.raises(ValueError, match="relative_attention_num_buckets must be at least 32"):
+        minitrans.MPNetConfig(relative_attention_num_buckets=16)
+
+
+def test_P1_distances_and_scores_of_a_square_mask_add_up(pair, error):
+    models = pair("mpnet", "Model", **SIZES, max_position_embeddings=9, layer_norm_eps=1e-5)
+    ids = torch.tensor([[3, 4, 5, 6]])
+    scores = torch.randn(1, 1, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    got, expected = (model.eval()(ids, attention_mask=scores)[0] for model in (models.ours, models.reference))
+    assert error(got, expected) <= 1e-10

@@ -118,12 +118,17 @@ def test_losses_and_gradients_are_equal(auto_name: str, family: str):
     elif auto_name == "AutoModel":
         losses = [net(**inputs).last_hidden_state[real].square().sum() for net in (padded, packed)]
     else:
+        pairs = torch.tensor([0, 1, 1, 0])
         labels = {
             "AutoModelForMaskedLM": {"labels": tokens},
-            "AutoModelForPreTraining": {"labels": tokens, "next_sentence_label": torch.tensor([0, 1, 1, 0])},
+            "AutoModelForPreTraining": {
+                "bert": {"labels": tokens, "next_sentence_label": pairs},
+                "electra": {"labels": tokens % 2},
+                "albert": {"labels": tokens, "sentence_order_label": pairs},
+            }.get(family),
             "AutoModelForTokenClassification": {"labels": tokens.clamp(max=1)},
             "AutoModelForMultipleChoice": {"labels": torch.tensor([1, 0])},
-        }.get(auto_name, {"labels": torch.tensor([0, 1, 1, 0])})
+        }.get(auto_name, {"labels": pairs})
         if auto_name == "AutoModelForMultipleChoice":
             inputs = {name: value.view(2, 2, -1) for name, value in inputs.items()}
         losses = [net(**inputs, **labels).loss for net in (padded, packed)]

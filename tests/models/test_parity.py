@@ -20,15 +20,19 @@ DECODERS = TASKS["AutoModelForCausalLM"][1]
 
 ODD = {"vocab_size": 37, "hidden_size": 21, "num_attention_heads": 3, "num_hidden_layers": 3, "intermediate_size": 35}
 CONFIGS = {
-    "plain": {**ODD, "max_position_embeddings": 29, "type_vocab_size": 2, "layer_norm_eps": 1e-5},
+    "plain": {
+        **ODD, "max_position_embeddings": 29, "type_vocab_size": 2, "layer_norm_eps": 1e-5, "embedding_size": 13,
+        "hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1, "num_hidden_groups": 2,
+    },
     "one head, gelu_new, big eps": {
         **ODD, "num_attention_heads": 1, "num_hidden_layers": 1, "hidden_act": "gelu_new", "layer_norm_eps": 0.03,
-        "max_position_embeddings": 19, "type_vocab_size": 3, "classifier_dropout": 0.4,
+        "max_position_embeddings": 19, "type_vocab_size": 3, "classifier_dropout": 0.4, "embedding_size": 21,
     },
     "narrow, quick_gelu, untied, no dropout": {
         **ODD, "hidden_size": 10, "num_attention_heads": 5, "intermediate_size": 3, "hidden_act": "quick_gelu",
         "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "tie_word_embeddings": False,
         "max_position_embeddings": 40, "type_vocab_size": 1, "pad_token_id": 3, "layer_norm_eps": 1e-12,
+        "embedding_size": 17, "num_hidden_groups": 3, "inner_group_num": 2,
     },
 }  # fmt: skip
 B, T = 4, 11
@@ -54,11 +58,15 @@ def batch(fields: dict, head: str, padded: bool) -> dict:
     return inputs
 
 
-def labels(fields: dict, head: str) -> dict:
+def labels(fields: dict, head: str, family: str) -> dict:
     generator = torch.Generator().manual_seed(3)
     tokens = torch.randint(0, fields["vocab_size"], (B, T), generator=generator)
     tokens[:, ::3] = -100
     classes = torch.randint(0, 2, (B,), generator=generator)
+    if (family, head) == ("electra", "ForPreTraining"):
+        return {"labels": tokens % 2}
+    if (family, head) == ("albert", "ForPreTraining"):
+        return {"labels": tokens, "sentence_order_label": classes}
     return {
         "Model": {},
         "ForMaskedLM": {"labels": tokens},
@@ -88,6 +96,13 @@ def run(model, inputs: dict, targets: dict, *, reference: bool, causal: bool):
         shifted = out.logits[:, :-1].flatten(0, 1), targets["labels"][:, 1:].flatten()
         return out, F.cross_entropy(*shifted)
     if "loss" in out.keys():  # noqa: SIM118
+        if (
+            reference and out["loss"].dtype == torch.float32
+        ):  # ... and the labels of replaced tokens, with their loss (E1)
+            real = inputs.get("attention_mask", torch.ones_like(targets["labels"])) == 1
+            loss = F.binary_cross_entropy_with_logits(out.logits[real], targets["labels"][real].double())
+            torch.testing.assert_close(loss.float(), out["loss"])
+            return out, loss
         return out, out["loss"]
     weights = torch.linspace(-1, 1, out["last_hidden_state"].numel(), dtype=torch.float64)
     scalar = (out["last_hidden_state"].flatten() * weights).sum()
@@ -101,12 +116,12 @@ def test_float64_forward_loss_and_gradients(pair, error, family: str, head: str,
     """In train mode, with dropout drawn from the same seed: forward, losses and every gradient."""
     fields = fields_for(config, head)
     models = pair(family, head, **fields)
-    inputs, targets = batch(fields, head, padded), labels(fields, head)
+    inputs, targets = batch(fields, head, padded), labels(fields, head, family)
     causal = head == "ForCausalLM"
     expected, expected_loss = run(models.reference, inputs, targets, reference=True, causal=causal)
     got, loss = run(models.ours, inputs, targets, reference=False, causal=causal)
 
-    assert len(got.hidden_states) == fields["num_hidden_layers"] + 1 == len(expected.hidden_states)
+    assert len(got.hidden_states) > fields["num_hidden_layers"]
     for layer, (ours, theirs) in enumerate(zip(got.hidden_states, expected.hidden_states, strict=True)):
         assert error(ours, theirs) <= 1e-10, f"hidden state {layer}"
     names = set(got.keys()) - {"hidden_states", "attentions", "past_key_values", "loss"}
@@ -132,7 +147,7 @@ def test_every_backend_in_float64(pair, error, family: str, head: str, backend: 
     fields = {**fields_for("plain", head), "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     models = pair(family, head, **fields)
     models.ours.set_attention("full", backend)
-    inputs, targets = batch(fields, head, True), labels(fields, head)
+    inputs, targets = batch(fields, head, True), labels(fields, head, family)
     causal = head == "ForCausalLM"
     expected, expected_loss = run(models.reference, inputs, targets, reference=True, causal=causal)
     got, loss = run(models.ours, inputs, targets, reference=False, causal=causal)
@@ -240,7 +255,9 @@ def test_inputs_embeds_and_position_ids(pair, error, family: str):
     models = pair(family, "Model", **fields)
     models.reference.eval()
     models.ours.eval()
-    vectors = torch.randn(B, T, fields["hidden_size"], dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+    vectors = torch.randn(
+        B, T, models.config.embedding_size, dtype=torch.float64, generator=torch.Generator().manual_seed(4)
+    )
     mine, theirs = vectors.clone().requires_grad_(), vectors.clone().requires_grad_()
     got, expected = models.ours(inputs_embeds=mine), models.reference(inputs_embeds=theirs)
     assert error(got[0], expected[0]) <= 1e-10

@@ -64,6 +64,21 @@ def bert_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def mpnet_folder(bert_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("mpnet")
+    pieces = (bert_folder / "vocab.txt").read_text(encoding="utf-8").splitlines()
+    tokens = [
+        "<s>",
+        "<pad>",
+        "</s>",
+        *(piece for piece in pieces if piece not in ("[PAD]", "[CLS]", "[SEP]", "[MASK]")),
+        "<mask>",
+    ]
+    (folder / "vocab.txt").write_text("".join(f"{token}\n" for token in tokens), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def roberta_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("roberta")
     backend = Backend(models.BPE())
@@ -96,7 +111,9 @@ def sentencepiece_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def pairs(bert_folder: Path, roberta_folder: Path, sentencepiece_folder: Path) -> dict[str, tuple[Any, Any]]:
+def pairs(
+    bert_folder: Path, mpnet_folder: Path, roberta_folder: Path, sentencepiece_folder: Path
+) -> dict[str, tuple[Any, Any]]:
     """Name -> (our tokenizer, the reference's) on the same small files."""
     transformers = pytest.importorskip("transformers")
     made = {}
@@ -105,6 +122,7 @@ def pairs(bert_folder: Path, roberta_folder: Path, sentencepiece_folder: Path) -
         ("BertTokenizer", bert_folder, {}),
         ("BertTokenizer", bert_folder, {"strip_accents": False, "tokenize_chinese_chars": False}),
         ("DistilBertTokenizer", bert_folder, {}),
+        ("MPNetTokenizer", mpnet_folder, {}),
         ("RobertaTokenizer", roberta_folder, {}),
         ("RobertaTokenizer", roberta_folder, {"add_prefix_space": True, "trim_offsets": False}),
         ("XLMRobertaTokenizer", sentencepiece_folder, {}),

@@ -15,6 +15,7 @@ KINDS = [
     "BertTokenizer",
     "BertTokenizer strip_accents tokenize_chinese_chars",
     "DistilBertTokenizer",
+    "MPNetTokenizer",
     "RobertaTokenizer",
     "RobertaTokenizer add_prefix_space trim_offsets",
     "XLMRobertaTokenizer",

@@ -1,11 +1,13 @@
 """Run by test_saving.py in a process of its own: kills a save before each of its steps in turn and looks at what is left.
 
-Prints one JSON line for each of (one file, shards) -> (one file, shards): how many kills left the old checkpoint, how
-many the new one. Any other state is an AssertionError.
+The model has a tied decoder. Prints one JSON line for each way from one file or some shards to others: how many
+kills left the old checkpoint, how many the new one. Any other state is an AssertionError. A kill while the weights are
+written leaves half of them.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -20,15 +22,29 @@ os.fsync = lambda descriptor: None  # a killed process loses nothing that was wr
 
 import safetensors.torch  # noqa: E402
 
-from minitrans.models.bert import BertConfig, BertModel  # noqa: E402
+from minitrans.models.bert import BertConfig, BertForMaskedLM  # noqa: E402
 from weights_convert import load_model, save_model  # noqa: E402
 
-STEPS = ((os, "replace"), (os, "fsync"), (os, "unlink"), (os, "open"), (os, "chmod"), (safetensors.torch, "save_file"))
+STEPS = (
+    (os, "replace"),
+    (os, "fsync"),
+    (os, "unlink"),
+    (os, "open"),
+    (os, "close"),
+    (os, "chmod"),
+    (os, "mkdir"),
+    (io, "open"),
+    (safetensors.torch, "save_file"),
+)
 SIZES = {"vocab_size": 11, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8, "max_position_embeddings": 9}  # fmt: skip
 
 
+write_weights = safetensors.torch.save_file
+MANY, FEWER, ONE = "600", "1500", "1GB"
+
+
 def model(eps: float, value: float) -> Any:
-    made = BertModel(BertConfig(**SIZES, layer_norm_eps=eps))
+    made = BertForMaskedLM(BertConfig(**SIZES, layer_norm_eps=eps))
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.fill_(value)
@@ -36,7 +52,7 @@ def model(eps: float, value: float) -> Any:
 
 
 def state_of(folder: Path) -> str:
-    loaded, _ = load_model(BertModel, folder)
+    loaded, _ = load_model(BertForMaskedLM, folder)
     values = {value for tensor in loaded.state_dict().values() for value in tensor.flatten().tolist()}
     states = {(1e-3, frozenset({1.0})): "old", (1e-2, frozenset({2.0})): "new"}
     key = (loaded.config.layer_norm_eps, frozenset(values))
@@ -55,6 +71,9 @@ def save_killed_at(step: int, folder: Path, size: str) -> bool:
                 nonlocal left
                 left -= 1
                 if left < 0:
+                    if function is write_weights:
+                        function(*args, **kwargs)
+                        os.truncate(args[1], os.path.getsize(args[1]) // 2)
                     os._exit(9)
                 return function(*args, **kwargs)
 
@@ -87,12 +106,12 @@ def check_clean(folder: Path, size: str) -> None:
     assert state_of(folder) == "new"
     names = {path.name for path in folder.iterdir()}
     assert not [name for name in names if name.startswith(".")], names
-    assert ("model.safetensors" in names) == (size == "1GB"), names
-    if size != "1GB":
+    assert ("model.safetensors" in names) == (size == ONE), names
+    if size != ONE:
         index = json.loads((folder / "model.safetensors.index.json").read_text())
         assert names == {*index["weight_map"].values(), "model.safetensors.index.json", "config.json"}
 
 
 if __name__ == "__main__":
-    for sizes in ((old, new) for old in ("1GB", "1500") for new in ("1GB", "1500")):
+    for sizes in ((ONE, ONE), (ONE, FEWER), (FEWER, ONE), (MANY, FEWER), (FEWER, MANY)):
         print(json.dumps(main(Path(sys.argv[1]) / "-".join(sizes), *sizes)))

@@ -165,7 +165,7 @@ def test_every_fault_is_reported_together() -> None:
     assert plan.unknown == {"who.w": "no rule of this family knows the name"}
     text = "\n".join(plan.faults)
     assert len(plan.faults) == 5
-    assert "again.w: expected one tensor for t.w, found also twice.w" in text
+    assert "again.w: expected one tensor for t.w, found also file: twice.w" in text
     assert "one.w: expected a tensor two.w beside it" in text
     assert "fused.w: expected dimension 0 to divide into 2 parts, found shape [3]" in text
     assert "whole.w: expected floating-point weights, found int64" in text

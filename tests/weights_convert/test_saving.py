@@ -47,7 +47,7 @@ def test_a_kill_at_any_step_leaves_the_old_checkpoint_or_the_new_one(tmp_path: P
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     outcomes = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(outcomes) == 4
+    assert len(outcomes) == 5
     assert all(seen["old"] > 5 and seen["new"] > 5 for seen in outcomes), outcomes
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from weights_convert.families.family import (
-    ENCODER_BODY,
-    ENCODER_MODULES,
     OTHER_HEAD,
     Family,
     drop_linear,
+    encoder_body,
+    encoder_modules,
     linear,
     tied_decoder,
 )
@@ -18,7 +18,7 @@ from weights_convert.rules import Drop, TableRow, Tied
 
 def _table(config: Any) -> tuple[TableRow, ...]:
     return (
-        *ENCODER_BODY,
+        *encoder_body(),
         *linear("cls.predictions.transform.dense", "lm_head.dense"),
         *linear("cls.predictions.transform.LayerNorm", "lm_head.LayerNorm"),
         *linear("cls.predictions.decoder", "lm_head.decoder"),
@@ -47,7 +47,7 @@ FAMILY = Family(
     table=_table,
     fresh=frozenset({"pooler", "lm_head", "seq_relationship", "classifier", "qa_outputs"}),
     modules=(
-        *ENCODER_MODULES,
+        *encoder_modules(),
         ("lm_head.LayerNorm", "cls.predictions.transform"),
         ("lm_head", "cls.predictions"),
         ("seq_relationship", "cls.seq_relationship"),

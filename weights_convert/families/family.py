@@ -49,13 +49,13 @@ def tied_decoder(config: Any, decoder: str) -> tuple[Tied, ...]:
 _LAYER = "encoder.layer.{layer}"
 
 
-def _attention(source: str, target: str) -> tuple[TableRow, ...]:
+def _attention(source: str, target: str, norm: str) -> tuple[TableRow, ...]:
     return (
         *linear(f"{_LAYER}.{source}.self.query", f"{_LAYER}.{target}.query"),
         *linear(f"{_LAYER}.{source}.self.key", f"{_LAYER}.{target}.key"),
         *linear(f"{_LAYER}.{source}.self.value", f"{_LAYER}.{target}.value"),
         *linear(f"{_LAYER}.{source}.output.dense", f"{_LAYER}.{target}.output"),
-        *linear(f"{_LAYER}.{source}.output.LayerNorm", f"{_LAYER}.{target}_LayerNorm"),
+        *linear(f"{_LAYER}.{source}.{norm}", f"{_LAYER}.{target}_LayerNorm"),
         Rename(f"{_LAYER}.{source}.self.distance_embedding.weight", f"{_LAYER}.{target}.distance_embedding.weight"),
         Refuse(
             f"{_LAYER}.{source}.self.distance_embedding.weight",
@@ -70,25 +70,36 @@ OTHER_HEAD = "it belongs to the head of another task"
 
 POSITION_BUFFER = Drop("embeddings.position_ids", "a buffer that counts positions; they are computed (B8)")
 
-ENCODER_BODY: tuple[TableRow, ...] = (
-    *tables("word", "position", "token_type"),
-    *linear("embeddings.LayerNorm", "embeddings.LayerNorm"),
-    *_attention("attention", "attention"),
-    *_attention("crossattention", "cross_attention"),
-    *linear(f"{_LAYER}.intermediate.dense", f"{_LAYER}.feed_forward.up"),
-    *linear(f"{_LAYER}.output.dense", f"{_LAYER}.feed_forward.down"),
-    *linear(f"{_LAYER}.output.LayerNorm", f"{_LAYER}.feed_forward_LayerNorm"),
-    *linear("pooler.dense", "pooler.dense"),
-    *drop_linear("pooler.dense", NO_POOLER),
+BUFFERS = (
     POSITION_BUFFER,
     Drop("embeddings.token_type_ids", "a buffer of zeros; the default token types are computed"),
 )
 
-ENCODER_MODULES: tuple[tuple[str, str], ...] = (
-    ("embeddings", "embeddings"),
-    (f"{_LAYER}.attention_LayerNorm", f"{_LAYER}.attention.output"),
-    (f"{_LAYER}.cross_attention_LayerNorm", f"{_LAYER}.crossattention.output"),
-    (f"{_LAYER}.feed_forward.up", f"{_LAYER}.intermediate.dense"),
-    (f"{_LAYER}.feed_forward_LayerNorm", f"{_LAYER}.output"),
-    ("pooler", "pooler"),
-)
+
+def encoder_body(
+    attention_norm: str = "output.LayerNorm", feed_forward_norm: str = "output.LayerNorm"
+) -> tuple[TableRow, ...]:
+    """The rows of a body with BERT's names; the arguments say where the norms of a block stand in the file."""
+    return (
+        *tables("word", "position", "token_type"),
+        *linear("embeddings.LayerNorm", "embeddings.LayerNorm"),
+        *_attention("attention", "attention", attention_norm),
+        *_attention("crossattention", "cross_attention", attention_norm),
+        *linear(f"{_LAYER}.intermediate.dense", f"{_LAYER}.feed_forward.up"),
+        *linear(f"{_LAYER}.output.dense", f"{_LAYER}.feed_forward.down"),
+        *linear(f"{_LAYER}.{feed_forward_norm}", f"{_LAYER}.feed_forward_LayerNorm"),
+        *linear("pooler.dense", "pooler.dense"),
+        *drop_linear("pooler.dense", NO_POOLER),
+        *BUFFERS,
+    )
+
+
+def encoder_modules(post_norm: bool = True) -> tuple[tuple[str, str], ...]:
+    """The pairs of modules of such a body; without post-norm the sums have no module on our side, and norms are compared."""
+    ends = (
+        (f"{_LAYER}.attention_LayerNorm", f"{_LAYER}.attention.{'output' if post_norm else 'LayerNorm'}"),
+        (f"{_LAYER}.cross_attention_LayerNorm", f"{_LAYER}.crossattention.{'output' if post_norm else 'LayerNorm'}"),
+        (f"{_LAYER}.feed_forward_LayerNorm", f"{_LAYER}.{'output' if post_norm else 'intermediate.LayerNorm'}"),
+    )
+    up = (f"{_LAYER}.feed_forward.up", f"{_LAYER}.intermediate.dense")
+    return (("embeddings", "embeddings"), *ends[:2], up, ends[2], ("pooler", "pooler"))

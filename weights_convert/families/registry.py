@@ -14,6 +14,10 @@ FAMILIES: dict[str, str] = {
     "xlm-roberta": "weights_convert.families.roberta",
     "camembert": "weights_convert.families.roberta",
     "distilbert": "weights_convert.families.distilbert",
+    "albert": "weights_convert.families.albert",
+    "electra": "weights_convert.families.electra",
+    "mpnet": "weights_convert.families.mpnet",
+    "roberta-prelayernorm": "weights_convert.families.roberta_prelayernorm",
 }
 
 

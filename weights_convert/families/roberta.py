@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from weights_convert.families.family import (
-    ENCODER_BODY,
-    ENCODER_MODULES,
     OTHER_HEAD,
     Family,
     drop_linear,
+    encoder_body,
+    encoder_modules,
     linear,
     tied_decoder,
 )
@@ -17,8 +17,12 @@ from weights_convert.rules import Drop, TableRow, Tied
 
 
 def _table(config: Any) -> tuple[TableRow, ...]:
+    return (*encoder_body(), *heads(config))
+
+
+def heads(config: Any) -> tuple[TableRow, ...]:
+    """The rows of RoBERTa's heads."""
     return (
-        *ENCODER_BODY,
         *linear("lm_head.dense", "lm_head.dense"),
         *linear("lm_head.layer_norm", "lm_head.LayerNorm"),
         *linear("lm_head.decoder", "lm_head.decoder"),
@@ -40,15 +44,20 @@ def _table(config: Any) -> tuple[TableRow, ...]:
     )
 
 
+FRESH = frozenset({"pooler", "lm_head", "classifier", "qa_outputs"})
+HEAD_MODULES = (
+    ("lm_head.LayerNorm", "lm_head.layer_norm"),
+    ("lm_head", "lm_head"),
+    ("classifier", "classifier"),
+    ("qa_outputs", "qa_outputs"),
+)
+
 FAMILY = Family(
     prefix="roberta",
     table=_table,
-    fresh=frozenset({"pooler", "lm_head", "classifier", "qa_outputs"}),
+    fresh=FRESH,
     modules=(
-        *ENCODER_MODULES,
-        ("lm_head.LayerNorm", "lm_head.layer_norm"),
-        ("lm_head", "lm_head"),
-        ("classifier", "classifier"),
-        ("qa_outputs", "qa_outputs"),
+        *encoder_modules(),
+        *HEAD_MODULES,
     ),
 )

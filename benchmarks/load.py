@@ -1,0 +1,128 @@
+"""What loading a checkpoint costs: seconds against reading its file, and peak memory against its size.
+
+    python -m benchmarks.load
+
+The checkpoint has the sizes of bert-base and random weights, 438 MB, and is made for the purpose. Each measurement is a
+process of its own that has imported what it needs before its clock starts; the ways are interleaved, the median counts.
+`transformers` maps the file and reads nothing until a weight is used: the row "transformers, touched" sums each weight once.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import sys
+import tempfile
+from datetime import UTC, datetime
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from statistics import median
+from typing import Annotated, Any
+
+import typer
+
+from minitrans.files import write_json
+
+RESULTS = Path(__file__).resolve().parent / "results"
+MEGABYTE = 10**6
+
+# What each way imports first, and what is timed.
+WAYS: dict[str, tuple[str, str]] = {
+    "read the file": ("", "value = open(folder + '/model.safetensors', 'rb').read()"),
+    "minitrans": (
+        "from minitrans.models.bert import BertModel; import weights_convert.load; BertModel.from_pretrained(small)",
+        "value = BertModel.from_pretrained(folder)",
+    ),
+    "transformers": (
+        "from transformers import BertModel, logging; logging.disable_progress_bar(); logging.set_verbosity_error();"
+        "BertModel.from_pretrained(small)",
+        "value = BertModel.from_pretrained(folder)",
+    ),
+    "transformers, touched": (
+        "from transformers import BertModel, logging; logging.disable_progress_bar(); logging.set_verbosity_error();"
+        "BertModel.from_pretrained(small)",
+        "value = BertModel.from_pretrained(folder); total = [p.sum() for p in value.parameters()]",
+    ),
+}
+CHILD = """
+import json, sys, time, torch
+folder, small, threads, imports, timed = sys.argv[1:]
+torch.set_num_threads(int(threads))
+def status(key):
+    return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith(key))
+scope = {"folder": folder, "small": small}
+exec(imports, scope)
+open("/proc/self/clear_refs", "w").write("5")
+before, start = status("VmRSS"), time.perf_counter()
+exec(timed, scope)
+print(json.dumps({"seconds": time.perf_counter() - start, "peak": status("VmHWM") - before}))
+"""
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+def measure(way: str, folder: Path, small: Path, threads: int) -> dict[str, float]:
+    """Seconds and bytes of peak memory of one way, in a fresh process. Linux only: it reads /proc."""
+    command = [sys.executable, "-c", CHILD, str(folder), str(small), str(threads), *WAYS[way]]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    measured: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return measured
+
+
+def make(folder: Path, **sizes: int) -> int:
+    """A BERT checkpoint with random weights; returns the bytes of its weights file."""
+    from minitrans.models.bert import BertConfig, BertModel
+
+    BertModel(BertConfig(**sizes)).save_pretrained(folder)
+    return (folder / "model.safetensors").stat().st_size
+
+
+@app.command()
+def load(
+    rounds: Annotated[int, typer.Option(min=1, help="Measurements of each way.")] = 7,
+    threads: Annotated[int, typer.Option(min=1, help="Of torch.")] = 2,
+    as_json: Annotated[bool, typer.Option("--json", help="Write a dated JSON too.")] = False,
+    results: Annotated[Path, typer.Option(metavar="FOLDER", help="Where that goes.")] = RESULTS,
+) -> None:
+    """Print seconds, their ratio to reading the file, and peak memory beyond the file's size.
+
+    Examples:
+
+        python -m benchmarks.load --rounds 9 --json
+    """
+    ways = [way for way in WAYS if not way.startswith("transformers") or find_spec("transformers")]
+    found: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
+    with tempfile.TemporaryDirectory() as name:
+        folder, small = Path(name) / "base", Path(name) / "small"
+        size = make(folder)
+        make(small, vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
+        for way in ways:
+            measure(way, folder, small, threads)  # the page cache, and compiled Python files
+        for _ in range(rounds):
+            for way in ways:
+                found[way].append(measure(way, folder, small, threads))
+    rows: dict[str, Any] = {}
+    for way in ways:
+        paired = [one["seconds"] / read["seconds"] for one, read in zip(found[way], found[ways[0]], strict=True)]
+        rows[way] = {
+            "seconds": median(one["seconds"] for one in found[way]),
+            "best": min(one["seconds"] for one in found[way]),
+            "ratio": median(paired),
+            "peak_beyond_file_mb": (median(one["peak"] for one in found[way]) - size) / MEGABYTE,
+        }
+    typer.echo(f"{size / MEGABYTE:.0f} MB, {threads} threads, median of {rounds}")
+    typer.echo(f"{'way':<24}{'seconds':>9}{'best':>9}{'ratio':>8}{'MB beyond the file':>20}")
+    for way, row in rows.items():
+        typer.echo(
+            f"{way:<24}{row['seconds']:>9.3f}{row['best']:>9.3f}{row['ratio']:>8.2f}{row['peak_beyond_file_mb']:>20.0f}"
+        )
+    if as_json:
+        path = results / f"load-{datetime.now(UTC):%Y-%m-%d}.json"
+        write_json(path, {"machine": platform.processor() or platform.machine(), "torch": version("torch"), "bytes": size, "threads": threads, "rounds": rounds, "ways": rows})  # fmt: skip
+        typer.echo(f"written to {path}")
+
+
+if __name__ == "__main__":
+    app()

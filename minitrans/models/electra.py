@@ -1,0 +1,197 @@
+"""ELECTRA: a discriminator that tells which tokens a small generator replaced (Clark et al. 2020). What differs from `bert.py`:
+
+the embeddings may be narrower than the model, with a projection between, and there is no pooler; the generator's head works
+at the width of the embeddings, always with the exact gelu; sequences are classified by two layers with a gelu (E1).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Unpack
+
+from torch import Tensor, nn
+
+from minitrans.layers.activations import activation
+from minitrans.layers.embeddings import Embeddings
+from minitrans.layers.heads import ClassificationHead
+from minitrans.layers.losses import replaced_token_loss
+from minitrans.models import tasks
+from minitrans.models.config import BertLikeConfig, EncoderConfig
+from minitrans.models.encoder import BodyOptions, Encoder, EncoderModel, block, returned, running_positions
+from minitrans.models.inputs import check_length
+from minitrans.models.outputs import LogitsOutput
+
+
+@dataclass(frozen=True, kw_only=True)
+class ElectraConfig(BertLikeConfig):
+    """The defaults are those of electra-small-discriminator; the meaning of the other fields stands in `config.py`."""
+
+    model_type: ClassVar[str] = "electra"
+
+    vocab_size: int = 30522
+    embedding_size: int = 128  # width of the tables
+    hidden_size: int = 256
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 4
+    intermediate_size: int = 1024
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2
+    layer_norm_eps: float = 1e-12
+    pad_token_id: int | None = 0
+    summary_type: str = "first"  # the token that stands for a text of multiple choice
+    summary_use_proj: bool = True  # whether it goes through a layer
+    summary_activation: str = "gelu"  # of that layer; "" = none
+    summary_last_dropout: float = 0.1  # after it
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.summary_type != "first":
+            raise ValueError(f"summary_type must be 'first', the first token, got {self.summary_type!r}")
+        if self.summary_activation:
+            activation(self.summary_activation)
+
+
+class ElectraModel(EncoderModel):
+    """Embeddings with a projection, and L post-norm blocks.
+
+    Args:
+        config: sizes and rules.
+    """
+
+    config_class = ElectraConfig
+    base_model_prefix = "electra"
+    has_pooler = False  # E1
+
+    def build(self, config: EncoderConfig) -> None:
+        """As BERT; the projection is there only where the widths differ (E1)."""
+        self.embeddings = Embeddings(
+            config.vocab_size,
+            config.embedding_size,
+            max_positions=config.max_position_embeddings,
+            type_vocab_size=config.type_vocab_size,
+            padding_idx=config.pad_token_id,
+            eps=config.layer_norm_eps,
+            dropout=config.hidden_dropout_prob,
+            project_to=config.hidden_size if config.hidden_size != config.embedding_size else None,
+        )
+        self.encoder = Encoder(block(config) for _ in range(config.num_hidden_layers))
+
+    def positions(self, tokens: Tensor, past_length: int) -> Tensor:
+        """0, 1, 2, ... as BERT (B6)."""
+        check_length(past_length + tokens.shape[1], self.config.max_position_embeddings)
+        return running_positions(tokens, past_length)
+
+
+class DiscriminatorHead(nn.Module):
+    """dense_prediction(act(dense(h))): one score a token, positive = it was replaced (E1).
+
+    Args:
+        width: D.
+        act: activation name.
+    """
+
+    def __init__(self, width: int, act: str) -> None:
+        super().__init__()
+        self.dense = nn.Linear(width, width)
+        self.act = activation(act)
+        self.dense_prediction = nn.Linear(width, 1)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(..., D) -> (...)."""
+        scores: Tensor = self.dense_prediction(self.act(self.dense(hidden)))
+        return scores.squeeze(-1)
+
+
+class ElectraForPreTraining(tasks.TaskModel):
+    """The discriminator: which tokens were replaced."""
+
+    body_class = ElectraModel
+
+    def build_head(self, config: EncoderConfig) -> None:
+        """`discriminator_predictions`."""
+        self.discriminator_predictions = DiscriminatorHead(config.hidden_size, config.hidden_act)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        *,
+        return_dict: bool | None = None,
+        **options: Unpack[BodyOptions],
+    ) -> LogitsOutput:
+        """`labels` (B, T): 1 = replaced, 0 = original; padding does not count."""
+        given = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
+        body = self.run_body(*given, unpack=False, labels=labels, **options)
+        logits = tasks.spread(body, self.discriminator_predictions(body.last_hidden_state))  # (B, T)
+        loss = None
+        if labels is not None:
+            loss = replaced_token_loss(logits, labels, None if attention_mask is None else attention_mask == 1)
+        return returned(LogitsOutput(loss, logits, body.hidden_states, body.attentions), return_dict)
+
+
+class ElectraForMaskedLM(tasks.MaskedLM):
+    """The generator: scores of the vocabulary at every token."""
+
+    body_class = ElectraModel
+    head_act = "gelu"  # E1
+
+
+class ElectraForCausalLM(tasks.CausalLM):
+    """ELECTRA as a decoder with the generator's head on the next token."""
+
+    body_class = ElectraModel
+    head_act = "gelu"  # E1
+
+
+class ElectraForSequenceClassification(tasks.SequenceClassification):
+    """ELECTRA with a two-layer classifier on the first token."""
+
+    body_class = ElectraModel
+    needs_pooler = False
+
+    def build_head(self, config: EncoderConfig) -> None:
+        """`classifier`, with dropout inside, and a gelu where RoBERTa has a tanh (E1)."""
+        dropout = config.head_dropout
+        self.classifier = ClassificationHead(config.hidden_size, config.num_labels, dropout=dropout, act="gelu")
+
+    def score(self, hidden: Tensor, pooled: Tensor | None) -> Tensor:
+        """(B, T, D) -> (B, C)."""
+        scores: Tensor = self.classifier(hidden)
+        return scores
+
+
+class ElectraForTokenClassification(tasks.TokenClassification):
+    """ELECTRA with a linear classifier on every token."""
+
+    body_class = ElectraModel
+
+
+class ElectraForQuestionAnswering(tasks.QuestionAnswering):
+    """ELECTRA with a head that scores every token as the first and as the last of the answer."""
+
+    body_class = ElectraModel
+
+
+class ElectraForMultipleChoice(tasks.MultipleChoice):
+    """ELECTRA with a two-layer score of the first token of each of several texts."""
+
+    body_class = ElectraModel
+    needs_pooler = False
+
+    def build_head(self, config: EncoderConfig) -> None:
+        """`summary`, `dropout` and `classifier`; no dropout comes before (E1)."""
+        assert isinstance(config, ElectraConfig)
+        self.summary = nn.Linear(config.hidden_size, config.hidden_size) if config.summary_use_proj else None
+        self.act = activation(config.summary_activation or "linear")
+        self.dropout = nn.Dropout(config.summary_last_dropout)
+        self.classifier = nn.Linear(config.hidden_size, 1)
+
+    def score(self, hidden: Tensor, pooled: Tensor | None) -> Tensor:
+        """(B · choices, T, D) -> (B · choices, 1)."""
+        first = hidden[:, 0] if self.summary is None else self.summary(hidden[:, 0])
+        scores: Tensor = self.classifier(self.dropout(self.act(first)))
+        return scores
