@@ -120,7 +120,9 @@ def load(
         )
     if as_json:
         path = results / f"load-{datetime.now(UTC):%Y-%m-%d}.json"
-        write_json(path, {"machine": platform.processor() or platform.machine(), "torch": version("torch"), "bytes": size, "threads": threads, "rounds": rounds, "ways": rows})  # fmt: skip
+        machine = platform.processor() or platform.machine()
+        about = {"machine": machine, "torch": version("torch"), "bytes": size, "threads": threads, "rounds": rounds}
+        write_json(path, {**about, "ways": rows})
         typer.echo(f"written to {path}")
 
 

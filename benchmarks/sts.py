@@ -119,7 +119,7 @@ def sts(
     pairs = read_pairs(file)
     from minitrans.cli.demo_steps import demo_folder
     from minitrans.cli.loading import chosen_backend, load
-    from minitrans.embedding import SentenceEncoder, read_recipe
+    from minitrans.embedding import Encoder, read_recipe
 
     source = model if model is not None else str(demo_folder())
     now = datetime.now(UTC)
@@ -132,11 +132,11 @@ def sts(
     )  # fmt: skip
     recipe = read_recipe(source)
     loaded = load(runtime)
-    encoder = SentenceEncoder(loaded.model, loaded.tokenizer, recipe)
+    encoder = Encoder.of(loaded.model, loaded.tokenizer, recipe)
     texts = [pair.first for pair in pairs] + [pair.second for pair in pairs]
     with progress("embedding", len(texts)) as advance:
         start = time.perf_counter()
-        vectors = encoder.encode(texts, batch_size=batch_size, progress=advance)
+        vectors = encoder.encode(texts, batch_size=batch_size, show_progress=advance)
         seconds = time.perf_counter() - start
     cosines = (vectors[: len(pairs)] * vectors[len(pairs) :]).sum(dim=-1)  # (pairs)
     correlation = 100 * spearman(cosines.tolist(), [pair.score for pair in pairs])

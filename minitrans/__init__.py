@@ -65,6 +65,7 @@ _EXPORTS = {
         for suffix in (*_TASKS, "Config", "ForMultipleChoice")
     },
     **dict.fromkeys(("Transformer", "TransformerConfig"), "minitrans.models.transformer"),
+    "Encoder": "minitrans.embedding",
     "pack": "minitrans.packing",
     "AutoTokenizer": "minitrans.tokenizers.auto",
     "BatchEncoding": "minitrans.tokenizers.batch_encoding",
@@ -73,7 +74,8 @@ _EXPORTS = {
         (
             "BertTokenizer", "BertTokenizerFast", "RobertaTokenizer", "RobertaTokenizerFast", "XLMRobertaTokenizer",
             "XLMRobertaTokenizerFast", "CamembertTokenizer", "CamembertTokenizerFast", "DistilBertTokenizer",
-            "DistilBertTokenizerFast", "ElectraTokenizer", "ElectraTokenizerFast", "MPNetTokenizer", "MPNetTokenizerFast",
+            "DistilBertTokenizerFast", "AlbertTokenizer", "AlbertTokenizerFast", "ElectraTokenizer", "ElectraTokenizerFast",
+            "MPNetTokenizer", "MPNetTokenizerFast",
             "PreTrainedTokenizerFast",
         ),
         "minitrans.tokenizers.classes",

@@ -25,9 +25,10 @@ MAX_TEXT_BYTES = 64 * 1024 * 1024  # the largest public tokenizer.json is 33 MB
 
 def printable(text: object, limit: int = 120) -> str:
     """`text` with control characters escaped and cut to `limit`, so that names from a file cannot drive a terminal."""
-    shown = "".join(
-        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in str(text)[: limit + 1]
-    )
+    text = str(text)
+    if len(text) <= limit and text.isprintable():
+        return text
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text[: limit + 1])
     return shown if len(shown) <= limit else shown[: limit - 3] + "..."
 
 

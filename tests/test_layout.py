@@ -17,7 +17,7 @@ SOURCES = {"minitrans": ROOT, "weights_convert": ROOT, "minitrans_kernels": ROOT
 # Rooms of the house, and the rooms each may import. An edge that is not here is a change of design.
 ROOMS = (
     "minitrans.attention", "minitrans.layers", "minitrans.models", "minitrans.tokenizers", "minitrans.training",
-    "minitrans.cli", "minitrans.embedding", "minitrans.packing", "minitrans.testing", "minitrans.__main__", "minitrans.errors", "minitrans.files", "minitrans.hub",
+    "minitrans.cli", "minitrans.cpu", "minitrans.embedding", "minitrans.packing", "minitrans.testing", "minitrans.__main__", "minitrans.errors", "minitrans.files", "minitrans.hub",
     "weights_convert", "minitrans_kernels",
 )  # fmt: skip
 FOUNDATION = {"minitrans.errors", "minitrans.files", "minitrans.hub"}
@@ -32,12 +32,19 @@ ALLOWED = {
     ("minitrans.models", "minitrans.attention"),
     ("minitrans.models", "minitrans.layers"),
     ("minitrans.models", "minitrans.errors"),
+    *(
+        ("minitrans.cpu", below)
+        for below in ("minitrans.attention", "minitrans.layers", "minitrans.models", "minitrans.errors")
+    ),
     *(("minitrans.tokenizers", below) for below in FOUNDATION),
     *(
         ("weights_convert", below)
         for below in FOUNDATION | {"minitrans.models", "minitrans.layers", "minitrans.attention"}
     ),
-    *(("minitrans.embedding", below) for below in FOUNDATION | {"minitrans.models", "minitrans.tokenizers"}),
+    *(
+        ("minitrans.embedding", below)
+        for below in FOUNDATION | {"minitrans.models", "minitrans.attention", "minitrans.tokenizers", "weights_convert"}
+    ),
     # the package itself: its version
     *(
         ("minitrans.cli", below)

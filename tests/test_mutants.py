@@ -119,6 +119,21 @@ MUTANTS = {
         "minitrans/layers/embeddings.py", "self.dropout(self.LayerNorm(x))", "self.LayerNorm(self.dropout(x))",
         [PARITY, "-k", "electra-Model"],
     ),
+    "A1 ALBERT's feed-forward has no dropout": (
+        "minitrans/models/albert.py", "block(config, feed_forward_dropout=0.0)", "block(config)", [PARITY, "-k", "albert-Model"],
+    ),
+    "A1 ALBERT's layers are groups in turn": (
+        "minitrans/models/albert.py", "int(layer / (config.num_hidden_layers / config.num_hidden_groups))",
+        "layer % config.num_hidden_groups", [PARITY, "-k", "albert-Model"],
+    ),
+    "A1 ALBERT projects embeddings of equal width too": (
+        "minitrans/models/albert.py", "project_to=config.hidden_size,",
+        "project_to=None if config.embedding_size == config.hidden_size else config.hidden_size,", [PARITY, "-k", "albert-Model"],
+    ),
+    "A1 ALBERT's heads have the dropout of classifiers": (
+        "minitrans/models/albert.py", "return self.classifier_dropout_prob", "return self.hidden_dropout_prob",
+        [PARITY, "-k", "albert-ForPreTraining"],
+    ),
     "P1 MPNet's padding is 1 whatever the configuration says": (
         "minitrans/models/mpnet.py", "PADDING = 1", "PADDING = 0", [PARITY, "-k", "mpnet-Model"],
     ),

@@ -77,8 +77,7 @@ class Checkpoint:
     def read_into(self, key: str, values: torch.Tensor) -> None:
         """Fills `values`, contiguous and of the stored shape and dtype, without a copy in between; safetensors only."""
         info = self.tensors[key]
-        values.zero_()  # memory that is there already is read into twice as fast as memory the kernel must find
-        left = memoryview(values.reshape(-1).view(torch.uint8).numpy().data)
+        left = memoryview(values.detach().reshape(-1).view(torch.uint8).numpy().data)
         with self._folder.path(info.file).open("rb", buffering=0) as file:
             position = self._begins[key]
             while left:

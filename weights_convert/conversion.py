@@ -8,16 +8,18 @@ from pathlib import Path
 
 import torch
 
-from minitrans.errors import CheckpointError
+from minitrans.errors import CheckpointError, NotSupportedError
 from minitrans.files import printable, require_regular_file
+from minitrans.hub import local_folder
 from weights_convert.configs import read_stored_config
 from weights_convert.journal import saving
 from weights_convert.load import find_folder, load_folder
+from weights_convert.modules import MODULES_FILE, PATTERNS, SETTINGS_FILES, Module, copy_modules, read_modules
 from weights_convert.report import ConversionReport
 from weights_convert.save import save_model
 from weights_convert.verify import architecture
 
-# What a tokenizer needs goes along unchanged.
+# What a tokenizer and a recipe for sentence vectors need goes along unchanged.
 COMPANIONS = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -27,6 +29,7 @@ COMPANIONS = (
     "vocab.json",
     "merges.txt",
     "sentencepiece.bpe.model",
+    *SETTINGS_FILES,
 )
 
 
@@ -69,6 +72,10 @@ def convert(
         raise ValueError(
             f"{printable(target)}: expected an empty or absent destination, found files; --force writes into it"
         )
+    local_folder(  # the hub's copy has the weights so far
+        source, patterns=(*COMPANIONS, *PATTERNS), revision=revision, local_files_only=local_files_only
+    )
+    modules, no_modules = _modules(origin)
     name = class_name or architecture(folder, read_stored_config(folder))
     model, report = load_folder(class_by_name(name), folder, dtype=dtype, changes={}, hashes=True)
     if report.fresh:
@@ -77,12 +84,26 @@ def convert(
             "a random head is not converted, name the class of what is there, for example the bare model"
         )
     save_model(model, target, max_shard_size=max_shard_size)
-    companions = [name for name in COMPANIONS if os.path.lexists(origin / name)]
+    # The parts of a sentence encoder come before the list of them, so that a list never names what is not there.
+    copied = copy_modules(origin, target, modules)
+    names = (*COMPANIONS, MODULES_FILE) if modules else COMPANIONS
+    companions = [name for name in names if os.path.lexists(origin / name)]
     with saving(target) as save:
         for companion in companions:
             require_regular_file(origin / companion)
             shutil.copyfile(origin / companion, save.stage(companion))
+        save.remove([name for name in (MODULES_FILE, *SETTINGS_FILES) if name not in companions])
+    companions += copied
+    report.notes += no_modules
     report.notes.append(
         f"written to {printable(target)} as {name}{', with ' + ', '.join(companions) if companions else ''}"
     )
     return report
+
+
+def _modules(origin: Path) -> tuple[list[Module], list[str]]:
+    """The parts of a sentence encoder that go along, or a note why they do not."""
+    try:
+        return read_modules(origin), []
+    except NotSupportedError as error:
+        return [], [f"{MODULES_FILE} is left out: {error}"]

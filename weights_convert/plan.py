@@ -103,9 +103,12 @@ def instances(rules: Sequence[Rule], available: Mapping[str, TensorInfo]) -> Ite
     by_ending: dict[str, list[tuple[int, str]]] = {}
     for index, rule in enumerate(rules):
         for template in rule.sources:
-            by_ending.setdefault(template.rpartition(".")[2], []).append((index, template))
+            whole = "{" not in template  # such a name needs no search: shared layers have a row each
+            by_ending.setdefault(template if whole else template.rpartition(".")[2], []).append((index, template))
     for name in available:
-        for index, template in by_ending.get(name.rpartition(".")[2], []):
+        ending = name.rpartition(".")[2]
+        rows = by_ending.get(name, []) + (by_ending.get(ending, []) if ending != name else [])
+        for index, template in rows:
             numbers = match(template, name)
             if numbers is None or (index, tuple(numbers.items())) in seen:
                 continue

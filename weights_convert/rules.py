@@ -6,6 +6,7 @@ stands for one whole dotted segment that is a plain decimal number, everything e
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -270,7 +271,7 @@ def inverse(table: Sequence[TableRow]) -> list[Rule]:
     """The table model -> file: every movement undone. Raises ValueError if two rows would fill one name."""
     undone = [rule.inverse() for rule in movements(table)]
     names = [name for rule in undone for name in rule.targets]
-    twice = sorted({name for name in names if names.count(name) > 1})
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
         raise ValueError(f"the table has no inverse: two rows read {', '.join(twice)}")
     return undone

@@ -84,7 +84,7 @@ def demo(
     with busy("starting"):
         from minitrans.cli import demo_steps as steps
         from minitrans.cli.loading import checked_device, chosen_backend, load
-        from minitrans.embedding import SentenceEncoder, read_recipe
+        from minitrans.embedding import Encoder, read_recipe
         from weights_convert.conversion import convert
 
         source = Path(model) if model is not None else steps.demo_folder()
@@ -99,7 +99,7 @@ def demo(
         show_conversion(page, source, report)
 
         loaded = load(Runtime(model=str(folder), device=device, threads=threads))
-        encoder = SentenceEncoder(loaded.model, loaded.tokenizer, read_recipe(source))
+        encoder = Encoder.of(loaded.model, loaded.tokenizer, read_recipe(source))
         ranked = steps.rank(encoder, query or steps.QUERY, steps.SENTENCES)
         show_ranking(page, query or steps.QUERY, ranked)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from minitrans.cli.loading import Loaded
-from minitrans.embedding import SentenceEncoder
+from minitrans.embedding import Encoder
 from minitrans.errors import NotSupportedError
 from minitrans.models.auto import AutoConfig
 from weights_convert.report import ConversionReport
@@ -110,7 +110,7 @@ def rename_rows(report: ConversionReport) -> list[RenameRow]:
     ]
 
 
-def rank(encoder: SentenceEncoder, query: str, sentences: Sequence[str]) -> list[Ranked]:
+def rank(encoder: Encoder, query: str, sentences: Sequence[str]) -> list[Ranked]:
     """The sentences, the closest in meaning first."""
     vectors = encoder.encode([query, *sentences])
     scores = (vectors[1:] @ vectors[0]).tolist()
@@ -143,8 +143,8 @@ def attention_map(loaded: Loaded, sentence: str, layer: int, head: int) -> Atten
     return AttentionMap(tokens, attentions[layer][0, head].tolist())
 
 
-def measure_speed(encoder: SentenceEncoder, texts: Sequence[str]) -> Speed:
-    """How fast texts become vectors, in batches of 32."""
+def measure_speed(encoder: Encoder, texts: Sequence[str]) -> Speed:
+    """How fast texts become vectors."""
     repeated = [texts[index % len(texts)] for index in range(SPEED_TEXTS)]
     tokens = sum(map(len, encoder.tokenizer(repeated)["input_ids"]))
     encoder.encode(repeated)

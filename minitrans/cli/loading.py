@@ -16,7 +16,8 @@ from minitrans.attention.registry import check_backend, resolve_variant
 from minitrans.cli.guard import note
 from minitrans.cli.options import DTYPES, Runtime, attention_spec
 from minitrans.cli.writing import busy
-from minitrans.embedding import longest_input
+from minitrans.embedding.encoder import Encoder, longest_input, read_head
+from minitrans.embedding.recipe import body_place, read_recipe
 from minitrans.files import printable
 from minitrans.models import auto
 from minitrans.models.pretrained import PreTrainedModel
@@ -64,6 +65,19 @@ def load(runtime: Runtime, auto_name: str = "AutoModel") -> Loaded:
             )
     _check_report(model, runtime.model, auto_name)
     return Loaded(model, tokenizer, longest_input(model, tokenizer))
+
+
+def load_encoder(runtime: Runtime) -> Encoder:
+    """The encoder of texts in a checkpoint. Raises as `load` does."""
+    recipe = read_recipe(runtime.model)
+    loaded = load(replace(runtime, model=str(body_place(runtime.model, recipe))))
+    return Encoder.of(loaded.model, loaded.tokenizer, recipe, read_head(runtime.model, recipe))
+
+
+def note_truncated(encoder: Encoder, texts: int) -> None:
+    """Says how many of these texts the last call has cut."""
+    if encoder.truncated:
+        note(f"cut to {encoder.max_length} tokens: {encoder.truncated} of {texts} texts")
 
 
 def checked_device(name: str) -> torch.device:

@@ -43,6 +43,16 @@ Backend = Annotated[
     ),
 ]
 BatchSize = Annotated[int, typer.Option(min=1, max=65536, help="Texts that run together.", rich_help_panel=MODEL_PANEL)]
+AutoBatchSize = Annotated[
+    int | None,
+    typer.Option(
+        "--batch-size",
+        min=1,
+        max=65536,
+        help="Texts that run together; default: by their number of tokens.",
+        rich_help_panel=MODEL_PANEL,
+    ),
+]
 Threads = Annotated[
     int | None,
     typer.Option(min=1, max=4096, help="Threads of the CPU; default: torch's choice.", rich_help_panel=MODEL_PANEL),

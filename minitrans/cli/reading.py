@@ -21,7 +21,7 @@ def read_lines(source: str) -> list[str]:
         OSError: where the file cannot be read.
     """
     name = "standard input" if source == "-" else printable(source)
-    text = _decode(_read(source), name)
+    text = _decode(read_bytes(source), name)
     lines = [line.removesuffix("\r") for line in text.split("\n")]
     if lines[-1] == "":
         lines.pop()
@@ -45,7 +45,7 @@ def given_texts(texts: Sequence[str] | None, file: str | None) -> list[str]:
 def read_whole(source: str) -> str:
     """All of a UTF-8 file, or of standard input, as one text. Raises as `read_lines` does."""
     name = "standard input" if source == "-" else printable(source)
-    return checked(_decode(_read(source), name), name)
+    return checked(_decode(read_bytes(source), name), name)
 
 
 def checked(text: str, name: str) -> str:
@@ -68,7 +68,8 @@ def check_text(text: str, name: str) -> None:
         raise ValueError(f"{name}: expected UTF-8 text, found bytes that are not") from None
 
 
-def _read(source: str) -> bytes:
+def read_bytes(source: str) -> bytes:
+    """All of a file, or of standard input for "-". Raises ValueError for too much of it, OSError where it cannot be read."""
     if source == "-":
         if sys.stdin is None:
             raise ValueError("standard input: expected one text a line, found it closed")

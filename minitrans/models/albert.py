@@ -96,7 +96,9 @@ class AlbertModel(EncoderModel):
             for layer in range(config.num_hidden_layers)
         ]
         self.encoder = Encoder(
-            (block(config, feed_forward_dropout=0.0) for _ in range(config.num_hidden_groups * inner)),  # A1: no dropout
+            (
+                block(config, feed_forward_dropout=0.0) for _ in range(config.num_hidden_groups * inner)
+            ),  # A1: no dropout
             order=(group * inner + number for group in groups for number in range(inner)),
         )
 
@@ -115,7 +117,9 @@ class AlbertForPreTraining(tasks.WithLanguageModelHead):
     def build_head(self, config: EncoderConfig) -> None:
         """`lm_head`, `dropout` and `sop_classifier`."""
         if config.num_labels != 2:
-            raise ValueError(f"the order of two sentences has two scores: num_labels must be 2, got {config.num_labels}")
+            raise ValueError(
+                f"the order of two sentences has two scores: num_labels must be 2, got {config.num_labels}"
+            )
         super().build_head(config)
         self.dropout = nn.Dropout(config.head_dropout)
         self.sop_classifier = nn.Linear(config.hidden_size, 2)

@@ -10,6 +10,7 @@ from minitrans.errors import CheckpointError
 from minitrans.files import printable, read_json
 from minitrans.hub import local_folder
 from minitrans.tokenizers.classes import (
+    AlbertTokenizer,
     BertTokenizer,
     CamembertTokenizer,
     DistilBertTokenizer,
@@ -26,6 +27,7 @@ CLASSES: dict[str, type[Tokenizer]] = {
     "BertTokenizer": BertTokenizer,
     "DistilBertTokenizer": DistilBertTokenizer,
     "ElectraTokenizer": ElectraTokenizer,
+    "AlbertTokenizer": AlbertTokenizer,
     "MPNetTokenizer": MPNetTokenizer,
     "RobertaTokenizer": RobertaTokenizer,
     "XLMRobertaTokenizer": XLMRobertaTokenizer,
@@ -40,6 +42,7 @@ MODEL_TYPES: dict[str, type[Tokenizer]] = {
     "camembert": CamembertTokenizer,
     "distilbert": DistilBertTokenizer,
     "electra": ElectraTokenizer,
+    "albert": AlbertTokenizer,
     "mpnet": MPNetTokenizer,
     "roberta-prelayernorm": RobertaTokenizer,
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from minitrans.tokenizers.families import BERT, CAMEMBERT, DISTILBERT, MPNET, ROBERTA, XLM_ROBERTA
+from minitrans.tokenizers.families import ALBERT, BERT, CAMEMBERT, DISTILBERT, MPNET, ROBERTA, XLM_ROBERTA
 from minitrans.tokenizers.tokenizer import Tokenizer
 
 
@@ -16,6 +16,12 @@ class DistilBertTokenizer(Tokenizer):
     """BERT's, without token types in what it returns (D1)."""
 
     family = DISTILBERT
+
+
+class AlbertTokenizer(Tokenizer):
+    """Unigram from a sentencepiece model with its own ids; pairs as BERT, without token types unless they are asked for."""
+
+    family = ALBERT
 
 
 class MPNetTokenizer(Tokenizer):
@@ -45,6 +51,7 @@ class CamembertTokenizer(Tokenizer):
 BertTokenizerFast = BertTokenizer
 DistilBertTokenizerFast = DistilBertTokenizer
 ElectraTokenizer = ElectraTokenizerFast = BertTokenizer
+AlbertTokenizerFast = AlbertTokenizer
 MPNetTokenizerFast = MPNetTokenizer
 RobertaTokenizerFast = RobertaTokenizer
 XLMRobertaTokenizerFast = XLMRobertaTokenizer

@@ -110,6 +110,14 @@ CAMEMBERT = Family(
     dress=sentencepiece_model.dress,
     mask_lstrip=True,
 )
+ALBERT = Family(
+    name="AlbertTokenizer",
+    model="Unigram",
+    raw_files=("spiece.model",),
+    roles={**_BERT_ROLES, "bos_token": "[CLS]", "eos_token": "[SEP]", "unk_token": "<unk>", "pad_token": "<pad>"},
+    options={"do_lower_case": True, "keep_accents": False, "add_prefix_space": True},
+    dress=sentencepiece_model.dress_as_albert,
+)
 MPNET = replace(
     BERT,
     name="MPNetTokenizer",
@@ -144,7 +152,7 @@ def build_model(family: Family, files: Mapping[str, Any], settings: Settings) ->
             *map(text_of, settings.fixed.values()),
         }
         return byte_level_bpe.build(files["vocab.json"], files["merges.txt"], specials), options
-    backend, options["charsmap"] = sentencepiece_model.build(files["sentencepiece.bpe.model"], family.name, texts)
+    backend, options["charsmap"] = sentencepiece_model.build(files[family.raw_files[0]], family.name, texts)
     return backend, options
 
 

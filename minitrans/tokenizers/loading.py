@@ -18,7 +18,7 @@ from minitrans.tokenizers.settings import ADDED_FILE, CONFIG_FILE, SPECIAL_FILE,
 from minitrans.tokenizers.tokenizer_json import PIPELINE_OPTIONS, read_options, read_tokenizer_json
 
 TOKENIZER_FILE, MODEL_CONFIG_FILE = "tokenizer.json", "config.json"
-VOCABULARY_FILES = ("vocab.txt", "vocab.json", "merges.txt", "sentencepiece.bpe.model")
+VOCABULARY_FILES = ("vocab.txt", "vocab.json", "merges.txt", "sentencepiece.bpe.model", "spiece.model")
 PATTERNS = (TOKENIZER_FILE, MODEL_CONFIG_FILE, CONFIG_FILE, SPECIAL_FILE, ADDED_FILE, *VOCABULARY_FILES)
 
 

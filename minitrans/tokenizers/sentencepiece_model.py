@@ -1,4 +1,4 @@
-"""Unigram from a `sentencepiece.bpe.model` (Kudo 2018; XLM-RoBERTa, CamemBERT).
+"""Unigram from a `sentencepiece.bpe.model` or `spiece.model` (Kudo 2018; XLM-RoBERTa, CamemBERT, ALBERT).
 
 The pieces move into a Unigram model of the `tokenizers` library, which knows offsets; sentencepiece itself is the judge
 of the file, and the tests compare the ids of both.
@@ -21,7 +21,6 @@ from minitrans.tokenizers.backend import token_and_id
 
 _MAX_BYTES = 64 * 1024 * 1024  # XLM-R's file has 5 MB, the largest public ones 5 to 10
 _UNIGRAM = 1  # TrainerSpec.model_type
-_UNKNOWN_ID = 3
 SPACE = "▁"
 
 Pieces = list[tuple[str, float]]
@@ -126,9 +125,16 @@ def _camembert_pieces(model: SentencePieceModel, tokens: Mapping[str, str]) -> P
     return [*head, ("<unk>NOTUSED", -100.0), *model.pieces[1:], (tokens["mask_token"], 0.0)]
 
 
+def _albert_pieces(model: SentencePieceModel, tokens: Mapping[str, str]) -> Pieces:
+    """The file's own ids."""
+    _require_head(model, [tokens[role] for role in ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")])
+    return model.pieces
+
+
 LAYOUTS: dict[str, Callable[[SentencePieceModel, Mapping[str, str]], Pieces]] = {
     "XLMRobertaTokenizer": _xlm_roberta_pieces,
     "CamembertTokenizer": _camembert_pieces,
+    "AlbertTokenizer": _albert_pieces,
 }
 
 
@@ -151,7 +157,7 @@ def build(path: str | Path, class_name: str, tokens: Mapping[str, str]) -> tuple
                 f"{printable(path)}: {printable(piece)!r}: expected each piece once, "
                 f"found it as id {first[piece]} and {index}"
             )
-    backend = Backend(Unigram(pieces, unk_id=_UNKNOWN_ID, byte_fallback=False))
+    backend = Backend(Unigram(pieces, unk_id=first[tokens["unk_token"]], byte_fallback=False))
     backend.add_tokens([AddedToken(piece, normalized=False) for piece in model.user_defined])
     return backend, model.charsmap
 
@@ -165,14 +171,39 @@ def dress(backend: Backend, options: Mapping[str, Any], tokens: Mapping[str, str
     """
     if options["charsmap"]:
         backend.normalizer = normalizers.Precompiled(options["charsmap"])
-    scheme = "always" if options["add_prefix_space"] else "never"
-    backend.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme=scheme)]
-    )
-    backend.decoder = decoders.Metaspace(replacement=SPACE, prepend_scheme=scheme)
+    _split_at_spaces(backend, options["add_prefix_space"])
     first, last = tokens["bos_token"], tokens["eos_token"]
     backend.post_processor = processors.TemplateProcessing(
         single=f"{first} $A {last}",
         pair=f"{first} $A {last} {last} $B {last}",
         special_tokens=[token_and_id(backend, token) for token in (first, last)],
     )
+
+
+def dress_as_albert(backend: Backend, options: Mapping[str, Any], tokens: Mapping[str, str]) -> None:
+    """Gives `backend` ALBERT's cleaning, then the file's normalizer, the splitting at spaces, BERT's template.
+
+    Args:
+        options: do_lower_case, keep_accents, add_prefix_space; charsmap as for `dress`.
+        tokens: the text of cls_token and sep_token.
+    """
+    steps: list[Any] = [normalizers.Replace("``", '"'), normalizers.Replace("''", '"')]
+    steps += [] if options["keep_accents"] else [normalizers.NFKD(), normalizers.StripAccents()]
+    steps += [normalizers.Lowercase()] if options["do_lower_case"] else []
+    steps += [normalizers.Precompiled(options["charsmap"])] if options["charsmap"] else []
+    backend.normalizer = normalizers.Sequence(steps)
+    _split_at_spaces(backend, options["add_prefix_space"])
+    first, last = tokens["cls_token"], tokens["sep_token"]
+    backend.post_processor = processors.TemplateProcessing(
+        single=f"{first}:0 $A:0 {last}:0",
+        pair=f"{first}:0 $A:0 {last}:0 $B:1 {last}:1",
+        special_tokens=[token_and_id(backend, token) for token in (first, last)],
+    )
+
+
+def _split_at_spaces(backend: Backend, add_prefix_space: bool) -> None:
+    scheme = "always" if add_prefix_space else "never"
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme=scheme)]
+    )
+    backend.decoder = decoders.Metaspace(replacement=SPACE, prepend_scheme=scheme)

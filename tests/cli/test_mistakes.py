@@ -31,7 +31,7 @@ WRONG: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     ((*SIMILAR, "--top-k", "1e999"), ("--top-k",)),
     ((*SIMILAR, "--batch-size", "-1"), ("--batch-size",)),
     ((*SIMILAR, "--threads", "0"), ("--threads",)),
-    ((*SIMILAR, "--pooling", "sum"), ("expected one of mean, cls, max, got 'sum'",)),
+    ((*SIMILAR, "--pooling", "sum"), ("pooling: expected one of mean, cls, max", "got 'sum'")),
     ((*SIMILAR, "--device", "tpu9"), ("--device: expected cpu, cuda",)),
     ((*SIMILAR, "--device", "meta"), ("--device: expected cpu, cuda",)),
     ((*SIMILAR, "--dtype", "int8"), ("--dtype: expected one of float32", "'int8'")),
@@ -51,11 +51,21 @@ WRONG: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("classify", "-m", MODEL), ("give texts as arguments or one a line with --file", "neither")),
     (("classify", "a", "--file", FILE, "-m", MODEL), ("both",)),
     (("tag", "", "-m", MODEL), ("TEXT: expected a text, found nothing",)),
-    (("embed", FILE, "-m", MODEL, "-o", "{folder}/v.csv"), ("expected a name that ends in .npy or .jsonl",)),
+    (("embed", FILE, "-m", MODEL, "-o", "{folder}/v.csv"), ("expected a name that ends in .npy, .jsonl or .parquet",)),
     (("embed", FILE, "-m", MODEL, "-o", "{folder}/absent/v.npy"), ("expected the folder", "absent")),
     (("embed", FILE, "-m", MODEL, "-o", "{folder}/d.npy"), ("expected a file to write, found a folder",)),
     (("embed", FILE, "-m", MODEL, "-o", "{folder}/old.npy"), ("exists already; --force replaces it",)),
     (("embed", "{folder}/in.jsonl", "-m", MODEL, "-o", "{folder}/in.jsonl", "--force"), ("replace the input",)),
+    (("embed", FILE), ("missing option '--model'",)),
+    (("embed", FILE, "-m", MODEL, "--resume"), ("--out: expected a file for --resume, --join",)),
+    (("embed", FILE, "--join", "-o", "{folder}/v.npy"), ("v.npy.parts: expected the parts of a run, found none",)),
+    (("embed", FILE, "--join", "--resume", "-o", "{folder}/v.npy"), ("give --resume or --join, got both",)),
+    (("embed", FILE, "-m", MODEL, "--wait", "-1", "-o", "{folder}/v.npy"), ("--wait",)),
+    (("embed", FILE, "-m", MODEL, "--pooling", "sum", "-o", "{folder}/v.npy"), ("pooling: expected one of mean",)),
+    (
+        ("embed", FILE, "-m", MODEL, "-o", "{folder}/f.npy"),
+        ("f.npy.parts: expected a folder, or nothing, found a file",),
+    ),
     (("demo", "--model", "absent"), ("absent",)),
     (("demo", "--query", ""), ("--query: expected a text",)),
     (("demo", "--layer", "-1"), ("--layer",)),
@@ -74,6 +84,7 @@ def folder(tmp_path: Path, sentences: Path) -> Path:
     place = tmp_path / "folder"
     (place / "d.npy").mkdir(parents=True)
     (place / "old.npy").write_bytes(b"old")
+    (place / "f.npy.parts").write_bytes(b"mine")
     (place / "in.jsonl").write_text(sentences.read_text())
     return place
 
@@ -116,6 +127,7 @@ def test_cuda_where_there_is_none(body: str, sentences: Path, run, device: str):
         (b"\x89PNG\r\n\x1a\n\0\0", "expected UTF-8 text"),
         (b"one\ntwo\0\n", "standard input: line 2: expected text, found a NUL"),
         (b"a " * 600_000, "line 1: expected at most 1,000,000 characters, found 1,200,000"),
+        (b"cat\n" + b"a" * 5_000_000, "line 2: expected at most 1,000,000 characters, found more"),
     ],
 )
 def test_standard_input_that_is_no_text(body: str, tmp_path: Path, run, data: bytes, message: str):
@@ -167,7 +179,7 @@ def test_a_bug_is_not_taken_for_a_mistake(body: str, sentences: Path, run, monke
 
     monkeypatch.setattr("minitrans.cli.vectors.read_lines", broken)
     with pytest.raises(AssertionError, match="ours"):
-        run("embed", sentences, "-m", body)
+        run("similar", "cat", sentences, "-m", body)
 
 
 # -- help --------------------------------------------------------------------------------------------------------------

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from minitrans import AutoModel, AutoTokenizer, BertModel
-from minitrans.embedding import PoolingRecipe, SentenceEncoder, length_sorted_batches, pool, read_recipe
+from minitrans import AutoModel, AutoTokenizer
+from tests.embedding.conftest import sentence_folder
 
 
 def vector(folder: str, text: str, pooling: str = "mean") -> torch.Tensor:
@@ -91,90 +91,15 @@ def test_dtype_is_an_option(body: str, sentences: Path, tmp_path: Path, run):
     assert np.load(out).dtype == np.float64
 
 
-def test_pool_ignores_padding_on_either_side():
-    states = torch.randn(2, 5, 3, dtype=torch.float64)
-    mask = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 0, 0, 0]]).bool()
-    for kind, expected in {
-        "mean": (states[0, 2:].mean(0), states[1, :2].mean(0)),
-        "cls": (states[0, 2], states[1, 0]),
-        "max": (states[0, 2:].amax(0), states[1, :2].amax(0)),
-    }.items():
-        assert torch.allclose(pool(states, mask, kind), torch.stack(expected))
+def test_tabs_and_control_characters_cannot_break_a_line(body: str, run):
+    done = run("similar", "cat", "-", "-m", body, stdin=b"a\tb\\c\r\r\n\x1b[31mred\n")
+    rows = sorted(line.split("\t") for line in done.out.split("\n")[:-1])
+    assert {row[2] for row in rows} == {"a\\tb\\\\c\\r", "\x1b[31mred"}
+    assert all(len(row) == 3 for row in rows)
 
 
-def test_batches_hold_everything_once_and_the_longest_first():
-    lengths = [3, 9, 1, 9, 4]
-    assert list(length_sorted_batches(lengths, 2)) == [[1, 3], [4, 0], [2]]
-
-
-def test_chunks_keep_the_order(body: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("minitrans.embedding._CHUNK", 1)
-    encoder = SentenceEncoder(AutoModel.from_pretrained(body), AutoTokenizer.from_pretrained(body), PoolingRecipe())
-    texts = ["the cat", "snow", "the old city in france", "dog"]
-    done: list[int] = []
-    found = encoder.encode(texts, batch_size=3, progress=done.append)
-    assert torch.allclose(found, torch.stack([vector(body, text) for text in texts]), atol=1e-6)
-    assert sum(done) == 4
-
-
-# -- what a folder of sentence-transformers says -----------------------------------------------------------------------
-
-MODULES = [
-    {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
-    {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
-]
-
-
-def recipe_folder(folder: Path, modules: object, pooling: object, length: object = None) -> Path:
-    (folder / "1_Pooling").mkdir(parents=True)
-    (folder / "modules.json").write_text(json.dumps(modules))
-    (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
-    if length is not None:
-        (folder / "sentence_bert_config.json").write_text(json.dumps(length))
-    return folder
-
-
-def test_the_real_recipe_is_read(minilm: Path):
-    assert read_recipe(minilm) == PoolingRecipe("mean", 256, False)
-
-
-@pytest.mark.parametrize(
-    ("pooling", "expected"),
-    [
-        ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}, "cls"),
-        ({"pooling_mode_max_tokens": True}, "max"),
-        ({"embedding_dimension": 24, "pooling_mode": "cls"}, "cls"),
-    ],
-)
-def test_the_folder_chooses_the_pooling(tmp_path: Path, pooling: object, expected: str):
-    folder = recipe_folder(tmp_path / "m", MODULES, pooling, {"max_seq_length": 5, "do_lower_case": True})
-    assert read_recipe(folder) == PoolingRecipe(expected, 5, True)
-
-
-@pytest.mark.parametrize(
-    ("modules", "pooling", "length", "message"),
-    [
-        (MODULES, {"pooling_mode_lasttoken": True}, None, "pooling_mode_lasttoken is not offered, only one of mean"),
-        (MODULES, {"pooling_mode_cls_token": True, "pooling_mode_max_tokens": True}, None, "is not offered"),
-        (MODULES, {}, None, "is not offered"),
-        ([*MODULES, {"type": "x.Dense", "path": "2_Dense"}], {"pooling_mode": "mean"}, None, "'Dense' is not offered"),
-        ([{"type": "x.Pooling", "path": "../other"}], {}, None, "expected a path inside the folder"),
-        ({"type": 1}, {}, None, "expected a list of modules"),
-        (MODULES, {"pooling_mode": "mean"}, {"max_seq_length": "256"}, "max_seq_length: expected a number above 2"),
-        (MODULES, {"pooling_mode": "mean"}, {"do_lower_case": 1}, "do_lower_case: expected true or false"),
-    ],
-)
-def test_recipes_that_are_refused(tmp_path: Path, modules: object, pooling: object, length: object, message: str):
-    folder = recipe_folder(tmp_path / "m", modules, pooling, length)
-    with pytest.raises(ValueError, match=message.replace("[", r"\[")):
-        read_recipe(folder)
-
-
-def test_the_recipe_counts(tiny, sentences: Path, run):
-    folder = tiny("BertModel", "recipe")
-    recipe_folder(Path(folder) / "x", MODULES, {"pooling_mode": "cls"}, {"max_seq_length": 4})
-    for name in ("modules.json", "sentence_bert_config.json", "1_Pooling"):
-        (Path(folder) / "x" / name).rename(Path(folder) / name)
+def test_the_recipe_counts(body: str, tmp_path: Path, sentences: Path, run):
+    folder = sentence_folder(body, tmp_path / "m", {"pooling_mode": "cls"}, length={"max_seq_length": 4})
     done = run("embed", sentences, "-m", folder)
     rows = [json.loads(line)["vector"] for line in done.out.splitlines()]
     assert np.allclose(rows[1], vector(folder, "paris", "cls"), atol=1e-6)
@@ -182,18 +107,12 @@ def test_the_recipe_counts(tiny, sentences: Path, run):
     assert "cut to 4 tokens: 2 of 5 texts" in done.err
     mean = run("embed", sentences, "-m", folder, "--pooling", "mean")
     assert np.allclose(json.loads(mean.out.splitlines()[1])["vector"], vector(folder, "paris"), atol=1e-6)
+    prompted = run("embed", "-", "-m", folder, "--prompt", "the ", stdin=b"cat\n")
+    assert np.allclose(json.loads(prompted.out)["vector"], vector(folder, "the cat", "cls"), atol=1e-6)
 
 
-def test_wrong_arguments_of_the_encoder(body: str):
-    model, tokenizer = BertModel.from_pretrained(body), AutoTokenizer.from_pretrained(body)
-    with pytest.raises(ValueError, match="pooling must be one of mean, cls, max, got 'sum'"):
-        SentenceEncoder(model, tokenizer, PoolingRecipe("sum"))
-    with pytest.raises(ValueError, match="expected at least one text"):
-        SentenceEncoder(model, tokenizer, PoolingRecipe()).encode([])
-
-
-def test_tabs_and_control_characters_cannot_break_a_line(body: str, run):
-    done = run("similar", "cat", "-", "-m", body, stdin=b"a\tb\\c\r\r\n\x1b[31mred\n")
-    rows = sorted(line.split("\t") for line in done.out.split("\n")[:-1])
-    assert {row[2] for row in rows} == {"a\\tb\\\\c\\r", "\x1b[31mred"}
-    assert all(len(row) == 3 for row in rows)
+def test_a_dense_layer_and_a_body_of_its_own(body: str, tmp_path: Path, sentences: Path, run):
+    folder = sentence_folder(body, tmp_path / "m", head=("Dense", "Normalize"))
+    out = tmp_path / "v.npy"
+    assert run("embed", sentences, "-m", folder, "-o", out).out == f"{out}\t5 vectors of 7 numbers\n"
+    assert np.load(out).shape == (5, 7)

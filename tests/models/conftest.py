@@ -36,7 +36,14 @@ FIELDS = {
     },
 }  # fmt: skip
 # ... and which of them a family may lack
-OPTIONAL = {"type_vocab_size", "layer_norm_eps", "classifier_dropout", "embedding_size", "num_hidden_groups", "inner_group_num"}
+OPTIONAL = {
+    "type_vocab_size",
+    "layer_norm_eps",
+    "classifier_dropout",
+    "embedding_size",
+    "num_hidden_groups",
+    "inner_group_num",
+}
 
 RENAMES = [
     (r"attention\.self\.", "attention."),
@@ -124,9 +131,14 @@ class Pair:
         inner = getattr(self.config, "inner_group_num", 1)
         pairs = []
         for name, parameter in self.reference.named_parameters():
-            if name in ("cls.predictions.bias", "predictions.bias", "lm_head.bias") and not self.config.tie_word_embeddings:
+            if (
+                name in ("cls.predictions.bias", "predictions.bias", "lm_head.bias")
+                and not self.config.tie_word_embeddings
+            ):
                 continue  # B3: untied, the reference's forward never reads it
-            grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in (mine[our_name(name, inner)], parameter)]
+            grads = [
+                torch.zeros_like(p) if p.grad is None else p.grad for p in (mine[our_name(name, inner)], parameter)
+            ]
             pairs.append((our_name(name), *grads))
         return pairs
 
@@ -144,7 +156,9 @@ def build_pair(model_type: str, head: str, **fields: Any) -> Pair:
             parameter.add_(torch.randn_like(parameter) * 0.1)
     config = getattr(minitrans, f"{prefix}Config")(**fields)
     ours = getattr(minitrans, name)(config).double().train()
-    state = {our_name(key, getattr(config, "inner_group_num", 1)): value for key, value in reference.state_dict().items()}
+    state = {
+        our_name(key, getattr(config, "inner_group_num", 1)): value for key, value in reference.state_dict().items()
+    }
     ours.load_state_dict(state, strict=True)
     ours.set_attention("full", "eager")
     return Pair(reference, ours, config)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -123,3 +125,58 @@ def test_P1_distances_and_scores_of_a_square_mask_add_up(pair, error):
     scores = torch.randn(1, 1, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     got, expected = (model.eval()(ids, attention_mask=scores)[0] for model in (models.ours, models.reference))
     assert error(got, expected) <= 1e-10
+
+
+def test_A1_a_block_is_one_parameter_however_often_it_runs():
+    config = minitrans.AlbertConfig(**{**SIZES, "num_hidden_layers": 5}, num_hidden_groups=2, inner_group_num=2)
+    model = minitrans.AlbertModel(config).eval()
+    assert len(model.encoder.layer) == 4
+    assert model.encoder.order == (0, 1, 0, 1, 0, 1, 2, 3, 2, 3)
+    out = model(torch.tensor([[3, 4]]), output_hidden_states=True, output_attentions=True, head_mask=torch.ones(10, 2))
+    assert len(out.hidden_states) == 11
+    assert len(out.attentions) == 10
+    with pytest.raises(ValueError, match="num_hidden_groups must be at most num_hidden_layers=2"):
+        minitrans.AlbertConfig(**SIZES, num_hidden_groups=3)
+    with pytest.raises(ValueError, match="pruned_heads must be empty"):
+        model.prune_heads({0: [1]})
+    with pytest.raises(ValueError, match="num_labels must be 2, got 3"):
+        minitrans.AlbertForPreTraining(config.updated(num_labels=3))
+
+
+# What the published files hold beside what the model needs.
+PUBLISHED = {
+    "distilbert": {
+        "activation": "gelu", "attention_dropout": 0.1, "dim": 768, "dropout": 0.1, "hidden_dim": 3072, "initializer_range": 0.02,
+        "max_position_embeddings": 512, "n_heads": 12, "n_layers": 6, "output_past": True, "pad_token_id": 0, "qa_dropout": 0.1,
+        "seq_classif_dropout": 0.2, "sinusoidal_pos_embds": False, "tie_weights_": True, "vocab_size": 30522,
+    },
+    "electra": {
+        "attention_probs_dropout_prob": 0.1, "embedding_size": 128, "hidden_act": "gelu", "hidden_dropout_prob": 0.1,
+        "hidden_size": 256, "initializer_range": 0.02, "intermediate_size": 1024, "layer_norm_eps": 1e-12,
+        "max_position_embeddings": 512, "num_attention_heads": 4, "num_hidden_layers": 12, "pad_token_id": 0,
+        "position_embedding_type": "absolute", "summary_activation": "gelu", "summary_last_dropout": 0.1, "summary_type": "first",
+        "summary_use_proj": True, "type_vocab_size": 2, "use_cache": True, "vocab_size": 30522,
+    },
+    "albert": {
+        "attention_probs_dropout_prob": 0, "bos_token_id": 2, "classifier_dropout_prob": 0.1, "down_scale_factor": 1,
+        "embedding_size": 128, "eos_token_id": 3, "gap_size": 0, "hidden_act": "gelu_new", "hidden_dropout_prob": 0,
+        "hidden_size": 768, "initializer_range": 0.02, "inner_group_num": 1, "intermediate_size": 3072, "layer_norm_eps": 1e-12,
+        "max_position_embeddings": 512, "net_structure_type": 0, "num_attention_heads": 12, "num_hidden_groups": 1,
+        "num_hidden_layers": 12, "num_memory_blocks": 0, "pad_token_id": 0, "position_embedding_type": "absolute",
+        "type_vocab_size": 2, "vocab_size": 30000,
+    },
+    "mpnet": {
+        "attention_probs_dropout_prob": 0.1, "bos_token_id": 0, "eos_token_id": 2, "hidden_act": "gelu",
+        "hidden_dropout_prob": 0.1, "hidden_size": 768, "initializer_range": 0.02, "intermediate_size": 3072,
+        "layer_norm_eps": 1e-05, "max_position_embeddings": 514, "num_attention_heads": 12, "num_hidden_layers": 12,
+        "pad_token_id": 1, "relative_attention_num_buckets": 32, "vocab_size": 30527,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("model_type", PUBLISHED)
+def test_the_defaults_are_those_of_the_published_checkpoint(model_type: str, tmp_path: Path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type, **PUBLISHED[model_type]}))
+    config = minitrans.AutoConfig.from_pretrained(tmp_path)
+    assert config == type(config)()
+    assert config.model_type == model_type

@@ -64,6 +64,19 @@ def bert_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def spiece_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("albert")
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(TEXT.splitlines() * 20), model_writer=model, vocab_size=110, model_type="unigram",
+        pad_id=0, unk_id=1, bos_id=-1, eos_id=-1, unk_piece="<unk>", pad_piece="<pad>",
+        control_symbols=["[CLS]", "[SEP]", "[MASK]"], minloglevel=2,
+    )  # fmt: skip
+    (folder / "spiece.model").write_bytes(model.getvalue())
+    return folder
+
+
+@pytest.fixture(scope="session")
 def mpnet_folder(bert_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("mpnet")
     pieces = (bert_folder / "vocab.txt").read_text(encoding="utf-8").splitlines()
@@ -112,7 +125,7 @@ def sentencepiece_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def pairs(
-    bert_folder: Path, mpnet_folder: Path, roberta_folder: Path, sentencepiece_folder: Path
+    bert_folder: Path, mpnet_folder: Path, spiece_folder: Path, roberta_folder: Path, sentencepiece_folder: Path
 ) -> dict[str, tuple[Any, Any]]:
     """Name -> (our tokenizer, the reference's) on the same small files."""
     transformers = pytest.importorskip("transformers")
@@ -123,23 +136,25 @@ def pairs(
         ("BertTokenizer", bert_folder, {"strip_accents": False, "tokenize_chinese_chars": False}),
         ("DistilBertTokenizer", bert_folder, {}),
         ("MPNetTokenizer", mpnet_folder, {}),
+        ("AlbertTokenizer", spiece_folder, {}),
+        ("AlbertTokenizer", spiece_folder, {"do_lower_case": False, "keep_accents": True}),
         ("RobertaTokenizer", roberta_folder, {}),
         ("RobertaTokenizer", roberta_folder, {"add_prefix_space": True, "trim_offsets": False}),
         ("XLMRobertaTokenizer", sentencepiece_folder, {}),
         ("CamembertTokenizer", sentencepiece_folder, {}),
     ]:
         mine = getattr(ours, name).from_pretrained(folder, **options)
-        flags = {} if "<mask>" not in mine.all_special_tokens else {"mask_token": _mask()}
+        flags = {"mask_token": _mask(mine.mask_token)} if mine.family.mask_lstrip else {}
         reference = getattr(transformers, name).from_pretrained(folder, **options, **flags)
         made[" ".join([name, *options])] = (mine, reference)
     return made
 
 
-def _mask() -> Any:
+def _mask(text: str) -> Any:
     """The mask token as R8 wants it; built from raw files the reference forgets that it swallows the space on its left."""
     from tokenizers import AddedToken
 
-    return AddedToken("<mask>", lstrip=True, special=True, normalized=False)
+    return AddedToken(text, lstrip=True, special=True, normalized=False)
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,8 @@ KINDS = [
     "BertTokenizer strip_accents tokenize_chinese_chars",
     "DistilBertTokenizer",
     "MPNetTokenizer",
+    "AlbertTokenizer",
+    "AlbertTokenizer do_lower_case keep_accents",
     "RobertaTokenizer",
     "RobertaTokenizer add_prefix_space trim_offsets",
     "XLMRobertaTokenizer",

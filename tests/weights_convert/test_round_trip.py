@@ -55,6 +55,18 @@ def test_every_class_goes_and_comes_back_unchanged(
             "XLMRobertaForTokenClassification",
             {"id2label": {0: "O", 1: "B", 2: "I"}, "label2id": {"O": 0, "B": 1, "I": 2}},
         ),
+        ("DistilBertForMaskedLM", {"tie_word_embeddings": False, "sinusoidal_pos_embds": True, "activation": "relu"}),
+        (
+            "DistilBertForSequenceClassification",
+            {"num_labels": 5, "seq_classif_dropout": 0.3, "problem_type": "regression"},
+        ),
+        ("ElectraForMaskedLM", {"embedding_size": 12, "tie_word_embeddings": False}),
+        ("ElectraForCausalLM", {"embedding_size": 24, "add_cross_attention": True}),
+        ("ElectraForMultipleChoice", {"summary_use_proj": False, "summary_last_dropout": 0.3}),
+        ("AlbertForPreTraining", {"num_hidden_layers": 5, "num_hidden_groups": 3, "inner_group_num": 2}),
+        ("AlbertForMaskedLM", {"embedding_size": 24, "tie_word_embeddings": False, "classifier_dropout_prob": 0.4}),
+        ("MPNetForMaskedLM", {"relative_attention_num_buckets": 40, "pad_token_id": 5, "tie_word_embeddings": False}),
+        ("RobertaPreLayerNormForCausalLM", {"is_decoder": True, "add_cross_attention": True}),
         ("BertModel", {"layer_norm_eps": 1e-3, "pad_token_id": 5, "classifier_dropout": 0.3, "dtype": "float16"}),
     ],
 )

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from minitrans.models.auto import config_class
 from weights_convert.families.registry import FAMILIES, family_of
 from weights_convert.plan import Plan, TensorInfo, make_plan
 from weights_convert.rules import (
@@ -126,10 +127,7 @@ def test_shapes_that_cannot_be_moved_are_explained(rule: Rule, shapes: list[tupl
 @pytest.mark.parametrize("model_type", FAMILIES)
 @pytest.mark.parametrize("tied", [True, False])
 def test_every_family_s_table_has_an_inverse(model_type: str, tied: bool) -> None:
-    class Config:
-        tie_word_embeddings = tied
-
-    table = family_of(model_type).table(Config())
+    table = family_of(model_type).table(config_class(model_type)(tie_word_embeddings=tied))
     undone = inverse(table)
     assert [rule.inverse() for rule in undone] == movements(table)
 

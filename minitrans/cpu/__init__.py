@@ -1,0 +1,5 @@
+"""Fast inference of encoders on a CPU: `prepare(model)`. No model needs this package, and none of their readers."""
+
+from minitrans.cpu.prepare import prepare
+
+__all__ = ["prepare"]

@@ -1,0 +1,112 @@
+"""`prepare`: a model that computes the same as another, faster, for inference on a CPU only."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, Self, TypeVar
+
+import torch
+from torch import nn
+
+from minitrans.attention.full import FullAttention
+from minitrans.cpu.encoder import FusedEncoder
+from minitrans.cpu.linear import check_operators
+from minitrans.errors import NotSupportedError
+from minitrans.layers.encoder_block import EncoderBlock
+from minitrans.models.encoder import Encoder
+from minitrans.models.pretrained import PreTrainedModel
+
+DTYPES = ("float32", "bfloat16", "int8")
+M = TypeVar("M", bound=PreTrainedModel)
+
+
+class Prepared:
+    """What a prepared model refuses, mixed into the class of the model it was prepared from."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The forward of the model, without gradients."""
+        with torch.no_grad():
+            return super().__call__(*args, **kwargs)  # type: ignore[misc]
+
+    def train(self, mode: bool = True) -> Self:
+        """Evaluation mode is the only one. Raises NotSupportedError for training."""
+        if mode:
+            raise NotSupportedError("a prepared model cannot be trained; train the model it was prepared from")
+        return super().train(False)  # type: ignore[misc,no-any-return]
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Any:
+        raise NotSupportedError("a prepared model keeps its dtype and device; change the model it was prepared from")
+
+    def _refuse(self, *args: Any, **kwargs: Any) -> Any:
+        raise NotSupportedError(
+            "a prepared model has no weights of its own to save or change; use the model it was prepared from"
+        )
+
+    save_pretrained = state_dict = load_state_dict = set_attention = prune_heads = resize_token_embeddings = _refuse
+
+
+def prepare(model: M, dtype: str = "float32") -> M:
+    """A model of the same class, with the same forward and outputs, whose blocks are laid out for fast inference on this CPU.
+
+    It holds copies of the blocks' weights; embeddings and heads it shares with `model`, which stays as it is. What the blocks do
+    not compute this way (attention probabilities, head masks, masks of scores) is refused in the call.
+
+    Args:
+        model: an encoder on the CPU, in evaluation mode, with full attention and no relative positions.
+        dtype: of the blocks' computation. "float32" gives the model's numbers to rounding; "bfloat16" is faster on processors
+            that have it; "int8" quantises inputs and weights of the projections, but for the last, in each call.
+
+    Raises:
+        ValueError: for another dtype, or a model in training mode.
+        NotSupportedError: for a model or a processor that this does not serve, saying why.
+    """
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(map(repr, DTYPES))}, got {dtype!r}")
+    if isinstance(model, Prepared):
+        raise ValueError("the model is prepared already; prepare the one it was prepared from")
+    if model.training:
+        raise ValueError("the model is in training mode; call model.eval() first")
+    body = model.base_model
+    stack, blocks = _blocks(body)
+    check_operators(dtype)
+    with torch.no_grad():
+        encoder = FusedEncoder(blocks, stack.order, stack.LayerNorm, dtype).eval()
+    fast_body = _with(body, encoder=encoder)
+    return fast_body if model is body else _with(model, **{model.base_model_prefix: fast_body})  # type: ignore[return-value]
+
+
+def _with(model: M, **modules: nn.Module) -> M:
+    """A prepared model that shares everything with `model` except these modules."""
+    new = copy.copy(model)
+    new._modules = {**model._modules, **modules}
+    new.__class__ = type(f"Prepared{type(model).__name__}", (Prepared, type(model)), {})
+    return new
+
+
+def _blocks(body: PreTrainedModel) -> tuple[Encoder, list[EncoderBlock]]:
+    """The stack of a body and its blocks. Raises NotSupportedError where one is not a plain encoder block."""
+    encoder = getattr(body, "encoder", None)
+    name = type(body).__name__
+    if type(encoder) is not Encoder:
+        raise NotSupportedError(f"{name} has no stack of encoder blocks of its own to prepare")
+    for block in encoder.layer:
+        reason = _obstacle(block)
+        if reason:
+            raise NotSupportedError(f"{name} cannot be prepared: {reason}")
+    return encoder, [block for block in encoder.layer if isinstance(block, EncoderBlock)]
+
+
+def _obstacle(block: nn.Module) -> str:
+    """Why a block cannot be prepared; empty where it can."""
+    if type(block) is not EncoderBlock:
+        return f"its blocks are {type(block).__name__}, only an EncoderBlock is served"
+    attention = block.attention
+    checks = {
+        "it is not on the CPU": attention.query.weight.device.type != "cpu",
+        "its weights are float64": attention.query.weight.dtype == torch.float64,
+        "its attention is not full": type(attention.attention) is not FullAttention,
+        "it has relative positions": attention.distance_embedding is not None,
+        "its heads share keys and values": attention.num_kv_heads != attention.num_heads,
+        "its feed-forward network is gated": block.feed_forward.gate is not None,
+    }
+    return "; ".join(reason for reason, holds in checks.items() if holds)

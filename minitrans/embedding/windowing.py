@@ -1,0 +1,46 @@
+"""Cutting a stream of texts into windows: within one, texts are sorted by length, and no more than a few are in memory.
+
+Where a window ends depends on the texts alone, never on the batch size, the machine or how many processes share the
+work: the same window gives the same batches, and those the same numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+MAX_TEXTS = 4096
+MAX_CHARACTERS = 4_000_000  # so that a window of long texts is small too
+
+
+class WindowRule:
+    """Tells, text by text, whether it begins a new window."""
+
+    def __init__(self) -> None:
+        """No text yet."""
+        self._texts = 0
+        self._characters = 0
+
+    def begins(self, characters: int) -> bool:
+        """Takes the next text, by its number of characters; True if it is the first of a window (the very first is)."""
+        full = self._texts == MAX_TEXTS or self._characters + characters > MAX_CHARACTERS
+        if full or self._texts == 0:
+            self._texts, self._characters = 1, characters
+            return True
+        self._texts += 1
+        self._characters += characters
+        return False
+
+
+def windows(texts: Iterable[str]) -> Iterator[list[str]]:
+    """The texts, in windows. Raises TypeError, saying which text it is, for one that is not a str."""
+    rule = WindowRule()
+    window: list[str] = []
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise TypeError(f"text {number}: expected str, got {type(text).__name__}")
+        if rule.begins(len(text)) and window:
+            yield window
+            window = []
+        window.append(text)
+    if window:
+        yield window

@@ -1,0 +1,186 @@
+"""`Encoder`: against sentence-transformers, and against itself in any batching."""
+
+from __future__ import annotations
+
+import gc
+import warnings
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import torch
+
+import minitrans
+from minitrans import AutoModel, AutoTokenizer, BertModel, Encoder
+from minitrans.embedding import POOLINGS, Recipe, fingerprint
+from tests.cli.conftest import WORDS
+from tests.embedding.conftest import TEXTS, sentence_folder
+
+THEIRS = {"mean_sqrt_len": "mean_sqrt_len_tokens"}
+
+
+def reference(folder: Path, texts: list[str], **options: object) -> torch.Tensor:
+    """What the package sentence-transformers makes of them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        package = pytest.importorskip("sentence_transformers")
+        model = package.SentenceTransformer(str(folder), device="cpu", local_files_only=True)
+        found = model.encode(texts, convert_to_tensor=True, show_progress_bar=False, **options)
+        gc.collect()  # what it leaves open complains here, where nobody listens
+    return torch.as_tensor(found)
+
+
+def test_minilm_equals_the_package(minilm: Path):
+    texts = ["A man is eating.", "Someone has lunch.", "", "The sky is blue. " * 60, "naïve café 東京"]
+    found = Encoder(minilm).encode(texts)
+    assert found.shape == (5, 384)
+    assert torch.allclose(found, reference(minilm, texts), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_every_pooling_equals_the_package(body: str, tmp_path: Path, pooling: str):
+    head = ("Normalize", "Dense") if pooling == "mean" else ("Dense",) if pooling == "max" else ()
+    folder = sentence_folder(body, tmp_path / "m", {"pooling_mode": THEIRS.get(pooling, pooling)}, head=head)
+    found = Encoder(folder).encode(TEXTS, normalize=None)
+    assert torch.allclose(found, reference(folder, TEXTS), rtol=0, atol=1e-5)
+    if not head:
+        asked = Encoder(body).encode(TEXTS[:4], pooling=pooling, normalize=False)
+        assert torch.allclose(asked, found[:4], rtol=0, atol=1e-5)
+
+
+def test_prompts_equal_the_package(body: str, tmp_path: Path):
+    prompts = {"prompts": {"query": "who is ", "other": "the "}, "default_prompt_name": "other"}
+    folder = sentence_folder(body, tmp_path / "m", prompts=prompts, head=("Normalize",))
+    encoder = Encoder(folder)
+    for ours, theirs in (({}, {}), ({"prompt_name": "query"},) * 2, ({"prompt": "cat "},) * 2, ({"prompt": ""},) * 2):
+        assert torch.allclose(encoder.encode(TEXTS, **ours), reference(folder, TEXTS, **theirs), rtol=0, atol=1e-5)
+    assert torch.equal(encoder.encode(TEXTS, prompt="the "), encoder.encode(TEXTS))
+
+
+@pytest.fixture(scope="session")
+def distilled(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A family without token types."""
+    folder = tmp_path_factory.mktemp("distilled")
+    sizes = {"dim": 24, "n_layers": 2, "n_heads": 3, "hidden_dim": 20, "max_position_embeddings": 32}
+    minitrans.DistilBertModel(minitrans.DistilBertConfig(vocab_size=len(WORDS), **sizes)).save_pretrained(folder)
+    (folder / "vocab.txt").write_text("\n".join(WORDS) + "\n", encoding="utf-8")
+    return str(folder)
+
+
+@pytest.mark.parametrize("fixture", ["body", "distilled"])
+def test_vectors_do_not_depend_on_company(request: pytest.FixtureRequest, fixture: str):
+    encoder = Encoder(folder := request.getfixturevalue(fixture))
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder)
+    alone = []
+    for text in TEXTS:
+        with torch.no_grad():
+            fields = tokenizer(text, return_tensors="pt", truncation=True, max_length=32)
+            alone.append(model(**fields).last_hidden_state[0].mean(0))  # (D)
+    expected = torch.nn.functional.normalize(torch.stack(alone))
+    for size in ("auto", 1, 3, 100):
+        assert torch.allclose(encoder.encode(TEXTS, batch_size=size), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("texts_at_once", [1, 3, 7, 100])
+def test_streams_of_windows_equal_encode_bit_for_bit(body: str, monkeypatch: pytest.MonkeyPatch, texts_at_once: int):
+    monkeypatch.setattr("minitrans.embedding.windowing.MAX_TEXTS", texts_at_once)
+    encoder = Encoder(body)
+    texts = TEXTS * 3
+    done: list[int] = []
+    whole = encoder.encode(texts, show_progress=done.append)
+    blocks = list(encoder.encode_iter(iter(texts)))
+    assert [len(block) for block in blocks][:-1] == [texts_at_once] * (len(blocks) - 1)
+    assert torch.equal(torch.cat(blocks), whole)
+    assert sum(done) == len(texts)
+    single = [next(encoder.encode_windows([texts[i : i + texts_at_once]])) for i in range(0, 21, texts_at_once)]
+    assert torch.equal(torch.cat(single), whole), "a window depends on nothing but itself"
+
+
+def test_an_endless_stream(body: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("minitrans.embedding.windowing.MAX_TEXTS", 4)
+    taken = 0
+
+    def endless():
+        nonlocal taken
+        while True:
+            taken += 1
+            yield f"the cat {taken}"
+
+    blocks = Encoder(body).encode_iter(endless())
+    assert [block.shape for block in islice(blocks, 3)] == [(4, 24)] * 3
+    assert taken <= 4 * 5, "it reads a window or two ahead, no more"
+
+
+def test_one_text_no_text_and_dtypes(body: str, capsys: pytest.CaptureFixture[str]):
+    encoder = Encoder(body, dtype=torch.float64, backend="eager", attention="full")
+    vectors = encoder.encode(["the cat", "snow"])
+    assert vectors.dtype == torch.float64
+    assert torch.equal(encoder.encode("snow"), encoder.encode(["snow"])[0])
+    assert encoder.encode([]).shape == (0, encoder.dimension) == (0, 24)
+    assert list(encoder.encode_iter([])) == []
+    half = Encoder(body, dtype="bfloat16").encode(["the cat", "snow"], show_progress=True)
+    assert half.dtype == torch.float32
+    assert torch.allclose(half.double(), vectors, atol=0.05)
+    assert "embedding" in capsys.readouterr().err
+
+
+def test_raw_vectors_and_what_is_cut(body: str):
+    encoder = Encoder(body)
+    raw, unit = encoder.encode(TEXTS, normalize=False), encoder.encode(TEXTS)
+    assert encoder.truncated == 1
+    assert torch.allclose(raw / raw.norm(dim=1, keepdim=True), unit, atol=1e-6)
+    assert torch.equal(encoder.encode(TEXTS, normalize=None), raw)
+    encoder.encode("cat")
+    assert encoder.truncated == 0
+
+
+def test_of_loaded_parts(body: str):
+    model, tokenizer = BertModel.from_pretrained(body), AutoTokenizer.from_pretrained(body)
+    assert torch.equal(Encoder.of(model, tokenizer).encode(TEXTS), minitrans.Encoder(body).encode(TEXTS))
+    lower = Encoder.of(model, tokenizer, Recipe(("cls",), 4, lower_case=True))
+    assert torch.equal(lower.encode("THE Cat on the mat"), lower.encode("the cat"))
+
+
+def test_wrong_arguments(body: str, tmp_path: Path):
+    encoder = Encoder(body)
+    for options, message in (
+        (
+            {"pooling": "sum"},
+            "pooling: expected one of mean, cls, max, mean_sqrt_len, weightedmean, lasttoken, got 'sum'",
+        ),
+        ({"batch_size": 0}, "batch_size: expected 'auto' or a number above 0, got 0"),
+        ({"batch_size": "big"}, "batch_size: expected 'auto'"),
+        ({"prompt": "a", "prompt_name": "b"}, "give prompt or prompt_name, got both"),
+        ({"prompt_name": "query"}, r"prompt_name: expected one that the folder has \(none\), got 'query'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            encoder.encode(["a"], **options)
+    with pytest.raises(ValueError, match="pooling: expected one of mean"):
+        Recipe(("sum",))
+    with pytest.raises(TypeError, match="text 1: expected str, got int"):
+        encoder.encode(["a", 1])
+    folder = sentence_folder(body, tmp_path / "m", {"pooling_mode": "mean", "include_prompt": False})
+    with pytest.raises(ValueError, match="leaving its tokens out of the pooling"):
+        Encoder(folder).encode("a", prompt="b")
+
+
+def test_broken_weights_are_said_to_be(body: str):
+    encoder = Encoder(body)
+    with torch.no_grad():
+        encoder.model.embeddings.LayerNorm.bias[0] = float("nan")
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        encoder.encode(["cat"])
+
+
+def test_the_fingerprint_tells_what_changed(body: str, tiny):
+    encoder = Encoder(body)
+    print_of = fingerprint(encoder)
+    encoder.encode(TEXTS)
+    assert fingerprint(encoder) == print_of == fingerprint(Encoder(body))
+    with torch.no_grad():
+        encoder.model.encoder.layer[1].feed_forward.down.bias[3] += 1e-6
+    assert {key for key, value in fingerprint(encoder).items() if value != print_of[key]} == {"weights"}
+    other = fingerprint(Encoder(body, attention={"name": "sliding_window", "window": 2}))
+    assert {key for key, value in other.items() if value != print_of[key]} == {"config"}
+    recipe = fingerprint(Encoder.of(Encoder(body).model, encoder.tokenizer, Recipe(("cls",))))
+    assert {key for key, value in recipe.items() if value != print_of[key]} == {"recipe"}
