@@ -18,7 +18,7 @@ import typer
 from minitrans.cli import guard, options
 
 WORDS = """the a of in was who where cat dog city film good bad night train late snow water music old new small river house
-people time year work day world life hand part place case week company system program question government number""".split()
+people time year work day world life hand part place case week company system program question government number"""
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -49,7 +49,7 @@ def embed(
         file = Path(folder) / "texts.txt"
         with file.open("w", encoding="utf-8") as stream:
             for _ in range(texts):
-                stream.write(" ".join(generator.choices(WORDS, k=generator.randint(3, 12))) + "\n")
+                stream.write(" ".join(generator.choices(WORDS.split(), k=generator.randint(3, 12))) + "\n")
         arguments = ["embed", str(file), "-m", model or str(demo_folder()), "-o", str(Path(folder) / "vectors.npy")]
         start = time.perf_counter()
         code = main([*arguments, *(["--threads", str(threads)] if threads else [])])

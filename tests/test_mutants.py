@@ -52,10 +52,10 @@ MUTANTS = {
         [PARITY, "-k", "bert-Model"],
     ),
     "M7 hidden states begin with the embeddings": (
-        "minitrans/models/encoder.py", "states, outputs = [x], []", "states, outputs = [], []", [PARITY, "-k", "bert-Model"],
+        "minitrans/models/encoder.py", "caches = [x], [], [], []", "caches = [], [], [], []", [PARITY, "-k", "bert-Model"],
     ),
     "M8 the distance is query minus key": (
-        "minitrans/attention/bias.py", "positions - 1 - distance(", "positions - 1 + distance(", ["tests/attention", "-k", "elative"],
+        "minitrans/attention/bias.py", "self.positions - 1 - ahead", "self.positions - 1 + ahead", ["tests/attention", "-k", "elative"],
     ),
     "M9 embeddings are summed words, types, positions": (
         "minitrans/layers/embeddings.py", "words + self.token_type_embeddings(types)\n        x = x + self.position_embeddings(positions)",
