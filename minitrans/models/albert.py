@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from minitrans.layers.embeddings import Embeddings
 from minitrans.layers.losses import token_loss
-from minitrans.models import tasks
+from minitrans.models import language_tasks, tasks
 from minitrans.models.config import BertSizesConfig, EncoderConfig
 from minitrans.models.encoder import BodyOptions, Encoder, EncoderModel, block, returned, running_positions
 from minitrans.models.inputs import check_length
@@ -108,7 +108,7 @@ class AlbertModel(EncoderModel):
         return running_positions(tokens, past_length)
 
 
-class AlbertForPreTraining(tasks.WithLanguageModelHead):
+class AlbertForPreTraining(language_tasks.WithLanguageModelHead):
     """ALBERT with its two pre-training heads: masked tokens, and whether two sentences were swapped."""
 
     body_class = AlbertModel
@@ -150,7 +150,7 @@ class AlbertForPreTraining(tasks.WithLanguageModelHead):
         return returned(output, return_dict)
 
 
-class AlbertForMaskedLM(tasks.MaskedLM):
+class AlbertForMaskedLM(language_tasks.MaskedLM):
     """ALBERT with a head that scores the vocabulary at every token."""
 
     body_class = AlbertModel

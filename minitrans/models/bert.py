@@ -12,7 +12,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from minitrans.layers.embeddings import Embeddings
-from minitrans.models import tasks
+from minitrans.models import language_tasks, tasks
 from minitrans.models.config import BertLikeConfig, EncoderConfig
 from minitrans.models.encoder import Encoder, EncoderModel, block, running_positions
 from minitrans.models.inputs import check_length
@@ -65,25 +65,25 @@ class BertModel(EncoderModel):
         return running_positions(tokens, past_length)
 
 
-class BertForPreTraining(tasks.PreTraining):
+class BertForPreTraining(language_tasks.PreTraining):
     """BERT with its two pre-training heads: masked tokens, and whether the second sentence follows the first."""
 
     body_class = BertModel
 
 
-class BertForMaskedLM(tasks.MaskedLM):
+class BertForMaskedLM(language_tasks.MaskedLM):
     """BERT with a head that scores the vocabulary at every token."""
 
     body_class = BertModel
 
 
-class BertLMHeadModel(tasks.CausalLM):
+class BertLMHeadModel(language_tasks.CausalLM):
     """BERT as a decoder (B7) with a head that scores the next token."""
 
     body_class = BertModel
 
 
-class BertForNextSentencePrediction(tasks.NextSentencePrediction):
+class BertForNextSentencePrediction(language_tasks.NextSentencePrediction):
     """BERT with a head that tells whether the second sentence follows the first."""
 
     body_class = BertModel

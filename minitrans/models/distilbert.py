@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from minitrans.layers.embeddings import Embeddings
 from minitrans.layers.positions import sinusoidal_table
-from minitrans.models import tasks
+from minitrans.models import language_tasks, tasks
 from minitrans.models.config import EncoderConfig
 from minitrans.models.encoder import Encoder, EncoderModel, block, running_positions
 from minitrans.models.inputs import check_length
@@ -151,7 +151,7 @@ class _FirstTokenHead(nn.Module):
         return scores
 
 
-class DistilBertForMaskedLM(tasks.MaskedLM):
+class DistilBertForMaskedLM(language_tasks.MaskedLM):
     """DistilBERT with a head that scores the vocabulary at every token."""
 
     body_class = DistilBertModel

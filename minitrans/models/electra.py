@@ -15,7 +15,7 @@ from minitrans.layers.activations import activation
 from minitrans.layers.embeddings import Embeddings
 from minitrans.layers.heads import ClassificationHead
 from minitrans.layers.losses import replaced_token_loss
-from minitrans.models import tasks
+from minitrans.models import language_tasks, tasks
 from minitrans.models.config import BertLikeConfig, EncoderConfig
 from minitrans.models.encoder import BodyOptions, Encoder, EncoderModel, block, returned, running_positions
 from minitrans.models.inputs import check_length
@@ -133,14 +133,14 @@ class ElectraForPreTraining(tasks.TaskModel):
         return returned(LogitsOutput(loss, logits, body.hidden_states, body.attentions), return_dict)
 
 
-class ElectraForMaskedLM(tasks.MaskedLM):
+class ElectraForMaskedLM(language_tasks.MaskedLM):
     """The generator: scores of the vocabulary at every token."""
 
     body_class = ElectraModel
     head_act = "gelu"  # E1
 
 
-class ElectraForCausalLM(tasks.CausalLM):
+class ElectraForCausalLM(language_tasks.CausalLM):
     """ELECTRA as a decoder with the generator's head on the next token."""
 
     body_class = ElectraModel

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from minitrans.layers.embeddings import Embeddings
 from minitrans.layers.heads import ClassificationHead
-from minitrans.models import tasks
+from minitrans.models import language_tasks, tasks
 from minitrans.models.config import BertLikeConfig, EncoderConfig
 from minitrans.models.encoder import Encoder, EncoderModel, block, running_positions
 from minitrans.models.inputs import check_length
@@ -98,13 +98,13 @@ class RobertaModel(RobertaBody):
     config_class = RobertaConfig
 
 
-class MaskedLM(tasks.MaskedLM):
+class MaskedLM(language_tasks.MaskedLM):
     """Scores of the vocabulary at every token."""
 
     head_act = "gelu"  # R4
 
 
-class CausalLM(tasks.CausalLM):
+class CausalLM(language_tasks.CausalLM):
     """Scores of the next token."""
 
     head_act = "gelu"  # R4
