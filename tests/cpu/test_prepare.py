@@ -130,6 +130,17 @@ def test_sentence_vectors_of_a_real_checkpoint(minilm: Path, dtype: str, least: 
     assert cosine_similarity(found, exact, dim=-1).min() >= least
 
 
+def test_int8_loses_most_on_a_text_of_one_word(minilm: Path):
+    """One activation scale serves all tokens of a batch: this is the worst text known, and the docstring says so."""
+    inputs = AutoTokenizer.from_pretrained(minilm)(["No."], return_tensors="pt")
+    model = AutoModel.from_pretrained(minilm)
+    fast = prepare(model, "int8")
+    with torch.no_grad():
+        exact = model.double()(**inputs).last_hidden_state.mean(1)
+    found = fast_vectors(fast, model, inputs).double().mean(1)
+    assert 0.95 <= float(cosine_similarity(found, exact)) < 0.999
+
+
 def fast_vectors(fast: Any, model: Any, inputs: Any) -> torch.Tensor:
     model.float()  # the embeddings are shared
     vectors: torch.Tensor = fast(**inputs, padding="remove").last_hidden_state
