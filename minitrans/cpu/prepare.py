@@ -55,7 +55,7 @@ def prepare(model: M, dtype: str = "float32") -> M:
         model: an encoder on the CPU, in evaluation mode, with full attention and no relative positions.
         dtype: of the blocks' computation. "float32" gives the model's numbers to rounding; "bfloat16" is faster on processors
             that have it; "int8" quantises inputs and weights of the projections, but for the last, in each call: one scale serves
-            all tokens, so that very short texts lose most (a cosine to float64 of 0.97 for a text of one word, 0.99 for sentences).
+            all tokens, so that very short texts lose most (cosine to float64: 0.97 for one word, 0.99 for sentences).
 
     Raises:
         ValueError: for another dtype, or a model in training mode.

@@ -13,7 +13,9 @@ from minitrans.attention.registry import BACKENDS
 def test_a_masked_key_is_unseen_however_large_its_score(backend: str):
     query = torch.full((1, 1, 2, 4), 300.0, dtype=torch.float64)
     key = torch.full((1, 1, 3, 4), -300.0, dtype=torch.float64)
-    key[:, :, 2] = 300.0  # its score is 180000, the others' -180000: less than the -10000 that some write into masked places
+    key[:, :, 2] = (
+        300.0  # its score is 180000, the others' -180000: less than the -10000 that some write into masked places
+    )
     value = torch.tensor([1.0, 2.0, 1e6], dtype=torch.float64)[None, None, :, None].expand(1, 1, 3, 4)
     mask = AttentionMask(key_padding=torch.tensor([[True, True, False]]))
     output = attend(query, key, value, mask=mask, backend=backend).output
