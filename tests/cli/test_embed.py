@@ -274,7 +274,7 @@ def test_any_number_of_processes_gives_the_same_bytes(
     for rank in reversed(range(size)):
         assert not out.exists()
         monkeypatch.setenv("RANK", str(rank))
-        assert run("embed", file, "-m", body, "-o", out).code == 0
+        assert run("embed", file, "-m", body, "-o", out, "--wait", 5).code == 0
     assert out.read_bytes() == (tmp_path / f"whole{suffix}").read_bytes()
 
 
