@@ -52,7 +52,7 @@ MUTANTS = {
         [PARITY, "-k", "bert-Model"],
     ),
     "M7 hidden states begin with the embeddings": (
-        "minitrans/models/encoder.py", "caches = [x], [], [], []", "caches = [], [], [], []", [PARITY, "-k", "bert-Model"],
+        "minitrans/models/encoder.py", "[x] if keep_states else [], [], [], []", "[], [], [], []", [PARITY, "-k", "bert-Model"],
     ),
     "M8 the distance is query minus key": (
         "minitrans/attention/bias.py", "self.positions - 1 - ahead", "self.positions - 1 + ahead", ["tests/attention", "-k", "elative"],

@@ -78,7 +78,7 @@ class Encoder(nn.Module):
         keep_cache: bool = False,
     ) -> Stacked:
         """(B, T, D) -> (B, T, D), or (N, D) -> (N, D), through every block; the arguments are those of `DecoderBlock`."""
-        states, weights, cross_weights, caches = [x], [], [], []
+        states, weights, cross_weights, caches = [x] if keep_states else [], [], [], []
         for index, block in enumerate(self.layer[number] for number in self.order):
             decoding: dict[str, Any] = {}
             if isinstance(block, DecoderBlock):
@@ -102,7 +102,8 @@ class Encoder(nn.Module):
             cross_weights.append(out.cross_weights)
         if self.LayerNorm is not None:
             x = self.LayerNorm(x)
-            states[-1:] = [x] if keep_states else states[-1:]  # M7: the last hidden state is the normed one
+            if keep_states:
+                states[-1] = x  # M7: the last hidden state is the normed one
         return Stacked(x, tuple(states), _given(weights), _given(cross_weights), tuple(caches))
 
 
@@ -206,10 +207,11 @@ class EncoderModel(PreTrainedModel):
         )
         came_padded = layout is None
         unpacks = came_padded if unpack is None else unpack
+        hidden = batch.padded(stacked.output) if unpacks or self.pooler is not None else stacked.output
         states = tuple(batch.padded(state) if came_padded else state for state in stacked.hidden_states)
         output = EncoderOutput(
-            last_hidden_state=batch.padded(stacked.output) if unpacks else stacked.output,
-            pooler_output=None if self.pooler is None else self.pooler(batch.padded(stacked.output)),
+            last_hidden_state=hidden if unpacks else stacked.output,
+            pooler_output=None if self.pooler is None else self.pooler(hidden),
             past_key_values=KeyValueCache(stacked.caches) if keep_cache else None,
             hidden_states=states if need_states else None,
             attentions=stacked.weights if need_weights else None,
