@@ -1,0 +1,1 @@
+"""Softmax attention: one call for rectangles, one for packed batches, each on Triton or on plain PyTorch."""
