@@ -2,9 +2,9 @@
 
     python -m benchmarks.cpu_encoders --texts stsb-en-test.csv --json
 
-All embed the same tokenised sentences with the same checkpoint (mean of the token vectors). The runs are interleaved, figures are
-medians with quartiles; a provider whose vectors leave those of a float64 run is not timed, one that is not installed is listed as
-absent with the reason. Work is spelled "sorted" (batches of similar length) or "unsorted". Peers: extra `bench`.
+All embed the same tokenised sentences with the same checkpoint (mean of the token vectors). Each has a process of its own, the runs
+are interleaved, figures are medians with quartiles; a provider whose vectors leave those of a float64 run is not timed, one that is
+not installed is listed as absent with the reason. Work is spelled "sorted" (batches of similar length) or "unsorted". Peers: extra `bench`.
 """
 
 from __future__ import annotations
@@ -13,9 +13,13 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,7 +27,7 @@ import torch
 import typer
 from torch import Tensor
 
-from benchmarks.cpu_peers import PEERS, BuiltModel
+from benchmarks.cpu_peers import PEERS, PRECISIONS
 from benchmarks.sts import RESULTS, environment, read_pairs
 from minitrans.cli import guard, options
 from minitrans.cli.writing import require_writable
@@ -44,6 +48,7 @@ OBJECTS = (
     "a small red house with a view of the harbour and its two lighthouses.",
 )
 LEAST_COSINE = 0.98  # below, a provider computes something else
+LIMITS = "limits"  # the process that measures the projections alone
 PACKAGES = ("transformers", "onnxruntime", "onnx", "ctranslate2")
 
 
@@ -86,19 +91,32 @@ def vectors(run: Callable[[Batch], Tensor], batches: list[Batch]) -> Tensor:
     return torch.cat(parts)[torch.tensor(numbers).argsort()]
 
 
-def linear_rate(width: int, hidden: int, tokens: int, dtype: torch.dtype) -> Callable[[], float]:
+def linear_rate(width: int, hidden: int, tokens: int, dtype: str) -> Callable[[], float]:
     """A measurement: how many tokens a second the projections of one block alone make, in oneDNN with packed weights."""
     shapes = ((3 * width, width), (width, width), (hidden, width), (width, hidden))
-    weights = [torch.ops.mkldnn._reorder_linear_weight(torch.randn(shape).to(dtype), None) for shape in shapes]
-    inputs = [torch.randn(tokens, shape[1]).to(dtype) for shape in shapes]
+    calls = [_projection(shape, tokens, dtype) for shape in shapes]
 
     def measure() -> float:
         start = time.perf_counter()
-        for x, weight in zip(inputs, weights, strict=True):
-            torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
+        for call in calls:
+            call()
         return tokens / (time.perf_counter() - start)
 
     return measure
+
+
+def _projection(shape: tuple[int, int], tokens: int, dtype: str) -> Callable[[], Tensor]:
+    """A product with a weight of `shape` (out, in); "int8" has inputs and outputs in 8 bits, nothing is quantised in the call."""
+    if dtype != "int8":
+        kind = getattr(torch, dtype)
+        weight = torch.ops.mkldnn._reorder_linear_weight(torch.randn(shape).to(kind), None)
+        x = torch.randn(tokens, shape[1]).to(kind)
+        return partial(torch.ops.mkldnn._linear_pointwise, x, weight, None, "none", [], "")
+    weight = torch.ops.onednn.qlinear_prepack(torch.randint(-127, 128, shape, dtype=torch.int8), None)
+    scales, zeros = torch.full(shape[:1], 0.01), torch.zeros(shape[0], dtype=torch.int32)
+    x = torch.randint(0, 256, (tokens, shape[1]), dtype=torch.uint8)
+    of_weight = (weight, scales, zeros, None)
+    return partial(torch.ops.onednn.qlinear_pointwise, x, 0.01, 128, *of_weight, 1.0, 128, torch.uint8, "none", [], "")
 
 
 def quartiles(values: list[float]) -> dict[str, float]:
@@ -106,51 +124,101 @@ def quartiles(values: list[float]) -> dict[str, float]:
     return {"low": low, "median": middle, "high": high}
 
 
-def built(folder: Path, wanted: str | None) -> Iterator[tuple[str, BuiltModel | str]]:
-    """(name, the built provider or why it is absent) of each."""
-    for name, build in PEERS.items():
-        if wanted is not None and name not in wanted.split(","):
-            continue
-        try:
-            yield name, build(folder)
-        except Exception as error:  # a peer may fail in any way; the reason is part of the result
-            yield name, f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
+@dataclass(frozen=True)
+class Task:
+    """What every provider is given."""
+
+    folder: Path
+    rows: list[list[int]]
+    batch_size: int
+    threads: int
+
+    def batches(self, order: str) -> list[Batch]:
+        return batches_of(self.rows, self.batch_size, by_length=order == "sorted")
 
 
-@torch.no_grad()
+def serve(name: str, task: Task, pipe: Connection) -> None:
+    """A provider in a process of its own, where no other's threads or memory get in its way; answers until told None."""
+    torch.set_num_threads(task.threads)
+    try:
+        provider = PEERS[name](task.folder)
+    except Exception as error:  # a peer may fail in any way; the reason is part of the result
+        pipe.send(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}")
+        return
+    pipe.send({"load_seconds": provider.load_seconds, "peak_mb": provider.peak_mb, "precision": provider.precision})
+    with torch.no_grad():
+        while (asked := pipe.recv()) is not None:
+            what, order = asked
+            batches = task.batches(order)
+            start = time.perf_counter()
+            found = vectors(provider.run, batches)
+            pipe.send(found.double().numpy() if what == "vectors" else time.perf_counter() - start)
+
+
+def serve_limits(config: Any, task: Task, pipe: Connection) -> None:
+    """The rates of the projections alone, each as tokens per second through all layers."""
+    torch.set_num_threads(task.threads)
+    tokens = sum(map(len, task.rows)) // len(task.batches("sorted"))
+    limits = {kind: linear_rate(config.hidden_size, config.intermediate_size, tokens, kind) for kind in PRECISIONS}
+    pipe.send({})
+    while pipe.recv() is not None:
+        for limit in limits.values():
+            limit()
+        pipe.send({kind: limit() / config.num_hidden_layers for kind, limit in limits.items()})
+
+
+@contextmanager
+def processes(names: list[str], config: Any, task: Task) -> Iterator[tuple[dict[str, Connection], dict[str, Any]]]:
+    """Starts a process each. Yields the pipes to them, and what each said of itself."""
+    context = get_context("spawn")
+    pipes: dict[str, Connection] = {}
+    said: dict[str, Any] = {}
+    started = []
+    for name in (LIMITS, *names):
+        pipes[name], theirs = context.Pipe()
+        target, first = (serve_limits, config) if name == LIMITS else (serve, name)
+        process = context.Process(target=target, args=(first, task, theirs), daemon=True)
+        process.start()
+        theirs.close()
+        started.append(process)
+        said[name] = pipes[name].recv()
+    try:
+        yield pipes, said
+    finally:
+        for name, process in zip(pipes, started, strict=True):
+            if not isinstance(said.get(name), str):
+                pipes[name].send(None)
+            process.join(timeout=30)
+
+
+def ask(pipe: Connection, question: Any) -> Any:
+    pipe.send(question)
+    return pipe.recv()
+
+
 def measure(
-    providers: dict[str, BuiltModel], batches: list[Batch], exact: Tensor, repeats: int, config: Any
+    pipes: dict[str, Connection], said: dict[str, Any], order: str, task: Task, exact: Tensor, repeats: int
 ) -> list[dict[str, Any]]:
     """A row per provider; those that compute something else are not timed."""
-    tokens = sum(len(row) for batch in batches for row in batch.ids)
-    mean = tokens // len(batches)
-    limits = {
-        kind: linear_rate(config.hidden_size, config.intermediate_size, mean, kind)
-        for kind in (torch.float32, torch.bfloat16)
-    }
+    tokens = sum(map(len, task.rows))
     rows: dict[str, dict[str, Any]] = {}
-    for name, provider in providers.items():
-        cosine = torch.cosine_similarity(vectors(provider.run, batches).double(), exact, dim=-1).min().item()
-        rows[name] = {
-            "provider": name,
-            "load_seconds": provider.load_seconds,
-            "peak_mb": provider.peak_mb,
-            "cosine": cosine,
-        }
+    for name, facts in said.items():
+        if name == LIMITS or isinstance(facts, str):
+            continue
+        found = torch.from_numpy(ask(pipes[name], ("vectors", order)))
+        cosine = torch.cosine_similarity(found, exact, dim=-1).min().item()
+        rows[name] = {"provider": name, **facts, "cosine": cosine}
     timed = [name for name in rows if rows[name]["cosine"] >= LEAST_COSINE]
     rates: dict[str, list[float]] = {name: [] for name in timed}
-    gemm: dict[torch.dtype, list[float]] = {kind: [] for kind in limits}
+    gemm: dict[str, list[float]] = {kind: [] for kind in PRECISIONS}
     for _ in range(repeats):
-        for kind, limit in limits.items():
-            limit()
-            gemm[kind].append(limit() / config.num_hidden_layers)
+        for kind, rate in ask(pipes[LIMITS], "rates").items():
+            gemm[kind].append(rate)
         for name in timed:
-            start = time.perf_counter()
-            vectors(providers[name].run, batches)
-            rates[name].append(tokens / (time.perf_counter() - start))
+            rates[name].append(tokens / ask(pipes[name], ("seconds", order)))
     for name in timed:
-        limit_rate = statistics.median(gemm[torch.bfloat16 if providers[name].low_precision else torch.float32])
         rows[name] |= {"tokens_per_second": quartiles(rates[name])}
+        limit_rate = statistics.median(gemm[rows[name]["precision"]])
         rows[name]["share_of_gemm"] = rows[name]["tokens_per_second"]["median"] / limit_rate
     base = rows.get("transformers float32", {}).get("tokens_per_second", {}).get("median")
     for name in timed:
@@ -184,7 +252,7 @@ def main(
     """Print tokens per second of every provider.
 
     Columns: order, provider, tokens/s, its quartiles, ratio to transformers, share of the GEMM limit, least cosine to float64,
-    seconds to load, peak memory in MB.
+    seconds to load, peak memory of loading in MB.
 
     Examples:
 
@@ -205,20 +273,18 @@ def main(
     tokenizer = AutoTokenizer.from_pretrained(folder)
     rows = [tokenizer(text, truncation=True, max_length=256)["input_ids"] for text in sentences[:count]]
     config = AutoConfig.from_pretrained(folder)
-    providers, absent = {}, {}
-    for name, found in built(folder, only):
-        if isinstance(found, str):
-            absent[name] = found
-            typer.echo(f"absent\t{name}\t{found}")
-        else:
-            providers[name] = found
-    exact = exact_vectors(folder, batches_of(rows, batch_size, by_length=True))
+    names = [name for name in PEERS if only is None or name in only.split(",")]
+    task = Task(folder, rows, batch_size, threads)
+    exact = exact_vectors(folder, task.batches("sorted"))
     measured: dict[str, list[dict[str, Any]]] = {}
-    for order in ("sorted", "unsorted"):
-        batches = batches_of(rows, batch_size, by_length=order == "sorted")
-        measured[order] = measure(providers, batches, exact, repeats, config)
-        for row in measured[order]:
-            typer.echo(f"{order}\t" + "\t".join(_cells(row)))
+    with processes(names, config, task) as (pipes, said):
+        absent = {name: facts for name, facts in said.items() if isinstance(facts, str)}
+        for name, reason in absent.items():
+            typer.echo(f"absent\t{name}\t{reason}")
+        for order in ("sorted", "unsorted"):
+            measured[order] = measure(pipes, said, order, task, exact, repeats)
+            for row in measured[order]:
+                typer.echo(f"{order}\t" + "\t".join(_cells(row)))
     if as_json:
         found_versions = {
             name: version(name) for name in PACKAGES if not any(name in reason for reason in absent.values())

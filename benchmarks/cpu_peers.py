@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import resource
+import ctypes
+import gc
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -13,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+PRECISIONS = ("float32", "bfloat16", "int8")
+
 
 @dataclass(frozen=True)
 class BuiltModel:
@@ -21,22 +25,40 @@ class BuiltModel:
     Attributes:
         run: a batch of `cpu_encoders` -> (B, T, D).
         load_seconds: how long loading took, conversion of the checkpoint left out.
-        peak_mb: peak memory of the process after loading, beyond the peak before; 0 where it stayed below.
-        low_precision: whether its limit is that of bfloat16.
+        peak_mb: peak memory of the process while loading, beyond what it held before; None where the system does not tell.
+        precision: the dtype of its projections, one of `PRECISIONS`.
     """
 
     run: Callable[[Any], Tensor]
     load_seconds: float
     peak_mb: float | None
-    low_precision: bool = False
+    precision: str = "float32"
 
 
-def _timed(load: Callable[[], Any]) -> tuple[Any, float, float]:
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def _timed(load: Callable[[], Any]) -> tuple[Any, float, float | None]:
+    """What `load` returns, its seconds, and its peak memory in megabytes, when called again: imports are no part of loading."""
+    load()
+    gc.collect()
+    before = _forget_peak()
     start = time.perf_counter()
     loaded = load()
     seconds = time.perf_counter() - start
-    return loaded, seconds, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return loaded, seconds, None if before is None else _status("VmHWM") - before
+
+
+def _forget_peak() -> float | None:
+    """Megabytes that are resident, after which the peak is counted anew; None where this is not Linux."""
+    if not sys.platform.startswith("linux"):
+        return None
+    ctypes.CDLL(None).malloc_trim(0)  # what a conversion left in the heap would hide what loading takes
+    Path("/proc/self/clear_refs").write_text("5")
+    return _status("VmRSS")
+
+
+def _status(key: str) -> float:
+    """A size in /proc/self/status, in megabytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{key}:"))
 
 
 def _reference(folder: Path, dtype: torch.dtype, attention: str = "sdpa") -> Any:
@@ -48,12 +70,11 @@ def _reference(folder: Path, dtype: torch.dtype, attention: str = "sdpa") -> Any
 def transformers_model(dtype: torch.dtype) -> Callable[[Path], BuiltModel]:
     def build(folder: Path) -> BuiltModel:
         net, seconds, peak = _timed(lambda: _reference(folder, dtype))
-        low = dtype == torch.bfloat16
 
         def run(batch: Any) -> Tensor:
             return net(input_ids=batch.padded, attention_mask=batch.mask).last_hidden_state.float()
 
-        return BuiltModel(run, seconds, peak, low)
+        return BuiltModel(run, seconds, peak, str(dtype).removeprefix("torch."))
 
     return build
 
@@ -68,7 +89,7 @@ def prepared(dtype: str) -> Callable[[Path], BuiltModel]:
         def run(batch: Any) -> Tensor:
             return net(batch.padded, batch.mask, padding="remove").last_hidden_state
 
-        return BuiltModel(run, seconds, peak, dtype != "float32")
+        return BuiltModel(run, seconds, peak, dtype)
 
     return build
 
@@ -108,6 +129,8 @@ def onnx_runtime(folder: Path) -> BuiltModel:
             lambda: onnxruntime.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
         )
 
+    torch.set_num_threads(1)  # torch only takes the means here; its idle threads would be in the session's way
+
     def run(batch: Any) -> Tensor:
         return torch.from_numpy(session.run(None, {"ids": batch.padded.numpy(), "mask": batch.mask.numpy()})[0])
 
@@ -128,10 +151,12 @@ def ctranslate(compute_type: str) -> Callable[[Path], BuiltModel]:
                 )
             )
 
+        torch.set_num_threads(1)  # as with ONNX Runtime
+
         def run(batch: Any) -> Tensor:
             return torch.from_numpy(numpy.array(encoder.forward_batch(batch.ids).last_hidden_state))
 
-        return BuiltModel(run, seconds, peak, compute_type != "float32")
+        return BuiltModel(run, seconds, peak, compute_type)
 
     return build
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -13,15 +12,8 @@ from minitrans.errors import NotSupportedError
 _NO_SCALARS: list[float] = []
 
 
-class PackedLinear(Protocol):
-    """act(x W + b), or x W + b + other; the memory of `other` may be reused for the result."""
-
-    def __call__(self, x: Tensor, other: Tensor | None = None) -> Tensor:
-        """(N, in) -> (N, out)."""
-
-
 class FloatLinear:
-    """In the dtype of its weight, float32 or bfloat16.
+    """act(x W + b), or x W + b + other, in the dtype of the weight, float32 or bfloat16.
 
     Args:
         weight: (out, in).
@@ -35,7 +27,7 @@ class FloatLinear:
         self.post = ("gelu", _NO_SCALARS, "none") if gelu else ("none", _NO_SCALARS, "")
 
     def __call__(self, x: Tensor, other: Tensor | None = None) -> Tensor:
-        """(N, in) -> (N, out)."""
+        """(N, in) -> (N, out); the memory of `other` may be reused for the result."""
         y: Tensor
         if other is not None and other.dtype == x.dtype:
             y = torch.ops.mkldnn._linear_pointwise.binary(x, other, self.weight, self.bias, "add")
@@ -46,18 +38,24 @@ class FloatLinear:
 
 
 class IntegerLinear:
-    """Weights in 8 bits with a scale per output, inputs quantised in each call with one scale for all of them.
+    """act(x W + b): weights in 8 bits with a scale per output, inputs quantised in each call with one scale for all of them.
+
+    One scale suits inputs of like size. So each is divided by how far it reaches, and the weights it meets are multiplied by that
+    (Xiao et al. 2023, "SmoothQuant", equation 3, with the reach read off the norm before, so that no data are needed).
 
     Args:
         weight: (out, in) float32.
         bias: (out) float32.
         gelu: apply GELU, the exact form.
         out: dtype of the output.
+        reach: (in) how large each input gets, up to a common factor; None where that is not known.
     """
 
     def __init__(
-        self, weight: Tensor, bias: Tensor | None, *, gelu: bool = False, out: torch.dtype = torch.float32
+        self, weight: Tensor, bias: Tensor | None, *, gelu: bool, out: torch.dtype, reach: Tensor | None = None
     ) -> None:
+        self.shrink = None if reach is None else 1 / reach
+        weight = weight if reach is None else weight * reach
         self.scales = weight.abs().amax(dim=1).clamp_min(torch.finfo(torch.float32).tiny) / 127  # (out)
         rounded = (weight / self.scales[:, None]).round().to(torch.int8)
         self.weight = torch.ops.onednn.qlinear_prepack(rounded, None)
@@ -66,8 +64,9 @@ class IntegerLinear:
         self.out = out
         self.post = ("gelu", _NO_SCALARS, "none") if gelu else ("none", _NO_SCALARS, "")
 
-    def __call__(self, x: Tensor, other: Tensor | None = None) -> Tensor:
+    def __call__(self, x: Tensor) -> Tensor:
         """(N, in) -> (N, out)."""
+        x = x if self.shrink is None else x * self.shrink
         low, high = (value.item() for value in torch.aminmax(x))
         low, high = min(low, 0.0), max(high, 0.0)
         scale = max(high - low, 1e-12) / 255
@@ -75,14 +74,9 @@ class IntegerLinear:
         quantised = torch.quantize_per_tensor(x.float(), scale, zero, torch.quint8)
         numbers = torch.empty(0, dtype=torch.uint8)  # int_repr() would copy, in one thread
         numbers.set_(quantised.untyped_storage(), 0, quantised.shape, quantised.stride())
-        given = (numbers, scale, zero, self.weight, self.scales, self.zeros)
-        y: Tensor
-        if other is None:
-            y = torch.ops.onednn.qlinear_pointwise(*given, self.bias, 1.0, 0, self.out, *self.post)
-        else:
-            y = torch.ops.onednn.qlinear_pointwise.binary(
-                *given, other, self.bias, 1.0, 0, self.out, 1.0, 0, "sum", 1.0, *self.post
-            )
+        y: Tensor = torch.ops.onednn.qlinear_pointwise(
+            numbers, scale, zero, self.weight, self.scales, self.zeros, self.bias, 1.0, 0, self.out, *self.post
+        )
         return y
 
 
@@ -95,7 +89,7 @@ def check_operators(dtype: str) -> None:
             kind = torch.float32 if dtype == "float32" else torch.bfloat16  # "int8" needs bfloat16 too
             found = FloatLinear(weight.to(kind), None)(x.to(kind)).float()
             if dtype == "int8":
-                found = IntegerLinear(weight, None)(x)
+                found = IntegerLinear(weight, None, gelu=False, out=torch.float32)(x)
         except (AttributeError, NotImplementedError, RuntimeError) as error:
             reason = (str(error).splitlines() or ["no reason given"])[0]
             raise NotSupportedError(

@@ -15,10 +15,8 @@ import torch
 from torch import Tensor
 
 _SHORT = 96  # rows up to this long may hold any sequence; longer ones are for sequences of more than half their length
-_WIDE = (
-    2.5  # attention costs as much as the projections in a row this many times the width long (measured, as the next)
-)
-_ODD = 200  # cells that a row seems longer by when the vectors of the softmax do not divide it
+_BASE = 64  # what a cell costs beside its scores: as much as this many more cells in the row (measured, as the next)
+_ODD = 64  # cells that a row seems longer by when the vectors of the softmax do not divide it
 
 
 @dataclass(frozen=True)
@@ -42,27 +40,28 @@ class Rectangle:
 
 @dataclass(frozen=True)
 class Rows:
-    """Where the tokens of a packed batch go.
+    """Where the tokens of a packed batch go for their attention.
 
     Attributes:
-        token_of_cell: (C) the token in each cell, any token in a free one.
-        cell_of_token: (N) the cell of each token.
+        token_of_cell: (C) the token in each cell, any token in a free one; None where the cells are the tokens.
+        cell_of_token: (N) the cell of each token; None likewise.
         rectangles: what shares a call.
     """
 
-    token_of_cell: Tensor
-    cell_of_token: Tensor
+    token_of_cell: Tensor | None
+    cell_of_token: Tensor | None
     rectangles: tuple[Rectangle, ...]
 
 
-def lay_out(lengths: Sequence[int], width: int, dtype: torch.dtype) -> Rows:
+def lay_out(lengths: Sequence[int], dtype: torch.dtype) -> Rows:
     """Rows for sequences of these lengths.
 
     Args:
         lengths: of the sequences; empty ones are left out.
-        width: D, which says what a free cell costs beside the attention.
         dtype: of the masks.
     """
+    if len(set(lengths)) == 1 and lengths[0] and lengths[0] * dtype.itemsize % 64 == 0:
+        return Rows(None, None, (Rectangle(0, len(lengths), lengths[0], None),))
     starts = torch.tensor([0, *lengths]).cumsum(0).tolist()
     step = 64 // dtype.itemsize  # one vector register of scores
     members: dict[int, list[int]] = {}
@@ -74,7 +73,7 @@ def lay_out(lengths: Sequence[int], width: int, dtype: torch.dtype) -> Rows:
     rectangles: list[Rectangle] = []
     cell = 0
     while counts:
-        length = _row_length(counts, width, step)
+        length = _row_length(counts, step)
         filled = _fill(counts, length)
         rows = [[members[each].pop() for each in row] for row in filled]
         spans = torch.tensor([[starts[n], lengths[n]] for row in rows for n in row])
@@ -119,7 +118,7 @@ def _cells(spans: Tensor, sizes: Tensor, length: int, dtype: torch.dtype) -> tup
     return tokens, torch.zeros(apart.shape, dtype=dtype).masked_fill_(apart, -torch.inf)
 
 
-def _row_length(counts: dict[int, int], width: int, step: int) -> int:
+def _row_length(counts: dict[int, int], step: int) -> int:
     """The length of the next rectangle's rows: room for the longest sequence, and filled well at little cost."""
     longest = max(counts)
     tokens = sum(length * count for length, count in counts.items())
@@ -129,7 +128,7 @@ def _row_length(counts: dict[int, int], width: int, step: int) -> int:
         filled = _fill(dict(counts), length)
         placed = sum(map(sum, filled))
         odd = _ODD if length % step else 0
-        cost = len(filled) * length * (_WIDE * width + length + odd) / placed
+        cost = len(filled) * length * (_BASE + length + odd) / placed
         if cost < best_cost:
             best, best_cost = length, cost
         if placed == tokens and len(filled) == 1:

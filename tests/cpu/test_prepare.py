@@ -130,15 +130,16 @@ def test_sentence_vectors_of_a_real_checkpoint(minilm: Path, dtype: str, least: 
     assert cosine_similarity(found, exact, dim=-1).min() >= least
 
 
-def test_int8_loses_most_on_a_text_of_one_word(minilm: Path):
-    """One activation scale serves all tokens of a batch: this is the worst text known, and the docstring says so."""
-    inputs = AutoTokenizer.from_pretrained(minilm)(["No."], return_tensors="pt")
+@pytest.mark.parametrize("text", ["No.", "Yes", "dog", "What?", "2021", "Berlin"])
+def test_int8_on_a_text_of_one_word(minilm: Path, text: str):
+    """The texts that lose most: one outlier decides the scale of a handful of tokens."""
+    inputs = AutoTokenizer.from_pretrained(minilm)([text], return_tensors="pt")
     model = AutoModel.from_pretrained(minilm)
     fast = prepare(model, "int8")
     with torch.no_grad():
         exact = model.double()(**inputs).last_hidden_state.mean(1)
     found = fast_vectors(fast, model, inputs).double().mean(1)
-    assert 0.95 <= float(cosine_similarity(found, exact)) < 0.999
+    assert 0.987 <= float(cosine_similarity(found, exact)) < 0.9999
 
 
 def fast_vectors(fast: Any, model: Any, inputs: Any) -> torch.Tensor:
