@@ -60,8 +60,13 @@ ALLOWED = {
     ),
     ("minitrans.__main__", "minitrans.cli"),
 }
-# design: the methods that load and save reach up, inside the call
-EXCEPTIONS = {("minitrans.models.pretrained", "weights_convert"), ("minitrans.models.auto", "weights_convert")}
+# design: inside the call only, the methods that load and save reach up, and attention reaches down to the kernels
+EXCEPTIONS = {
+    ("minitrans.models.pretrained", "weights_convert"),
+    ("minitrans.models.auto", "weights_convert"),
+    ("minitrans.attention.choice", "minitrans_kernels"),
+    ("minitrans.attention.triton", "minitrans_kernels"),
+}
 LAZY_ONLY = {"triton", "transformers", "tokenizers", "huggingface_hub", "sentencepiece", "typer", "rich", "safetensors"}
 TRANSFORMERS_ALLOWED = {"weights_convert.verify"}
 
@@ -116,11 +121,12 @@ def test_every_module_lives_in_a_room():
 
 @pytest.mark.parametrize("module", sorted(MODULES))
 def test_imports_go_downwards(module: str):
-    for name, _ in imports(MODULES[module]):
+    for name, top in imports(MODULES[module]):
         target = module_of(name)
         if target not in MODULES or room(target) == room(module) or module == "minitrans":
             continue
-        allowed = (room(module), room(target)) in ALLOWED or (module, room(target)) in EXCEPTIONS
+        exception = (module, room(target)) in EXCEPTIONS and not top
+        allowed = (room(module), room(target)) in ALLOWED or exception
         assert allowed, f"{module} imports {target}"
 
 
@@ -167,11 +173,23 @@ def test_nothing_from_torch_does_our_work(module: str):
 
 
 def test_the_oracle_and_the_fast_code_are_strangers():
-    fast = {"minitrans.attention.sdpa", "minitrans.attention.flex", "minitrans.attention.online_softmax"}
+    backends = ("sdpa", "flex", "online_softmax", "triton")
+    fast = {f"minitrans.attention.{backend}" for backend in backends}
     oracle = "minitrans.attention.eager"
     for module in fast:
         assert oracle not in {module_of(name) for name, _ in imports(MODULES[module])}
     assert not fast & {module_of(name) for name, _ in imports(MODULES[oracle])}
+
+
+def test_references_of_kernels_stand_alone():
+    references = {
+        module for module in MODULES if module.startswith("minitrans_kernels.") and module.endswith("reference")
+    }
+    assert "minitrans_kernels.attention.reference" in references
+    for module in MODULES:
+        targets = {module_of(name) for name, _ in imports(MODULES[module])} & set(MODULES)
+        assert not targets & references, f"{module} imports a reference"
+        assert module not in references or not targets, f"{module} imports {targets}"
 
 
 def test_kernels_is_not_a_package():

@@ -22,11 +22,12 @@ BIN, BIN_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 # What to ask the hub for, in this order: pickles are fetched only where there is nothing better.
 SAFE_PATTERNS = ("config.json", "model*.safetensors", SAFE_INDEX)
 BIN_PATTERNS = ("config.json", "pytorch_model*.bin", BIN_INDEX)
+PIECE_BYTES = 256 * 1024  # a fraction of a core's cache, and many enough that a call costs nothing beside it
 REOPEN_AFTER = 64 * 1024 * 1024  # pages read through a mapping count as ours until it is closed
 
 
 class Checkpoint:
-    """`tensors`: key -> what is stored; `read` and `read_into` give the values.
+    """`tensors`: key -> what is stored; `read` and `read_pieces` give the values.
 
     safetensors are read, not mapped: a file that is cut meanwhile gives an error, where a mapping would give a signal.
     """
@@ -62,7 +63,8 @@ class Checkpoint:
         info = self.tensors[key]
         if not self.pickled:
             values = torch.empty(info.shape, dtype=info.dtype)
-            self.read_into(key, values)
+            for _ in self.read_pieces(key, values):
+                pass
             return values
         if self._mapped is None or self._mapped[0] != info.file or self._read_bytes > REOPEN_AFTER:
             self._mapped = None
@@ -74,17 +76,23 @@ class Checkpoint:
         self._read_bytes += tensor.numel() * tensor.element_size()
         return tensor
 
-    def read_into(self, key: str, values: torch.Tensor) -> None:
-        """Fills `values`, contiguous and of the stored shape and dtype, without a copy in between; safetensors only."""
+    def read_pieces(self, key: str, values: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Fills `values`, contiguous and of the stored shape and dtype, without a copy in between; safetensors only.
+
+        Yields each piece once it is filled, flat and small enough to be looked at while the processor's cache holds it.
+        """
         info = self.tensors[key]
-        left = memoryview(values.detach().reshape(-1).view(torch.uint8).numpy().data)
+        size = PIECE_BYTES // info.dtype.itemsize
+        position = self._begins[key]
         with self._folder.path(info.file).open("rb", buffering=0) as file:
-            position = self._begins[key]
-            while left:
-                count = os.preadv(file.fileno(), [left], position)
-                if count == 0:
-                    self._fail(info.file, f"{printable(key)}: the file changed while it was read")
-                left, position = left[count:], position + count
+            for piece in torch.split(values.detach().reshape(-1), size) if values.numel() else ():
+                left = memoryview(piece.view(torch.uint8).numpy().data)
+                while left:
+                    count = os.preadv(file.fileno(), [left], position)
+                    if count == 0:
+                        self._fail(info.file, f"{printable(key)}: the file changed while it was read")
+                    left, position = left[count:], position + count
+                yield piece
 
     def close(self) -> None:
         """Closes the file that is open, if any."""

@@ -48,9 +48,9 @@ class AttentionResult:
 class Attention(Protocol):
     """One way to compute attention: a backend of exact softmax attention, or a mechanism that computes something else.
 
-    Two attributes are optional. `exact = True` says that it computes softmax attention, so that `check_attention`
+    Three attributes are optional. `exact = True` says that it computes softmax attention, so that `check_attention`
     compares it with the oracle. `supports_on(device) -> frozenset[str]` narrows `supports` where a device cannot do all
-    of it.
+    of it. `remark_on(device) -> str` is what `explain_backend` says of how it runs there.
     """
 
     name: str
@@ -77,6 +77,12 @@ def supported_options(attention: Attention, device: torch.device) -> frozenset[s
     """What `attention` supports on this device."""
     supports_on: Callable[[torch.device], frozenset[str]] | None = getattr(attention, "supports_on", None)
     return attention.supports if supports_on is None else supports_on(device)
+
+
+def remark_on(attention: Attention, device: torch.device) -> str | None:
+    """What `attention` has to say of how it runs on this device."""
+    remark: Callable[[torch.device], str] | None = getattr(attention, "remark_on", None)
+    return None if remark is None else remark(device)
 
 
 def used_options(

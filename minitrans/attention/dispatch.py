@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-import torch
 from torch import Tensor
 
 from minitrans.attention.bias import AttentionBias
+from minitrans.attention.choice import BackendChoice, choose
 from minitrans.attention.contract import (
     OPTIONS,
     Attention,
     AttentionResult,
     check_shapes,
+    remark_on,
     require,
     supported_options,
     used_options,
@@ -36,14 +37,6 @@ _FULL = FullAttention()
 _NO_MASK = AttentionMask()
 
 
-@dataclass(frozen=True)
-class BackendChoice:
-    """Which backend a call runs on, and why."""
-
-    name: str
-    reason: str
-
-
 def explain_backend(
     query: Tensor,
     key: Tensor,
@@ -65,7 +58,9 @@ def explain_backend(
     if is_pattern(variant):
         mask, bias = variant.restrict(mask, bias)
     used = used_options(query, key, key, mask=mask, bias=bias, layout=layout, dropout_p=dropout_p)
-    return _choose(variant, backend, used, query.device, need_weights)[1]
+    implementation, choice = _choose(variant, backend, used, query, need_weights)
+    remark = remark_on(implementation, query.device)
+    return choice if remark is None else replace(choice, reason=f"{choice.reason}; it runs {remark}")
 
 
 def attend(
@@ -109,7 +104,7 @@ def attend(
         raise ValueError(f"dropout_p must be in [0, 1), got {dropout_p}")
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     used = used_options(query, key, value, mask=mask, bias=bias, layout=layout, dropout_p=dropout_p)
-    implementation, _ = _choose(variant, backend, used, query.device, need_weights)
+    implementation, _ = _choose(variant, backend, used, query, need_weights)
     result = implementation(
         query,
         key,
@@ -130,10 +125,11 @@ def attend(
 
 
 def _choose(
-    variant: Variant, backend: str, used: set[str], device: torch.device, need_weights: bool
+    variant: Variant, backend: str, used: set[str], query: Tensor, need_weights: bool
 ) -> tuple[Attention, BackendChoice]:
     """What computes a call that uses these options, and why; NotSupportedError where it cannot."""
     check_backend(backend)
+    device = query.device
     if not is_pattern(variant):
         if backend != "auto":
             raise NotSupportedError(
@@ -143,14 +139,10 @@ def _choose(
         used = used | {"weights"} if need_weights else used
         require(variant.name, supported_options(variant, device), used, {_FULL.name: OPTIONS})
         return variant, BackendChoice(variant.name, "the variant is a mechanism: it computes its own attention")
-    if backend != "auto":
-        choice = BackendChoice(backend, "asked for by name")
-    elif need_weights:
-        choice = BackendChoice("eager", "the probabilities were asked for, and eager computes them anyway")
+    if backend == "auto":
+        choice = choose(used, query, need_weights)
     else:
-        choice = BackendChoice(
-            "sdpa", f"torch's fused attention is the fastest exact one here for {device.type} tensors"
-        )
+        choice = BackendChoice(backend, "asked for by name")
     implementation = load_backend(choice.name)
     supports = supported_options(implementation, device)
     if not used <= supports:

@@ -28,6 +28,7 @@ BACKENDS = {
     "sdpa": "minitrans.attention.sdpa:SdpaAttention",
     "flex": "minitrans.attention.flex:FlexAttention",
     "online_softmax": "minitrans.attention.online_softmax:OnlineSoftmaxAttention",
+    "triton": "minitrans.attention.triton:TritonAttention",
 }
 
 

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from minitrans.attention.registry import VariantSpec
 from minitrans.embedding.batching import CELLS, Tokens, cell_batches, length_sorted_batches, padded
 from minitrans.embedding.dense import Dense, read_dense
+from minitrans.embedding.memory import give_back
 from minitrans.embedding.pooling import pool
 from minitrans.embedding.recipe import Recipe, body_place, check_pooling, read_recipe
 from minitrans.embedding.windowing import windows
@@ -213,6 +214,7 @@ class Encoder:
                 ahead.append(thread.submit(self._tokenize, window, call.prompt))
                 if len(ahead) > 1:
                     yield self._encode_window(*ahead.popleft().result(), call, advance)
+                    give_back()
             while ahead:
                 yield self._encode_window(*ahead.popleft().result(), call, advance)
 

@@ -1,0 +1,184 @@
+"""Attention side by side: minitrans_kernels, every backend of torch's SDPA, FlexAttention, and plain Triton.
+
+    python -m benchmarks.attention            (on a GPU; on a CPU it runs small cases, to try the code)
+
+Nothing is timed before its output and its gradients were compared with float64; who errs more than twice (gradients: three
+times) as much as plain torch in the same dtype is listed as wrong. Times are medians with quartiles of runs that take turns. The
+share of the limits is that of a matrix product and of a copy measured in the same run. Rows of the case "low_scores" count the
+elements that are not finite: where every score of a row is near -120, cuDNN's backward gave NaN at some lengths
+(github.com/pytorch/pytorch/issues/196678).
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from benchmarks import attention_gate as gate
+from benchmarks.attention_cases import DROPOUT, Case, Inputs, cases, make
+from benchmarks.attention_providers import PROVIDERS, Provider
+from benchmarks.measuring import Budget, Quiet, first_line, is_fatal
+from benchmarks.record import RESULTS, Record, Row, chosen_device, open_record
+from benchmarks.runs import Prepared, calls_of, measure
+from benchmarks.sweep import DeviceLostError, Job, sweep
+from minitrans.cli import guard
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+def check(provider: Provider, inputs: Inputs, known: dict[bool, gate.Expected]) -> tuple[Prepared | None, Row]:
+    """The provider ready for timing, or None, and a row that says how it did.
+
+    `known` says what to expect without dropout (False) and with that of `dropout_mask` (True).
+    """
+    case = inputs.case
+    drops = case.kind == "dropout"
+    same_mask = drops and provider.drops_like_dropout_mask
+    prepared = provider.prepare(inputs, DROPOUT if same_mask else 0.0)
+    found = prepared.results()
+    found["output"] = found["output"].masked_fill(~inputs.real, 0.0)
+    wanted = known[same_mask]
+    errors = gate.errors(found, wanted)
+    finite = {name: error if math.isfinite(error) else None for name, error in errors.items()}
+    row: Row = {"error": finite, "error_allowed": wanted.allowed}
+    if case.kind == "low_scores":
+        return None, {**row, "status": "checked", "not_finite": gate.not_finite(found)}
+    if any(errors[name] > wanted.allowed[name] for name in errors):
+        worst = max(errors, key=lambda name: errors[name] / wanted.allowed[name])
+        reason = f"{worst}: error {errors[worst]:.1e}, allowed {wanted.allowed[worst]:.1e}"
+        return None, {**row, "status": "wrong", "reason": reason}
+    if drops and not same_mask:  # its random bits are its own: the share it keeps is what can be checked
+        row["kept"] = kept = _kept_share(provider, inputs)
+        # the deviation of that share, were every query to see one key only, is at most this
+        deviation = (DROPOUT * (1 - DROPOUT) / (case.batch * case.heads * case.length)) ** 0.5
+        if abs(kept - (1 - DROPOUT)) > 5 * deviation + 0.002:
+            return None, {**row, "status": "wrong", "reason": f"it keeps {kept:.3f} of the probabilities"}
+        prepared = provider.prepare(inputs, DROPOUT)
+    return prepared, row
+
+
+def _kept_share(provider: Provider, inputs: Inputs) -> float:
+    """The mean output over values of one is the mass that survives, divided by 1 - p."""
+    leaves = {**inputs.leaves, "value": torch.ones_like(inputs.leaves["value"])}
+    prepared = provider.prepare(Inputs(inputs.case, leaves, inputs.grad_out, None, inputs.seed), DROPOUT)
+    with torch.no_grad():
+        return float(prepared.forward().float().mean()) * (1 - DROPOUT)
+
+
+def rates(case: Case, limits: dict[str, float], mode: str, ms: float) -> Row:
+    """TFLOP/s and shares of the limits."""
+    tflops = case.flops(mode) / ms / 1e9
+    return {
+        "tflops": tflops,
+        "share_of_matmul": tflops / limits["matmul_tflops"],
+        "share_of_copy": case.least_bytes(mode) / ms / 1e9 / limits["copy_tb_per_s"],
+    }
+
+
+def job(case: Case, device: torch.device, record: Record, wanted: list[Provider]) -> Job:
+    """The case with its inputs, for `sweep`."""
+    inputs = make(case, device)
+    known: dict[bool, gate.Expected] = {}
+    refusals = {provider.name: provider.refuses(case, device) for provider in wanted}
+
+    def begin() -> None:
+        known.update({drops: gate.expected(inputs, dropout=drops) for drops in {False, case.kind == "dropout"}})
+
+    def timing(ready: dict[str, Prepared]) -> dict[str, dict[str, Row]]:
+        known.clear()  # room for what is timed
+        inputs.kept = None
+        return measure(ready, device, partial(rates, case, record.limits))
+
+    return Job(
+        key=case.key,
+        begin=begin,
+        refusals={name: reason for name, reason in refusals.items() if reason is not None},
+        checks={
+            provider.name: partial(check, provider, inputs, known)
+            for provider in wanted
+            if refusals[provider.name] is None
+        },
+        measure=timing,
+    )
+
+
+def warm_up(chosen: list[Case], wanted: list[Provider], device: torch.device, shard: tuple[int, int]) -> None:
+    """Runs each case once, so that what it compiles is found on disk later; of `shard` (number, of how many) its share."""
+    work = [(case, provider) for case in chosen for provider in wanted if provider.compiles]
+    work = [(case, provider) for case, provider in work if provider.refuses(case, device) is None]
+    work.sort(key=lambda pair: pair[1].name != "flex")  # the longest first, dealt out evenly
+    for case, provider in work[shard[0] :: shard[1]]:
+        inputs = make(case, device)
+        try:
+            with Quiet():
+                for call in calls_of(provider.prepare(inputs, DROPOUT if case.kind == "dropout" else 0.0)).values():
+                    call()
+        except Exception as error:  # will be met, and reported, when the case is measured
+            typer.echo(f"{case.name} {provider.name}: {first_line(error)}", err=True)
+            if is_fatal(error):
+                raise DeviceLostError from error
+
+
+def chosen_cases(small: bool, kinds: str | None) -> list[Case]:
+    """Those whose kind is named, in order of priority. Raises ValueError for a kind that is none."""
+    found = cases(small=small)
+    if kinds is None:
+        return found
+    names = kinds.split(",")
+    unknown = set(names) - {case.kind for case in found}
+    if unknown:
+        raise ValueError(f"unknown kinds {sorted(unknown)}; known: {', '.join(sorted({c.kind for c in found}))}")
+    return [case for case in found if case.kind in names]
+
+
+def chosen_providers(only: str | None) -> list[Provider]:
+    """Those that are named. Raises ValueError for a name that is none."""
+    known = {provider.name: provider for provider in PROVIDERS}
+    names = list(known) if only is None else only.split(",")
+    unknown = set(names) - set(known)
+    if unknown:
+        raise ValueError(f"unknown providers {sorted(unknown)}; known: {', '.join(known)}")
+    return [known[name] for name in names]
+
+
+@app.command()
+def main(
+    small: Annotated[bool, typer.Option("--small", help="Tiny shapes; always so on a CPU.")] = False,
+    kinds: Annotated[str | None, typer.Option(help="Kinds of cases, with commas.")] = None,
+    only: Annotated[str | None, typer.Option(help="Names of providers, with commas.")] = None,
+    seconds: Annotated[float, typer.Option(min=1, help="Start no further case after this.")] = 3600,
+    results: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the JSON goes.")] = RESULTS,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with today's file.")] = False,
+    compile_only: Annotated[
+        str | None, typer.Option(metavar="N/OF", help="Only fill the caches of the compilers, with share N of so many.")
+    ] = None,
+) -> None:
+    """Time every provider on every case; print a line for each and write a dated JSON file.
+
+    Columns: case, B, H, S, K, provider, mode, ms, TFLOP/s, share of matmul, share of copy, or why there is no time.
+
+    Examples:
+
+        python -m benchmarks.attention --kinds dense,padded --only "minitrans,sdpa cudnn"
+
+        python -m benchmarks.attention --small
+    """
+    budget = Budget.of(seconds)
+    device, small = chosen_device(small)
+    chosen, wanted = chosen_cases(small, kinds), chosen_providers(only)
+    if compile_only is not None:
+        number, _, of = compile_only.partition("/")
+        warm_up(chosen, wanted, device, (int(number), int(of)))
+        return
+    record = open_record("attention", device, results, resume=resume, small=small, dropout=DROPOUT)
+    sweep(record, ((case.key, partial(job, case, device, record, wanted)) for case in chosen), budget)
+
+
+if __name__ == "__main__":
+    sys.exit(guard.run(app, "python -m benchmarks.attention"))

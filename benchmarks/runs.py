@@ -1,0 +1,92 @@
+"""A differentiable call made ready for timing: forward, backward, both, in turns and in CUDA graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from benchmarks.measuring import Call, graph_row, interleaved_ms, peak_bytes, quantiles
+from benchmarks.record import Row
+
+MODES = ("forward", "backward", "both")
+_SECONDS_A_CALL = 0.06  # of timing on a GPU, for one provider and mode; a CPU only tries the code
+
+
+def _same(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+@dataclass
+class Prepared:
+    """A provider ready to run one case.
+
+    Attributes:
+        forward: computes the output from the leaves.
+        leaves: what gets gradients, by name.
+        grad_out: the gradient of the output.
+        padded: brings an output, and the gradients of query, key and value, to the shape of the reference.
+    """
+
+    forward: Callable[[], Tensor]
+    leaves: dict[str, Tensor]
+    grad_out: Tensor
+    padded: Callable[[Tensor], Tensor] = field(default=_same)
+
+    def backward(self, out: Tensor, *, retain: bool = False) -> tuple[Tensor, ...]:
+        """The gradients of the leaves."""
+        return torch.autograd.grad(out, list(self.leaves.values()), self.grad_out, retain_graph=retain)
+
+    def both(self) -> tuple[Tensor, ...]:
+        """Forward and backward."""
+        return self.backward(self.forward())
+
+    def results(self) -> dict[str, Tensor]:
+        """Output and gradients by name."""
+        out = self.forward()
+        found = dict(zip(self.leaves, self.backward(out), strict=True))
+        shaped = {
+            name: self.padded(found[name]) if name in ("query", "key", "value") else found[name] for name in found
+        }
+        return {"output": self.padded(out.detach()), **shaped}
+
+
+def calls_of(prepared: Prepared) -> dict[str, Call]:
+    """What is timed, by mode; the forward alone records nothing for a backward."""
+
+    def forward() -> object:
+        with torch.no_grad():
+            return prepared.forward()
+
+    out = prepared.forward()
+    return {"forward": forward, "backward": partial(prepared.backward, out, retain=True), "both": prepared.both}
+
+
+def measure(
+    ready: dict[str, Prepared], device: torch.device, rates: Callable[[str, float], Row]
+) -> dict[str, dict[str, Row]]:
+    """By provider and mode: times, peak memory, and what `rates` makes of mode and milliseconds."""
+    rows: dict[str, dict[str, Row]] = {name: {} for name in ready}
+    calls = {name: calls_of(prepared) for name, prepared in ready.items()}
+    seconds = _SECONDS_A_CALL * len(ready) if device.type == "cuda" else 0.0
+    for mode in MODES:
+        timed = {name: calls[name][mode] for name in calls}
+        peaks = {name: peak_bytes(call, device) for name, call in timed.items()}
+        for name, ms in interleaved_ms(timed, device, seconds).items():
+            row: Row = {"ms": quantiles(ms), "peak_bytes": peaks[name]}
+            row |= rates(mode, row["ms"]["median"])
+            if device.type == "cuda":
+                row |= graph_row(partial(_call, ready[name], mode), device)
+                if row["graph_ms"] is not None:
+                    of_graph = rates(mode, row["graph_ms"]["median"])
+                    row |= {f"graph_{key}": value for key, value in of_graph.items()}
+            rows[name][mode] = row
+    return rows
+
+
+def _call(prepared: Prepared, mode: str) -> Call:
+    """One call, made on the stream that captures: a backward runs where its forward ran."""
+    return calls_of(prepared)[mode]

@@ -1,0 +1,94 @@
+"""Every kernel of this folder at the sizes that encoders have, for compilation without a GPU.
+
+Recording the launches of these calls (`inspection.recording`) gives each kernel with each combination of its options that
+changes its code. Tensors lie on the meta device: nothing is computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from minitrans_kernels.layers.embedding import launch as embedding
+from minitrans_kernels.layers.embedding.pytorch import Lookup
+from minitrans_kernels.layers.gelu import launch as gelu
+from minitrans_kernels.layers.layer_norm import launch as layer_norm
+from minitrans_kernels.layers.masked_loss import launch as masked_loss
+from minitrans_kernels.layers.packing import launch as packing
+from minitrans_kernels.layers.rms import launch as rms
+
+DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+# MiniLM's, BERT's two, one that is no multiple of 16, and the widest
+WIDTHS = (384, 768, 1024, 1000, 8192)
+VOCABULARY = 30522
+_TOKENS = 16384
+
+
+def every_configuration() -> Iterator[tuple[str, Callable[[], None]]]:
+    """(name, a call that launches the kernels of one function, forward and backward)."""
+    for dtype in DTYPES:
+        for width in WIDTHS:
+            label = f"{width} {str(dtype).removeprefix('torch.')}"
+            for dropout_p in (0.0, 0.1):
+                options = f"{label} dropout {dropout_p}"
+                yield f"add_dropout_layer_norm {options}", partial(_layer_norm, dtype, width, dropout_p)
+                yield f"embedding_layer_norm {options}", partial(_embedding, dtype, width, dropout_p)
+            yield f"rms_norm {label}", partial(_rms_norm, dtype, width)
+            for approximate in ("none", "tanh"):
+                yield f"bias_gelu {label} {approximate}", partial(_gelu, dtype, width, approximate)
+            yield f"pack_rows unpack_rows {label}", partial(_packing, dtype, width)
+        for width in (768, 1000):
+            for has_bias in (True, False):
+                name = f"masked_lm_loss {width} {str(dtype).removeprefix('torch.')} bias {has_bias}"
+                yield name, partial(_masked_loss, dtype, width, has_bias)
+
+
+def _layer_norm(dtype: torch.dtype, width: int, dropout_p: float) -> None:
+    rows, weight = _empty(_TOKENS, width, dtype=dtype), _empty(width, dtype=dtype)
+    seed = _empty(1, dtype=torch.int64) if dropout_p else None
+    for keep_sum in (False, True):
+        y, z, mean, rstd = layer_norm.forward(rows, rows, weight, weight, seed, 1e-12, dropout_p, keep_sum)
+    for grad_z in (None, z):
+        layer_norm.backward(y, grad_z, z, weight, weight, mean, rstd, seed, dropout_p, seed is not None, dtype, dtype)
+
+
+def _embedding(dtype: torch.dtype, width: int, dropout_p: float) -> None:
+    ids, weight = _empty(_TOKENS, dtype=torch.int64), _empty(width, dtype=dtype)
+    word, position = _empty(VOCABULARY, width, dtype=dtype), _empty(512, width, dtype=dtype)
+    seed = _empty(1, dtype=torch.int64) if dropout_p else None
+    for token_type in (None, _empty(2, width, dtype=dtype)):
+        lookup = Lookup(ids, ids, None if token_type is None else ids, word, position, token_type)
+        y, mean, rstd = embedding.forward(lookup, weight, weight, seed, 1e-12, dropout_p)
+        embedding.backward(y, lookup, weight, weight, mean, rstd, seed, dropout_p, 0, -1)
+
+
+def _rms_norm(dtype: torch.dtype, width: int) -> None:
+    rows, weight = _empty(_TOKENS, width, dtype=dtype), _empty(width, dtype=dtype)
+    y, rstd = rms.forward(rows, weight, 1e-6)
+    rms.backward(y, rows, weight, rstd)
+
+
+def _gelu(dtype: torch.dtype, width: int, approximate: str) -> None:
+    rows, bias = _empty(_TOKENS, 4 * width, dtype=dtype), _empty(4 * width, dtype=dtype)
+    y = gelu.forward(rows, bias, approximate)
+    gelu.backward(y, rows, bias, approximate)
+
+
+def _packing(dtype: torch.dtype, width: int) -> None:
+    rows, indices = _empty(_TOKENS, width, dtype=dtype), _empty(_TOKENS // 2, dtype=torch.int64)
+    packing.unpack(packing.pack(rows, indices), indices, _TOKENS)
+
+
+def _masked_loss(dtype: torch.dtype, width: int, has_bias: bool) -> None:
+    hidden, weight = _empty(_TOKENS, width, dtype=dtype), _empty(VOCABULARY, width, dtype=dtype)
+    bias = _empty(VOCABULARY, dtype=dtype) if has_bias else None
+    rows, count = _empty(_TOKENS, dtype=torch.int64), _empty(dtype=torch.int64)
+    loss, statistics = masked_loss.forward(hidden, rows, weight, bias, rows, count)
+    masked_loss.backward(loss, hidden, rows, weight, bias, rows, count, statistics)
+
+
+def _empty(*shape: int, dtype: torch.dtype) -> Tensor:
+    return torch.empty(shape, dtype=dtype, device="meta")

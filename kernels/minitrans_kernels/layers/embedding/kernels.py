@@ -1,0 +1,153 @@
+"""Look up, sum, normalise, drop; and the sums over the tokens of each table row, without atomics."""
+# mypy: disable-error-code="untyped-decorator, no-untyped-def, no-untyped-call"
+# ruff: noqa: N803
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from minitrans_kernels.dropout_kernel import column_keys, keep, row_keys
+
+
+@triton.jit
+def _look_up(table, ids, row, rows, table_rows, column, D: tl.constexpr):
+    """Rows `ids[row]` of a table as float32; NaN for an id that is no row, so that it cannot pass unseen."""
+    index = tl.load(ids + row, row < rows, other=0).to(tl.int64)[:, None]
+    exists = (index >= 0) & (index < table_rows)
+    value = tl.load(table + index * D + column[None, :], exists & (column < D)[None, :], other=0.0).to(tl.float32)
+    return tl.where(exists, value, float("nan"))
+
+
+@triton.jit
+def _sum_of_tables(
+    word,
+    position,
+    token_type,
+    input_ids,
+    position_ids,
+    token_type_ids,
+    word_rows,
+    position_rows,
+    type_rows,
+    row,
+    rows,
+    column,
+    D: tl.constexpr,
+    HAS_TYPE: tl.constexpr,
+):
+    total = _look_up(word, input_ids, row, rows, word_rows, column, D)
+    if HAS_TYPE:
+        total += _look_up(token_type, token_type_ids, row, rows, type_rows, column, D)
+    return total + _look_up(position, position_ids, row, rows, position_rows, column, D)
+
+
+@triton.jit
+def forward_kernel(
+    input_ids,
+    position_ids,
+    token_type_ids,
+    word,
+    position,
+    token_type,
+    weight,
+    bias,
+    seed,
+    y,
+    mean,
+    rstd,
+    rows,
+    word_rows,
+    position_rows,
+    type_rows,
+    eps,
+    threshold,
+    scale,
+    D: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    HAS_TYPE: tl.constexpr,
+    DROPOUT: tl.constexpr,
+):
+    """y (N, D), mean and rstd (N) of the tokens."""
+    row = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    column = tl.arange(0, BLOCK_D)
+    inside = column < D
+    total = _sum_of_tables(
+        word, position, token_type, input_ids, position_ids, token_type_ids, word_rows, position_rows, type_rows,
+        row, rows, column, D, HAS_TYPE,
+    )  # fmt: skip
+    centre = tl.sum(total, 1) / D
+    centred = tl.where(inside[None, :], total - centre[:, None], 0.0)
+    inverse = tl.rsqrt(tl.sum(centred * centred, 1) / D + eps)
+    result = centred * inverse[:, None] * tl.load(weight + column, inside, other=0.0).to(tl.float32)[None, :]
+    result += tl.load(bias + column, inside, other=0.0).to(tl.float32)[None, :]
+    if DROPOUT:
+        number = tl.load(seed)
+        kept = keep(row_keys(number, 0, row)[:, None], column_keys(number, 0, column)[None, :], threshold)
+        result = tl.where(kept, result * scale, 0.0)
+    tl.store(y + row[:, None] * D + column[None, :], result, (row < rows)[:, None] & inside[None, :])
+    tl.store(mean + row, centre, row < rows)
+    tl.store(rstd + row, inverse, row < rows)
+
+
+@triton.jit
+def backward_kernel(
+    grad_y,
+    input_ids,
+    position_ids,
+    token_type_ids,
+    word,
+    position,
+    token_type,
+    weight,
+    mean,
+    rstd,
+    seed,
+    grad_sum,
+    partials,
+    rows,
+    word_rows,
+    position_rows,
+    type_rows,
+    grad_y_stride,
+    threshold,
+    scale,
+    D: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    HAS_TYPE: tl.constexpr,
+    DROPOUT: tl.constexpr,
+):
+    """grad_sum (N, D), of the sum of the tables, and each program's sums for weight and bias, partials (2, P, D)."""
+    program = tl.program_id(0)
+    programs = tl.num_programs(0)
+    column = tl.arange(0, BLOCK_D)
+    inside = column < D
+    gain = tl.load(weight + column, inside, other=0.0).to(tl.float32)[None, :]
+    weight_sum = tl.zeros((BLOCK_D,), tl.float32)
+    bias_sum = tl.zeros((BLOCK_D,), tl.float32)
+    if DROPOUT:
+        number = tl.load(seed)
+        key = column_keys(number, 0, column)[None, :]
+    for start in range(program * BLOCK_ROWS, rows, programs * BLOCK_ROWS):
+        row = start + tl.arange(0, BLOCK_ROWS).to(tl.int64)
+        mask = (row < rows)[:, None] & inside[None, :]
+        above = tl.load(grad_y + row[:, None] * grad_y_stride + column[None, :], mask, other=0.0).to(tl.float32)
+        if DROPOUT:
+            above = tl.where(keep(row_keys(number, 0, row)[:, None], key, threshold), above * scale, 0.0)
+        total = _sum_of_tables(
+            word, position, token_type, input_ids, position_ids, token_type_ids, word_rows, position_rows, type_rows,
+            row, rows, column, D, HAS_TYPE,
+        )  # fmt: skip
+        centre = tl.load(mean + row, row < rows, other=0.0)[:, None]
+        inverse = tl.load(rstd + row, row < rows, other=0.0)[:, None]
+        normal = tl.where(mask, (total - centre) * inverse, 0.0)
+        weight_sum += tl.sum(above * normal, 0)
+        bias_sum += tl.sum(above, 0)
+        scaled = above * gain
+        along = tl.sum(scaled * normal, 1)[:, None] / D
+        result = (scaled - tl.sum(scaled, 1)[:, None] / D - normal * along) * inverse
+        tl.store(grad_sum + row[:, None] * D + column[None, :], result, mask)
+    tl.store(partials + program.to(tl.int64) * D + column, weight_sum, inside)
+    tl.store(partials + (programs + program).to(tl.int64) * D + column, bias_sum, inside)

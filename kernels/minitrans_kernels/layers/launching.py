@@ -1,0 +1,60 @@
+"""What the launchers of this folder share: tile sizes, how many programs to start, and the sum of their partial results."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache
+
+import torch
+import triton
+from torch import Tensor
+
+from minitrans_kernels.layers.partials_kernel import sum_partials_kernel
+
+# elements of a tile for 4 warps: each tensor held at once takes 32 registers a thread forward; a backward holds more tensors
+FORWARD_TILE = 4096
+BACKWARD_TILE = 2048
+_PARTIAL_ROWS = 64
+_PARTIAL_COLUMNS = 32
+
+
+def on(device: torch.device) -> AbstractContextManager[object]:
+    """The context to launch in."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
+def row_tile(width: int, elements: int) -> tuple[int, int, int]:
+    """(rows, columns, warps) of a tile that holds whole rows of this width."""
+    columns = max(16, triton.next_power_of_2(width))
+    return max(1, min(64, elements // columns)), columns, max(4, 4 * columns // elements)
+
+
+def program_count(device: torch.device, tiles: int) -> int:
+    """How many programs share the tiles of a backward: a few a processor, so that their partial sums stay small."""
+    return min(tiles, 4 * _processors(device))
+
+
+def contiguous_rows(tensor: Tensor) -> Tensor:
+    """The tensor (N, D) itself where its rows are dense, at whatever stride, else a copy."""
+    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
+
+
+def sum_partials(partials: Tensor, *totals: Tensor) -> None:
+    """Sum float32 partials (len(totals), P, D) over P into each total (D), always in the same order."""
+    kinds, count, width = partials.shape
+    grid = (triton.cdiv(width, _PARTIAL_COLUMNS), kinds)
+    sum_partials_kernel[grid](
+        partials,
+        totals[0],
+        totals[-1],
+        count,
+        width,
+        BLOCK_P=_PARTIAL_ROWS,
+        BLOCK_D=_PARTIAL_COLUMNS,
+        num_warps=4,
+    )
+
+
+@cache
+def _processors(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1

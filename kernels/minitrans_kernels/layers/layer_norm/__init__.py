@@ -1,0 +1,1 @@
+"""LayerNorm(dropout(x) + residual) in one pass."""

@@ -1,0 +1,1 @@
+"""The loss of masked language modelling, from hidden states, without the logits ever being stored."""

@@ -1,0 +1,1 @@
+"""Between a padded batch and its real tokens laid end to end."""

@@ -1,0 +1,107 @@
+"""The backward kernels, interpreted: every two options together, against automatic differentiation in float64."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+import torch
+from minitrans_kernels.attention import configs, launch
+from minitrans_kernels.attention.problem import Problem
+from torch import Tensor
+
+from tests.kernels.interpreter.cases import (
+    assert_close,
+    expected,
+    name_of,
+    pairwise,
+    poisoned_memory,
+    problem,
+    upstream,
+    use_tiles,
+)
+
+CHOICES: dict[str, tuple[Any, ...]] = {
+    "lengths": ((1, 1), (1, 19), (19, 1), (32, 32), (19, 37), (37, 19)),
+    "packed": (False, True),
+    "heads": ((2, 2), (2, 1)),
+    "width": (16, 24, 40, 80),
+    "dtype": (torch.float32, torch.float16),
+    "padding": (None, "right", "left", "holes", "all of one"),
+    "causal": (False, True),
+    "window": ((None, None), (2, 1), (None, 0), (3, None), (17, 20)),
+    "global_tokens": (False, True),
+    "blocks": (None, "a head"),
+    "bias": (None, (0, 1), "-inf"),
+    "diagonals": (False, True),
+    "softcap": (None, 2.0),
+    "dropout_p": (0.0, 0.3),
+    "scale": (None, -1.0),
+    "strides": ("contiguous", "heads apart", "every other", "columns first", "one head"),
+    "tiles": ((16, 16), (16, 32), (32, 16)),
+    "grad_lse": (False, True),
+}
+CASES = pairwise(CHOICES, lambda case: not (case["packed"] and case["padding"]))
+ALL = (True, True, True, False, False)
+
+
+def gradients(
+    call: Problem, grad_lse: bool, wants: tuple[bool, bool, bool, bool, bool] = ALL
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    of_out, of_lse = upstream(call)
+    with poisoned_memory():
+        out, lse = launch.forward(call)
+        return launch.backward(call, out, lse, of_out, of_lse if grad_lse else None, wants)[:3]
+
+
+def assert_gradients(call: Problem, got: tuple[Tensor | None, ...], grad_lse: bool) -> None:
+    exact, eager = (expected(call, dtype, grad_lse).gradients for dtype in (torch.float64, call.query.dtype))
+    eps, size = torch.finfo(call.query.dtype).eps, abs(call.scale) * call.width**0.5 / (1 - call.dropout_p)
+    # dS is P (dP - delta), two sums of `width` products of numbers of size 1: where they are equal, their rounding is left
+    floors = (eps * size * call.key.abs().max().item(), eps * size * call.query.abs().max().item(), 0.0)
+    for name, mine, true, theirs, floor in zip(("query", "key", "value"), got, exact, eager, floors, strict=False):
+        if mine is not None and true is not None and theirs is not None:
+            assert mine.dtype == call.query.dtype
+            assert_close(name, mine, true, theirs, 3, 4 * eps * true.abs().max().item() + 4 * floor)
+
+
+@pytest.mark.parametrize("case", CASES, ids=name_of)
+def test_gradients(monkeypatch: pytest.MonkeyPatch, case: dict[str, Any]):
+    use_tiles(monkeypatch, *case["tiles"])
+    call = problem(**{name: value for name, value in case.items() if name not in ("tiles", "grad_lse")})
+    assert_gradients(call, gradients(call, case["grad_lse"]), case["grad_lse"])
+
+
+def test_same_bits_twice(monkeypatch: pytest.MonkeyPatch):
+    use_tiles(monkeypatch, 16, 16)
+    call = problem(heads=(4, 2), causal=True, dropout_p=0.3, diagonals=True)
+    for one, other in zip(gradients(call, True), gradients(call, True), strict=True):
+        assert one is not None
+        assert other is not None
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("wants", [*itertools.product((False, True), repeat=3)])
+def test_only_the_gradients_that_are_wanted(monkeypatch: pytest.MonkeyPatch, wants: tuple[bool, bool, bool]):
+    use_tiles(monkeypatch, 16, 16)
+    call = problem(packed=wants[1], causal=True)
+    got = gradients(call, True, (*wants, False, False))
+    assert tuple(gradient is not None for gradient in got) == wants
+    for mine, one_of_all in zip(got, gradients(call, True), strict=True):
+        if mine is not None and one_of_all is not None:
+            assert torch.equal(mine, one_of_all)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_large_scores(monkeypatch: pytest.MonkeyPatch, causal: bool):
+    use_tiles(monkeypatch, 16, 16)
+    call = problem(scale=20.0, causal=causal)
+    assert_gradients(call, gradients(call, True), True)
+
+
+def test_many_short_sequences_take_one_pass(monkeypatch: pytest.MonkeyPatch):
+    call = problem(batch=64, lengths=(3, 5))
+    assert configs.in_one_pass(call)
+    monkeypatch.setattr(launch, "_grad_query", None)
+    assert_gradients(call, gradients(call, True), True)

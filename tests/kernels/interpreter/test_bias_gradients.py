@@ -1,0 +1,129 @@
+"""Gradients of a dense bias and of diagonals, interpreted: every two options together, against float64."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from minitrans_kernels.attention import bias_gradients, launch
+from minitrans_kernels.attention.problem import Problem
+from torch import Tensor
+
+from tests.kernels.interpreter.cases import (
+    expected,
+    name_of,
+    pairwise,
+    poisoned_memory,
+    problem,
+    upstream,
+    use_tiles,
+)
+
+COMMON: dict[str, tuple[Any, ...]] = {
+    "lengths": ((1, 1), (1, 19), (19, 1), (32, 32), (19, 37), (37, 19)),
+    "packed": (False, True),
+    "heads": ((2, 2), (2, 1)),
+    "width": (16, 24, 40),
+    "dtype": (torch.float32, torch.float16),
+    "padding": (None, "right", "left", "holes", "all of one"),
+    "causal": (False, True),
+    "window": ((None, None), (2, 1), (None, 0), (3, None), (17, 20)),
+    "global_tokens": (False, True),
+    "blocks": (None, "a head"),
+    "softcap": (None, 2.0),
+    "dropout_p": (0.0, 0.3),
+    "strides": ("contiguous", "heads apart", "every other"),
+    "programs": (1, 20, 512),
+    "grad_lse": (False, True),
+}
+
+
+def allowed(case: dict[str, Any]) -> bool:
+    return not (case["packed"] and case["padding"])
+
+
+OF_BIAS = pairwise(
+    COMMON | {"bias": ((0, 0), (0, 1), (1, 0), (1, 1), "-inf", "one row"), "diagonals": (False, True)}, allowed
+)
+OF_DIAGONALS = pairwise(COMMON | {"bias": (None, (0, 1)), "diagonals": (True,), "segment": (1, 2)}, allowed)
+
+
+@pytest.fixture(autouse=True)
+def _small_tiles(monkeypatch: pytest.MonkeyPatch):
+    use_tiles(monkeypatch, 16, 16)
+    monkeypatch.setattr(bias_gradients, "_blocks", lambda problem: (16, 4, 1))
+
+
+def gradient(call: Problem, grad_lse: bool, *, of_bias: bool) -> tuple[Tensor, Tensor]:
+    """The gradient, and the delta it was computed with."""
+    of_out, of_lse = upstream(call)
+    with poisoned_memory():
+        out, lse = launch.forward(call)
+        delta = (of_out.float() * out.float()).sum(dim=-1) - (of_lse if grad_lse else 0)
+        compute = bias_gradients.bias_gradient if of_bias else bias_gradients.diagonal_gradient
+        return compute(call, lse, of_out, delta), delta
+
+
+def assert_gradient(call: Problem, grad_lse: bool, *, of_bias: bool) -> None:
+    got, delta = gradient(call, grad_lse, of_bias=of_bias)
+    given = call.bias if of_bias else call.diagonals
+    assert given is not None
+    assert (got.dtype, got.shape) == (given.dtype, given.shape)
+    exact, eager = (expected(call, dtype, grad_lse).gradients for dtype in (torch.float64, call.query.dtype))
+    place = 3 if of_bias else 4
+    assert exact[place] is not None
+    assert eager[place] is not None
+    # dS = P (dP - delta) is but rounding where a query has one key: dP and delta are equal sums of `width` products
+    size = max(exact[place].abs().max().item(), delta.abs().max().item())
+    assert got.isfinite().all()
+    error, peer = ((x.double() - exact[place]).abs().max().item() for x in (got, eager[place]))
+    assert error <= 3 * peer + 8 * torch.finfo(call.query.dtype).eps * size
+
+
+def options(case: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in case.items() if name not in ("programs", "grad_lse", "segment")}
+
+
+@pytest.mark.parametrize("case", OF_BIAS, ids=name_of)
+def test_bias(monkeypatch: pytest.MonkeyPatch, case: dict[str, Any]):
+    monkeypatch.setattr(bias_gradients, "_PROGRAMS", case["programs"])
+    assert_gradient(problem(**options(case)), case["grad_lse"], of_bias=True)
+
+
+@pytest.mark.parametrize("case", OF_DIAGONALS, ids=name_of)
+def test_diagonals(monkeypatch: pytest.MonkeyPatch, case: dict[str, Any]):
+    monkeypatch.setattr(bias_gradients, "_PROGRAMS", case["programs"])
+    monkeypatch.setattr(bias_gradients, "_SEGMENT", case["segment"])
+    assert_gradient(problem(**options(case)), case["grad_lse"], of_bias=False)
+
+
+@pytest.mark.parametrize("of_bias", [False, True])
+@pytest.mark.parametrize("packed", [False, True])
+def test_same_bits_twice(of_bias: bool, packed: bool):
+    call = problem(packed=packed, bias=(0, 0), diagonals=True, dropout_p=0.2, dtype=torch.float16)
+    assert torch.equal(gradient(call, True, of_bias=of_bias)[0], gradient(call, True, of_bias=of_bias)[0])
+
+
+@pytest.mark.parametrize("of_bias", [False, True])
+def test_nothing_allowed_anywhere(of_bias: bool):
+    call = problem(bias=(0, 1), diagonals=True)
+    call = replace(call, key_padding=torch.zeros(2, call.max_seqlen_k, dtype=torch.bool))
+    assert not gradient(call, True, of_bias=of_bias)[0].any()
+
+
+def test_diagonals_of_the_dense_gradient_are_the_diagonal_gradient():
+    call = problem(lengths=(23, 41), bias=(0, 1), diagonals=True)
+    dense = gradient(call, False, of_bias=True)[0][0].double()
+    sums = torch.stack([dense.diagonal(offset, 1, 2).sum(-1) for offset in range(-22, 41)], 1)
+    got = gradient(call, False, of_bias=False)[0].double()
+    # two float32 sums of at most 2 · 23 numbers of size one
+    assert (got - sums).abs().max() <= 46 * torch.finfo(torch.float32).eps * dense.abs().max()
+
+
+@pytest.mark.parametrize("shape", [(0, 2), (1, 0)])
+def test_a_bias_of_no_elements(shape: tuple[int, int]):
+    call = replace(problem(), bias=torch.zeros(*shape, 19, 37))
+    lse = torch.zeros(2, 2, 19)
+    assert bias_gradients.bias_gradient(call, lse, call.query, lse).shape == (*shape, 19, 37)

@@ -1,0 +1,148 @@
+"""The one-pass backward of short sequences, interpreted: every two options together, against float64."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from minitrans_kernels.attention import launch, short_backward
+from minitrans_kernels.attention.preparation import prepare
+from minitrans_kernels.attention.problem import Problem
+from torch import Tensor
+
+from tests.kernels.interpreter.cases import (
+    expected,
+    name_of,
+    pairwise,
+    poisoned_memory,
+    problem,
+    upstream,
+    use_tiles,
+)
+
+CHOICES: dict[str, tuple[Any, ...]] = {
+    "lengths": ((1, 1), (1, 37), (37, 1), (32, 32), (19, 53), (70, 53), (53, 19)),
+    "packed": (False, True),
+    "width": (16, 24, 40, 80),
+    "dtype": (torch.float32, torch.float16),
+    "padding": (None, "right", "left", "holes", "all of one"),
+    "causal": (False, True),
+    "window": ((None, None), (2, 1), (None, 0), (3, None), (17, 20)),
+    "global_tokens": (False, True),
+    "blocks": (None, "a head"),
+    "bias": (None, (0, 1), "-inf"),
+    "diagonals": (False, True),
+    "softcap": (None, 2.0),
+    "dropout_p": (0.0, 0.3),
+    "scale": (None, -1.0),
+    "strides": ("contiguous", "heads apart", "every other", "columns first", "one head"),
+    "tiles": ((16, 16), (16, 32), (32, 16), (16, 64)),
+    "grad_lse": (False, True),
+}
+CASES = pairwise(CHOICES, lambda case: not (case["packed"] and case["padding"]))
+
+
+def small_tiles(monkeypatch: pytest.MonkeyPatch, block_m: int, block_n: int) -> None:
+    use_tiles(monkeypatch, 16, 16)
+    monkeypatch.setattr(short_backward, "_blocks", lambda problem: (block_m, block_n, 4, 1))
+
+
+def gradients(call: Problem, grad_lse: bool) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+    """Delta, and the gradients of query, key, value."""
+    of_out, of_lse = upstream(call)
+    with poisoned_memory():
+        out, lse = launch.forward(call)
+        delta = torch.empty(lse.shape, dtype=torch.float32)
+        found = short_backward.short_backward(
+            call, prepare(call), out, lse, of_out, of_lse if grad_lse else None, delta
+        )
+    exact = (of_out.double() * out.double()).sum(dim=-1) - (of_lse if grad_lse else 0)
+    # a float32 sum of `width` products, less one number
+    bound = (call.width + 1) * torch.finfo(torch.float32).eps * (of_out.double() * out.double()).abs().sum(dim=-1)
+    assert ((delta - exact).abs() <= bound + torch.finfo(torch.float32).eps * of_lse.abs()).all()
+    return delta, found
+
+
+def assert_gradients(call: Problem, grad_lse: bool) -> None:
+    exact, eager = (expected(call, dtype, grad_lse).gradients for dtype in (torch.float64, call.query.dtype))
+    delta, found = gradients(call, grad_lse)
+    # dS = P (dP - delta) is but rounding where a query has one key: dP and delta are equal sums of `width` products
+    rounding = 8 * torch.finfo(call.query.dtype).eps
+    score = delta.abs().max().item() * abs(call.scale)
+    sizes = (score * call.key.abs().max().item(), score * call.query.abs().max().item(), 0.0)
+    for got, of, true, theirs, size in zip(
+        found, (call.query, call.key, call.value), exact, eager, sizes, strict=False
+    ):
+        assert true is not None
+        assert theirs is not None
+        assert (got.dtype, got.shape, got.stride()) == (of.dtype, of.shape, torch.empty_like(of).stride())
+        assert got.isfinite().all()
+        error, peer = ((x.double() - true).abs().max().item() for x in (got, theirs))
+        assert error <= 3 * peer + rounding * max(true.abs().max().item(), size)
+
+
+@pytest.mark.parametrize("case", CASES, ids=name_of)
+def test_gradients(monkeypatch: pytest.MonkeyPatch, case: dict[str, Any]):
+    small_tiles(monkeypatch, *case["tiles"])
+    call = problem(**{name: value for name, value in case.items() if name not in ("tiles", "grad_lse")})
+    assert short_backward.serves(call)
+    assert_gradients(call, case["grad_lse"])
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("left", [None, 0, 1, 15, 16, 17, 40])
+@pytest.mark.parametrize("right", [None, 0, 1, 16])
+@pytest.mark.parametrize("lengths", [(64, 64), (70, 21), (21, 70)])
+def test_ranges_of_queries(
+    monkeypatch: pytest.MonkeyPatch, causal: bool, left: int | None, right: int | None, lengths: tuple[int, int]
+):
+    """Each query tile is written once, whether no, one or several key tiles meet it, wherever the window's edges fall."""
+    small_tiles(monkeypatch, 16, 16)
+    assert_gradients(problem(lengths=lengths, batch=1, heads=(1, 1), causal=causal, window=(left, right)), False)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_same_bits_twice_and_as_many_as_the_problem_needs(monkeypatch: pytest.MonkeyPatch, packed: bool):
+    small_tiles(monkeypatch, 16, 16)
+    call = problem(packed=packed, dropout_p=0.2, dtype=torch.float16)
+    for one, other in zip(gradients(call, True)[1], gradients(call, True)[1], strict=True):
+        assert torch.equal(one, other)
+
+
+def test_tokens_of_no_sequence_get_zeros(monkeypatch: pytest.MonkeyPatch):
+    small_tiles(monkeypatch, 16, 16)
+    call = problem(packed=True)
+    some = gradients(call, True)[1]
+    longer = {name: torch.cat([getattr(call, name), torch.ones(40, 2, 16)]) for name in ("query", "key", "value")}
+    extended = replace(call, **longer)
+    of_out, _ = upstream(call)
+    with poisoned_memory():
+        out, lse = launch.forward(extended)
+        delta = torch.empty(lse.shape)
+        grad = torch.cat([of_out, torch.ones(40, 2, 16)])
+        more = short_backward.short_backward(extended, prepare(extended), out, lse, grad, None, delta)
+        plain = short_backward.short_backward(
+            call, prepare(call), out[:-40], lse[:-40], of_out, None, delta[:-40].clone()
+        )
+    for short, long, of in zip(plain, more, some, strict=True):
+        assert torch.equal(long[:-40], short)
+        assert of.shape == short.shape
+        assert not long[-40:].any()
+
+
+@pytest.mark.parametrize(
+    ("change", "served"),
+    [
+        ({}, True),
+        ({"lengths": (512, 512)}, True),
+        ({"lengths": (513, 8)}, False),
+        ({"lengths": (8, 513)}, False),
+        ({"width": 128}, True),
+        ({"width": 136}, False),
+        ({"heads": (2, 1)}, False),
+    ],
+)
+def test_serves(change: dict[str, Any], served: bool):
+    assert short_backward.serves(problem(**change)) is served
