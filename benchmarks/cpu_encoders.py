@@ -120,7 +120,7 @@ def _projection(shape: tuple[int, int], tokens: int, dtype: str) -> Callable[[],
 
 
 def quartiles(values: list[float]) -> dict[str, float]:
-    low, middle, high = statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
     return {"low": low, "median": middle, "high": high}
 
 

@@ -64,7 +64,7 @@ def _status(key: str) -> float:
 def _reference(folder: Path, dtype: torch.dtype, attention: str = "sdpa") -> Any:
     from transformers import AutoModel
 
-    return AutoModel.from_pretrained(folder, dtype=dtype, attn_implementation=attention).eval()
+    return AutoModel.from_pretrained(folder, dtype=dtype, attn_implementation=attention, add_pooling_layer=False).eval()
 
 
 def transformers_model(dtype: torch.dtype) -> Callable[[Path], BuiltModel]:
@@ -84,7 +84,7 @@ def prepared(dtype: str) -> Callable[[Path], BuiltModel]:
         from minitrans import AutoModel
         from minitrans.cpu import prepare
 
-        net, seconds, peak = _timed(lambda: prepare(AutoModel.from_pretrained(folder), dtype))
+        net, seconds, peak = _timed(lambda: prepare(AutoModel.from_pretrained(folder, add_pooling_layer=False), dtype))
 
         def run(batch: Any) -> Tensor:
             return net(batch.padded, batch.mask, padding="remove").last_hidden_state
@@ -98,7 +98,7 @@ def plain(folder: Path) -> BuiltModel:
     from minitrans import AutoModel
 
     net: Any
-    net, seconds, peak = _timed(lambda: AutoModel.from_pretrained(folder))
+    net, seconds, peak = _timed(lambda: AutoModel.from_pretrained(folder, add_pooling_layer=False))
     return BuiltModel(lambda batch: net(batch.padded, batch.mask).last_hidden_state, seconds, peak)
 
 

@@ -12,12 +12,10 @@ in threads, each reads its share into one buffer. `transformers` maps the file a
 from __future__ import annotations
 
 import json
-import platform
 import subprocess
 import sys
 import tempfile
 from datetime import UTC, datetime
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
@@ -25,9 +23,11 @@ from typing import Annotated, Any
 
 import typer
 
+from benchmarks.sts import RESULTS, environment
+from minitrans.cli import guard, options
+from minitrans.cli.writing import require_writable
 from minitrans.files import write_json
 
-RESULTS = Path(__file__).resolve().parent / "results"
 MEGABYTE = 10**6
 
 READERS = """
@@ -77,9 +77,10 @@ scope = {"folder": folder, "small": small}
 exec(imports, scope)
 gc.collect()
 open("/proc/self/clear_refs", "w").write("5")
-before, start = status("VmRSS"), time.perf_counter()
+before, cpu, start = status("VmRSS"), time.process_time(), time.perf_counter()
 exec(timed, scope)
-print(json.dumps({"seconds": time.perf_counter() - start, "peak": status("VmHWM") - before}))
+seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+print(json.dumps({"seconds": seconds, "cpu": cpu, "peak": status("VmHWM") - before}))
 """
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -93,32 +94,43 @@ def measure(way: str, folder: Path, small: Path, threads: int) -> dict[str, floa
     return measured
 
 
-def make(folder: Path, **sizes: int) -> int:
-    """A BERT checkpoint with random weights; returns the bytes of its weights file."""
+def make(folder: Path, **sizes: int) -> None:
+    """A BERT checkpoint with random weights."""
     from minitrans.models.bert import BertConfig, BertModel
 
     BertModel(BertConfig(**sizes)).save_pretrained(folder)
-    return (folder / "model.safetensors").stat().st_size
 
 
 @app.command()
 def load(
     rounds: Annotated[int, typer.Option(min=1, help="Measurements of each way.")] = 7,
     threads: Annotated[int, typer.Option(min=1, help="Of torch.")] = 2,
+    model: Annotated[
+        Path | None, typer.Option(help="A folder of BERT; default: one made with bert-base's sizes.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Write a dated JSON too.")] = False,
     results: Annotated[Path, typer.Option(metavar="FOLDER", help="Where that goes.")] = RESULTS,
+    force: options.Force = False,
 ) -> None:
-    """Print seconds, their ratio to reading the file, and peak memory beyond the file's size.
+    """Print seconds (median and best), processor seconds, the ratio to reading the file, and peak memory beyond its size.
 
     Examples:
 
         python -m benchmarks.load --rounds 9 --json
     """
+    now = datetime.now(UTC)
+    target = results / f"load-{now:%Y-%m-%d}-cpu.json"
+    if as_json:
+        require_writable(target, force=force)
     ways = [way for way in WAYS if not way.startswith("transformers") or find_spec("transformers")]
     found: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
     with tempfile.TemporaryDirectory() as name:
         folder, small = Path(name) / "base", Path(name) / "small"
-        size = make(folder)
+        if model is None:
+            make(folder)
+        else:
+            folder = model.resolve()
+        size = (folder / "model.safetensors").stat().st_size
         make(small, vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
         for way in ways:
             measure(way, folder, small, threads)  # the page cache, and compiled Python files
@@ -131,22 +143,20 @@ def load(
         rows[way] = {
             "seconds": median(one["seconds"] for one in found[way]),
             "best": min(one["seconds"] for one in found[way]),
+            "cpu_seconds": median(one["cpu"] for one in found[way]),
             "ratio": median(paired),
             "peak_beyond_file_mb": (median(one["peak"] for one in found[way]) - size) / MEGABYTE,
         }
     typer.echo(f"{size / MEGABYTE:.0f} MB, {threads} threads, median of {rounds}")
-    typer.echo(f"{'way':<27}{'seconds':>9}{'best':>9}{'ratio':>8}{'MB beyond the file':>20}")
+    typer.echo(f"{'way':<27}{'seconds':>9}{'best':>9}{'cpu':>9}{'ratio':>8}{'MB beyond the file':>20}")
     for way, row in rows.items():
-        typer.echo(
-            f"{way:<27}{row['seconds']:>9.3f}{row['best']:>9.3f}{row['ratio']:>8.2f}{row['peak_beyond_file_mb']:>20.0f}"
-        )
+        times = "".join(f"{row[name]:>9.3f}" for name in ("seconds", "best", "cpu_seconds"))
+        typer.echo(f"{way:<27}{times}{row['ratio']:>8.2f}{row['peak_beyond_file_mb']:>20.0f}")
     if as_json:
-        path = results / f"load-{datetime.now(UTC):%Y-%m-%d}.json"
-        machine = platform.processor() or platform.machine()
-        about = {"machine": machine, "torch": version("torch"), "bytes": size, "threads": threads, "rounds": rounds}
-        write_json(path, {**about, "ways": rows})
-        typer.echo(f"written to {path}")
+        head = {"benchmark": "load", "date": now.isoformat(timespec="seconds"), "bytes": size, "rounds": rounds}
+        write_json(target, {**head, "ways": rows, **environment("cpu"), "threads": threads})
+        typer.echo(str(target))
 
 
 if __name__ == "__main__":
-    app()
+    sys.exit(guard.run(app, "python -m benchmarks.load"))

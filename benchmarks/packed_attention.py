@@ -193,7 +193,9 @@ def measure(batch: Batch, dtype: str, repeats: int) -> list[dict[str, Any]]:
             times[name].append(time.perf_counter() - middle)
             planning[name].append(middle - start)
     for name in served:
-        low, middle, high = statistics.quantiles(times[name], n=4) if repeats > 1 else times[name] * 3
+        low, middle, high = (
+            statistics.quantiles(times[name], n=4, method="inclusive") if repeats > 1 else times[name] * 3
+        )
         rows[name] |= {"ms": 1e3 * middle, "ms_low": 1e3 * low, "ms_high": 1e3 * high}
         rows[name] |= {
             "plan_ms": 1e3 * statistics.median(planning[name]),

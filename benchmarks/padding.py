@@ -97,7 +97,7 @@ def measure(net: Any, fill: float, batch: int, longest: int, repeats: int) -> di
     for mode in MODES:
         timed = seconds[mode][1:]  # the first is a warm-up
         row[mode] = tokens / statistics.median(timed)
-        low, _, high = statistics.quantiles(timed, n=4) if len(timed) > 1 else timed * 3
+        low, _, high = statistics.quantiles(timed, n=4, method="inclusive") if len(timed) > 1 else timed * 3
         row[f"{mode}_low"], row[f"{mode}_high"] = tokens / high, tokens / low
     row["ratio"] = row["remove"] / row["keep"]
     return row

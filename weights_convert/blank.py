@@ -39,7 +39,7 @@ class _NoInitialisation(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def blank_model(cls: type[Model], config: Any) -> Model:
+def blank_model(cls: type[Model], config: Any, parts: Mapping[str, bool] | None = None) -> Model:
     """A model whose parameters have shapes and no memory; the global random state is left alone."""
     with torch.device("meta"), _NoInitialisation():
-        return cls(config)
+        return cls(config, **(parts or {}))

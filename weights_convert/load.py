@@ -60,7 +60,8 @@ def load_model(
         attention: swap this attention into the pretrained weights; None = the configuration's own.
         backend: how to compute it.
         padding: "keep", "remove" or "auto": what becomes of padding.
-        overrides: fields of the configuration, and `ignore_mismatched_sizes=True` to make a head of another size fresh.
+        overrides: fields of the configuration, `ignore_mismatched_sizes=True` to make a head of another size fresh, and
+            `add_pooling_layer=False` for a body without its pooler.
 
     Raises:
         CheckpointError: naming every fault of the files. TypeError, ValueError: for wrong arguments.
@@ -68,11 +69,12 @@ def load_model(
     check_mode(padding)
     changes = dict(overrides or {})
     ignore_mismatched = bool(changes.pop("ignore_mismatched_sizes", False))
+    parts = {name: changes.pop(name) for name in ("add_pooling_layer",) if name in changes}
     if attention is not None:
         changes["attention"] = attention
     folder = find_folder(name_or_path, revision=revision, local_files_only=local_files_only)
     model, report = load_folder(
-        cls, folder, dtype=dtype, device=device, changes=changes, ignore_mismatched=ignore_mismatched
+        cls, folder, dtype=dtype, device=device, changes=changes, ignore_mismatched=ignore_mismatched, parts=parts
     )
     if backend != "auto":
         model.set_attention(model.config.attention, backend)
@@ -100,9 +102,13 @@ def load_folder(
     device: torch.device | str | None = None,
     changes: Mapping[str, Any],
     ignore_mismatched: bool = False,
+    parts: Mapping[str, bool] | None = None,
     hashes: bool = False,
 ) -> tuple[Model, ConversionReport]:
-    """`load_model` for a folder that is here; with `hashes` every row of the report carries the SHA-256 of its tensor."""
+    """`load_model` for a folder that is here; `parts` go to the class beside the configuration.
+
+    With `hashes` every row of the report carries the SHA-256 of its tensor.
+    """
     wanted_dtype = _dtype_from(dtype)
     stored = read_stored_config(folder, cls.config_class)
     config = stored.config.updated(**dict(changes))
@@ -112,12 +118,12 @@ def load_folder(
         _require_room(config, checkpoint, folder)
         names, doubled = bare_names(checkpoint.tensors, family.prefix)
         sources = {name: checkpoint.tensors[key] for name, key in names.items()}
-        model = blank_model(cls, config)
+        model = blank_model(cls, config, parts)
         targets = bare_parameters(model.state_dict(), family)
         plan = make_plan(family.table(config), sources, _shapes(model, targets))
         broken = _broken_ties(family, config, plan, checkpoint, names, report)
         if broken:
-            model = blank_model(cls, config.updated(**broken))
+            model = blank_model(cls, config.updated(**broken), parts)
             targets = bare_parameters(model.state_dict(), family)
             plan = make_plan(family.table(model.config), sources, _shapes(model, targets))
         missing, mismatched = _unfilled(family, plan, model, targets, ignore_mismatched, report)

@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from minitrans.attention.dispatch import BackendChoice, explain_backend
+from minitrans.attention.choice import BackendChoice
+from minitrans.attention.dispatch import explain_backend
 from minitrans.attention.mask import AttentionMask
 from minitrans.attention.registry import check_backend, resolve_variant
 from minitrans.cli.guard import note

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from minitrans.attention.registry import VariantSpec
 from minitrans.embedding.batching import CELLS, Tokens, cell_batches, length_sorted_batches, padded
 from minitrans.embedding.dense import Dense, read_dense
-from minitrans.embedding.memory import give_back
+from minitrans.embedding.memory import Heap
 from minitrans.embedding.pooling import pool
 from minitrans.embedding.recipe import Recipe, body_place, check_pooling, read_recipe
 from minitrans.embedding.windowing import windows
@@ -108,6 +108,7 @@ class Encoder:
         limits = (longest_input(model, tokenizer), recipe.max_length)
         self.max_length = min(limit for limit in limits if limit is not None)
         self.dimension = self._dimension(recipe.pooling)
+        self._heap = Heap()
 
     def encode(
         self,
@@ -214,7 +215,6 @@ class Encoder:
                 ahead.append(thread.submit(self._tokenize, window, call.prompt))
                 if len(ahead) > 1:
                     yield self._encode_window(*ahead.popleft().result(), call, advance)
-                    give_back()
             while ahead:
                 yield self._encode_window(*ahead.popleft().result(), call, advance)
 
@@ -247,6 +247,7 @@ class Encoder:
             batches = cell_batches(lengths, CELLS.get(self.model.device.type, CELLS["cpu"]))
         for batch in batches:
             vectors[batch] = self._run([rows[index] for index in batch], call).cpu()
+            self._heap.settle()
             if advance is not None:
                 advance(len(batch))
         if not bool(vectors.isfinite().all()):

@@ -89,7 +89,7 @@ class PreTrainedModel(nn.Module):
             padding: what becomes of padding: "keep" computes it along, "remove" leaves it out, "auto" chooses.
             revision: of a hub repository.
             local_files_only: never ask the network.
-            overrides: fields of the configuration, such as num_labels=3.
+            overrides: fields of the configuration, such as num_labels=3; `add_pooling_layer=False` for a body without pooler.
 
         Raises:
             CheckpointError: where the files are not a checkpoint of this model, naming every fault.

@@ -112,6 +112,22 @@ def test_heads_too_wide():
         attend(wide, wide, wide, backend="triton")
 
 
+def test_a_dense_mask_forbids_however_large_the_scores():
+    allowed = torch.ones(1, 1, 5, 7, dtype=torch.bool)
+    allowed[..., 3:] = False
+    allowed[..., 0, :] = False
+    huge = kv.clone()
+    huge[:, :, 3:] = 1e4
+    found, expected = (
+        attend(q, huge, kv, mask=AttentionMask(dense=allowed), bias=DenseBias(torch.ones(1, 1, 5, 7)), backend=backend)
+        for backend in ("triton", "eager")
+    )
+    torch.testing.assert_close(found.output, expected.output)
+    assert (found.output[:, :, 0] == 0).all()
+    assert found.logsumexp is not None
+    assert (found.logsumexp[:, :, 0] == -torch.inf).all()
+
+
 @pytest.mark.parametrize("packed", [False, True])
 def test_summed_biases(packed: bool):
     """Of each kind there may be several: slopes are summed, the second table of buckets becomes scores."""

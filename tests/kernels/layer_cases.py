@@ -159,7 +159,9 @@ CALLS: dict[str, Call] = {
 def lay_out(tensor: Tensor, layout: str) -> Tensor:
     """The same numbers: as they come, with gaps between rows, or with the last axis apart."""
     if layout == "gaps" and tensor.ndim > 0:
-        wide = torch.full((*tensor.shape[:-1], tensor.shape[-1] + 3), torch.nan, dtype=tensor.dtype, device=tensor.device)
+        wide = torch.full(
+            (*tensor.shape[:-1], tensor.shape[-1] + 3), torch.nan, dtype=tensor.dtype, device=tensor.device
+        )
         wide[..., 1:-2] = tensor
         return wide[..., 1:-2]
     if layout == "transposed" and tensor.ndim > 1:
@@ -175,25 +177,22 @@ def evaluate(
     rounded_to: torch.dtype = torch.float64,
 ) -> tuple[Outputs, Outputs]:
     """Outputs, and gradients of the inputs against fixed random cotangents."""
-    leaves = tuple(tensor.to(dtype).requires_grad_() for tensor in inputs)
+    leaves = tuple(tensor.detach().to(dtype).requires_grad_() for tensor in inputs)
     outputs = function(*(lay_out(leaf, layout) for leaf in leaves))
-    cotangents = tuple(
-        lay_out(normal(*y.shape, seed=9).to(rounded_to).to(y.device, y.dtype), layout) for y in outputs
-    )
+    cotangents = tuple(lay_out(normal(*y.shape, seed=9).to(rounded_to).to(y.device, y.dtype), layout) for y in outputs)
     gradients = torch.autograd.grad(outputs, leaves, cotangents)
     return tuple(y.detach() for y in outputs), gradients
 
 
 def errors(found: Outputs, exact: Outputs) -> list[float]:
-    return [
-        (a.double() - b).abs().max().item() if b.numel() else 0.0 for a, b in zip(found, exact, strict=True)
-    ]
+    return [(a.double() - b).abs().max().item() if b.numel() else 0.0 for a, b in zip(found, exact, strict=True)]
 
 
 def assert_accurate(call: Call, dtype: torch.dtype, layout: str = "dense", device: str = "cpu") -> None:
     """Ours is at most twice as far from float64 as the reference in the same dtype is, gradients three times.
 
-    A result that the reference hits by luck may still be rounded: one unit in the last place of the largest element is allowed.
+    A result that the reference hits by luck may still be rounded: one unit in the last place of the largest element is
+    allowed, and where n rows are summed in another order, the square root of n such units of float32.
     """
     inputs = tuple(tensor.to(device) for tensor in call.inputs)
     rounded = tuple(tensor.to(dtype) for tensor in inputs)
@@ -202,8 +201,10 @@ def assert_accurate(call: Call, dtype: torch.dtype, layout: str = "dense", devic
     found = evaluate(call.ours, rounded, dtype, layout, dtype)
     again = evaluate(call.ours, rounded, dtype, layout, dtype)
     unit = torch.finfo(dtype).eps
-    for factor, ours, twice, theirs, truth in zip((2.0, 3.0), found, again, plain, exact, strict=True):
+    rows = exact[0][0].numel() // exact[0][0].shape[-1] if exact[0][0].ndim else inputs[0].shape[0]
+    slacks = (unit, unit + torch.finfo(torch.float32).eps * rows**0.5)
+    for factor, slack, ours, twice, theirs, truth in zip((2.0, 3.0), slacks, found, again, plain, exact, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(ours, twice, strict=True)), "other bits the second time"
         scales = [float(value.abs().max()) if value.numel() else 0.0 for value in truth]
         for ours_error, theirs_error, scale in zip(errors(ours, truth), errors(theirs, truth), scales, strict=True):
-            assert ours_error <= factor * theirs_error + unit * scale
+            assert ours_error <= factor * theirs_error + slack * scale

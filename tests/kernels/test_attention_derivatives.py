@@ -23,6 +23,9 @@ def finite(lse: Tensor) -> Tensor:
 
 
 PADDING = torch.tensor([[True, True, False, True], [False] * 4])
+FORBIDS = torch.zeros(1, 1, T, S, dtype=torch.float64)
+FORBIDS[..., 1, :] = -torch.inf
+FORBIDS[..., 2, :2] = -torch.inf
 # name -> (leaves besides q, k, v; other options)
 CASES: dict[str, tuple[dict[str, tuple[int, ...]], dict[str, Any]]] = {
     "plain": ({}, {}),
@@ -38,6 +41,7 @@ CASES: dict[str, tuple[dict[str, tuple[int, ...]], dict[str, Any]]] = {
     "bias of every sample": ({"bias": (1, H, T, S)}, {"causal": True}),
     "bias of every head": ({"bias": (B, 1, T, S)}, {"dropout_p": 0.3, "dropout_seed": 7}),
     "one bias": ({"bias": (1, 1, T, S)}, {"softcap": 2.0}),
+    "a bias that forbids": ({}, {"bias": FORBIDS}),
     "T5": ({"table": (8, H)}, {"key_padding": PADDING}),
     "ALiBi": ({"alibi_slopes": (H,)}, {"window": (2, 1)}),
     "everything": (
@@ -106,6 +110,11 @@ def test_one_tensor_as_query_key_and_value():
     x = randn(1, 2, 3, K)
     assert gradcheck(lambda x: attention(x, x, x), x)
     assert gradgradcheck(lambda x: attention(x, x, x), x, fast_mode=True)
+    plain, derivable = (
+        torch.autograd.grad(attention(x, x, x).square().sum(), x, create_graph=create_graph)[0]
+        for create_graph in (False, True)
+    )
+    torch.testing.assert_close(plain, derivable)
 
 
 def test_third_derivative():

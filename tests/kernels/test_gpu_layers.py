@@ -1,263 +1,85 @@
-"""The kernels of the layers on a GPU, at the widths of real encoders: against float64, twice the same bits, compiled, in a graph."""
+"""The layer kernels on a GPU, at the sizes they are made for: accuracy, the same bits twice, and no wait for the device."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Iterator
 
-import minitrans_kernels as kernels
 import pytest
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from minitrans_kernels import available, layers
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not kernels.available()[0], reason=kernels.available()[1])]
+from tests.kernels.layer_cases import (
+    Call,
+    assert_accurate,
+    bias_gelu_call,
+    embedding_call,
+    layer_norm_call,
+    masked_loss_call,
+    packing_call,
+    rms_norm_call,
+)
 
-DEVICE = "cuda"
-SEED = torch.tensor([7])
-P = 0.3
-DTYPES = (torch.bfloat16, torch.float16, torch.float32)
-Leaves = dict[str, Tensor]
-# leaves, ours, and the same in plain torch: both from the leaves
-Layer = tuple[Leaves, Callable[..., Tensor], Callable[..., Tensor]]
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not available()[0], reason=available()[1])]
 
-
-def normal(*shape: int, dtype: torch.dtype, offset: float = 0.0) -> Tensor:
-    return (torch.randn(shape, device=DEVICE) + offset).to(dtype)
-
-
-def kept(*shape: int) -> Tensor:
-    return kernels.dropout_mask(shape, P, SEED.to(DEVICE))
-
-
-def dropped(x: Tensor, mask: Tensor) -> Tensor:
-    return torch.where(mask, x / (1 - P), torch.zeros_like(x))
-
-
-def layer_norm(rows: int, width: int, dtype: torch.dtype, p: float) -> Layer:
-    leaves = {
-        "x": normal(rows, width, dtype=dtype), "residual": normal(rows, width, dtype=dtype),
-        "weight": normal(width, dtype=dtype, offset=1.0), "bias": normal(width, dtype=dtype),
-    }  # fmt: skip
-    mask = kept(rows, width) if p else torch.ones(rows, width, dtype=torch.bool, device=DEVICE)
-    seed = SEED.to(DEVICE) if p else None
-
-    def plain(x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return F.layer_norm((dropped(x, mask) if p else x) + residual, (width,), weight, bias, 1e-12)
-
-    return (
-        leaves,
-        lambda *given: kernels.add_dropout_layer_norm(*given, eps=1e-12, dropout_p=p, dropout_seed=seed),
-        plain,
-    )
-
-
-def rms_norm(rows: int, width: int, dtype: torch.dtype, p: float) -> Layer:
-    leaves = {"x": normal(rows, width, dtype=dtype), "weight": normal(width, dtype=dtype, offset=1.0)}
-    return (
-        leaves,
-        lambda x, weight: kernels.rms_norm(x, weight, eps=1e-6),
-        lambda x, weight: F.rms_norm(x, (width,), weight, 1e-6),
-    )
-
-
-def gelu(approximate: Any) -> Callable[..., Layer]:
-    def build(rows: int, width: int, dtype: torch.dtype, p: float) -> Layer:
-        leaves = {"x": normal(rows, width, dtype=dtype), "bias": normal(width, dtype=dtype)}
-        return (
-            leaves,
-            lambda x, bias: kernels.bias_gelu(x, bias, approximate=approximate),
-            lambda x, bias: F.gelu(x + bias, approximate=approximate),
-        )
-
-    return build
-
-
-def embedding(rows: int, width: int, dtype: torch.dtype, p: float) -> Layer:
-    leaves = {
-        "word": normal(501, width, dtype=dtype), "position": normal(64, width, dtype=dtype),
-        "types": normal(2, width, dtype=dtype), "weight": normal(width, dtype=dtype, offset=1.0),
-        "bias": normal(width, dtype=dtype),
-    }  # fmt: skip
-    # some tokens far more often than others, as in any text
-    ids = (torch.rand(rows, device=DEVICE) ** 4 * 501).long()
-    places = torch.arange(rows, device=DEVICE) % 64
-    types = torch.randint(2, (rows,), device=DEVICE)
-    mask = kept(rows, width) if p else torch.ones(rows, width, dtype=torch.bool, device=DEVICE)
-    seed = SEED.to(DEVICE) if p else None
-
-    def ours(*given: Tensor) -> Tensor:
-        return kernels.embedding_layer_norm(ids, places, types, *given, eps=1e-12, dropout_p=p, dropout_seed=seed)
-
-    def plain(word: Tensor, position: Tensor, kind: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        normed = F.layer_norm(word[ids] + kind[types] + position[places], (width,), weight, bias, 1e-12)
-        return dropped(normed, mask) if p else normed
-
-    return leaves, ours, plain
-
-
-def masked_loss(rows: int, width: int, dtype: torch.dtype, p: float) -> Layer:
-    vocabulary = 3011
-    leaves = {
-        "hidden": normal(rows, width, dtype=dtype), "weight": normal(vocabulary, width, dtype=dtype),
-        "bias": normal(vocabulary, dtype=dtype),
-    }  # fmt: skip
-    leaves["weight"] *= width**-0.5
-    labels = torch.randint(vocabulary, (rows,), device=DEVICE)
-    labels[torch.rand(rows, device=DEVICE) < 0.8] = -100
-    labels[0] = 5
-    # plain torch rounds the logits to the dtype: that error is what ours is granted
-    return (
-        leaves,
-        lambda hidden, weight, bias: kernels.masked_lm_loss(hidden, labels, weight, bias),
-        lambda hidden, weight, bias: F.cross_entropy(
-            F.linear(hidden, weight, bias).to(torch.promote_types(hidden.dtype, torch.float32)), labels
-        ),
-    )
-
-
-def packing(rows: int, width: int, dtype: torch.dtype, p: float) -> Layer:
-    indices = (torch.rand(3 * rows, device=DEVICE) < 0.5).nonzero()[:, 0]
-    return (
-        {"x": normal(3, rows, width, dtype=dtype)},
-        lambda x: kernels.pack_rows(x, indices),
-        lambda x: x.flatten(0, 1)[indices],
-    )
-
-
-def unpacking(rows: int, width: int, dtype: torch.dtype, p: float) -> Layer:
-    indices = (torch.rand(3 * rows, device=DEVICE) < 0.5).nonzero()[:, 0]
-    return (
-        {"x": normal(len(indices), width, dtype=dtype)},
-        lambda x: kernels.unpack_rows(x, indices, 3, rows),
-        lambda x: x.new_zeros(3 * rows, width).index_copy(0, indices, x).view(3, rows, width),
-    )
-
-
-LAYERS: dict[str, tuple[Callable[..., Layer], float]] = {
-    "layer_norm": (layer_norm, 0.0),
-    "layer_norm dropout": (layer_norm, P),
-    "rms_norm": (rms_norm, 0.0),
-    "gelu": (gelu("none"), 0.0),
-    "gelu tanh": (gelu("tanh"), 0.0),
-    "embedding": (embedding, 0.0),
-    "embedding dropout": (embedding, P),
-    "masked_loss": (masked_loss, 0.0),
-    "pack_rows": (packing, 0.0),
-    "unpack_rows": (unpacking, 0.0),
+CALLS: dict[str, Call] = {
+    "layer norm 768": layer_norm_call((16, 131, 768)),
+    "layer norm 1024, dropout": layer_norm_call((2099, 1024), p=0.1, return_sum=True),
+    "layer norm 312, no bias": layer_norm_call((333, 312), bias=False),
+    "layer norm 8192": layer_norm_call((70, 8192), p=0.1),
+    "layer norm 5": layer_norm_call((1001, 5)),
+    "rms norm 768": rms_norm_call((16, 131, 768)),
+    "rms norm 1001": rms_norm_call((77, 1001)),
+    "gelu 3072": bias_gelu_call((16, 131, 3072)),
+    "gelu 4096, tanh": bias_gelu_call((999, 4096), "tanh"),
+    "gelu 7": bias_gelu_call((1001, 7)),
+    "embedding 768": embedding_call(16, 131, 768, p=0.1, rows=1000),
+    "embedding 1024, no types": embedding_call(4, 512, 1024, types=False, rows=30522),
+    "embedding 100": embedding_call(3, 700, 100, rows=7),
+    "masked loss 768": masked_loss_call(2048, 768, 30522, 0.15),
+    "masked loss 312, no bias": masked_loss_call(515, 312, 5003, 0.5, bias=False),
+    "masked loss 64": masked_loss_call(130, 64, 50265, 1.0),
+    "packing": packing_call((16, 131, 768)),
 }
 
 
-def built(layer: str, rows: int, width: int, dtype: torch.dtype) -> Layer:
-    torch.manual_seed(0)
-    build, p = LAYERS[layer]
-    leaves, ours, plain = build(rows, width, dtype, p)
-    return {name: leaf.requires_grad_() for name, leaf in leaves.items()}, ours, plain
+@pytest.fixture(autouse=True)
+def poisoned() -> Iterator[None]:
+    """Memory that nobody wrote holds NaN."""
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    torch.use_deterministic_algorithms(False)
 
 
-def run(function: Callable[..., Tensor], leaves: Leaves) -> Leaves:
-    out = function(*leaves.values())
-    grad = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(out)
-    return {
-        "output": out.detach(),
-        **dict(zip(leaves, torch.autograd.grad(out, list(leaves.values()), grad), strict=True)),
-    }
+@pytest.mark.filterwarnings("ignore:.*does not have a deterministic implementation")
+@pytest.mark.filterwarnings("ignore:.*not deterministic because")
+@pytest.mark.parametrize("layout", ["dense", "gaps"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
+def test_is_as_accurate_as_plain_pytorch(call: Call, dtype: torch.dtype, layout: str) -> None:
+    assert_accurate(call, dtype, layout, "cuda")
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize(("rows", "width"), [(2049, 768), (333, 1024), (7, 100)])
-@pytest.mark.parametrize("layer", LAYERS)
-def test_output_and_gradients(layer: str, rows: int, width: int, dtype: torch.dtype):
-    leaves, ours, plain = built(layer, rows, width, dtype)
-    got = run(ours, leaves)
-    peers = [
-        run(plain, {name: leaf.detach().to(kind).requires_grad_() for name, leaf in leaves.items()})
-        for kind in (torch.float64, dtype)
-    ]
-    for name, value in got.items():
-        exact, eager = (peer[name].double() for peer in peers)
-        error, peer = (value.double() - exact).abs().max(), (eager - exact).abs().max()
-        factor, floor = (2, 1) if name == "output" else (3, 4)
-        granted = floor * torch.finfo(dtype).eps * exact.abs().max()
-        assert value.isfinite().all()
-        assert error <= factor * peer + granted, f"{name}: {error:.3g} off, torch {peer:.3g}, granted {granted:.3g}"
-
-
-@pytest.mark.parametrize("layer", LAYERS)
-def test_a_hundred_runs_give_the_same_bits(layer: str):
-    leaves, ours, _ = built(layer, 2049, 768, torch.bfloat16)
-    first = run(ours, leaves)
-    for _ in range(99):
-        assert all(torch.equal(first[name], value) for name, value in run(ours, leaves).items())
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the compiler, about parts of torch
-@pytest.mark.parametrize("layer", LAYERS)
-def test_a_compiled_call_has_no_break_and_the_same_bits(layer: str):
-    leaves, ours, _ = built(layer, 300, 768, torch.bfloat16)
-    compiled = torch.compile(ours, fullgraph=True, backend="aot_eager")
-    wanted, found = run(ours, leaves), run(compiled, leaves)
-    assert all(torch.equal(wanted[name], value) for name, value in found.items())
-
-
-@pytest.mark.parametrize("layer", LAYERS)
-def test_a_graph_replays_on_new_inputs(layer: str):
-    leaves, ours, _ = built(layer, 300, 768, torch.bfloat16)
-    grad = torch.randn_like(ours(*leaves.values()))
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-
-    def forward_and_backward() -> list[Tensor]:
-        out = ours(*leaves.values())
-        return [out.detach(), *torch.autograd.grad(out, list(leaves.values()), grad)]
-
-    with torch.cuda.stream(stream):
-        forward_and_backward()
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
-        recorded = forward_and_backward()
-    with torch.no_grad():
-        for leaf in leaves.values():
-            leaf.normal_()
-    graph.replay()
-    torch.cuda.synchronize()
-    replayed = [tensor.clone() for tensor in recorded]
-    assert all(torch.equal(one, other) for one, other in zip(replayed, forward_and_backward(), strict=True))
-
-
-def test_the_masked_loss_never_holds_the_logits():
-    rows, width, vocabulary = 16384, 768, 30522
-    hidden = normal(rows, width, dtype=torch.bfloat16).requires_grad_()
-    weight = (normal(vocabulary, width, dtype=torch.bfloat16) * width**-0.5).requires_grad_()
-    labels = torch.randint(vocabulary, (rows,), device=DEVICE)  # all of them
+def test_never_waits_for_the_device() -> None:
+    rows = torch.randn(4, 512, 768, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+    table = torch.randn(30522, 768, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+    vector = torch.randn(768, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+    ids = torch.randint(0, 512, (4, 512), device="cuda")
+    labels = torch.where(torch.rand(4, 512, device="cuda") < 0.15, ids, -100)
+    indices = torch.arange(0, 2048, 2, device="cuda")
+    seed = torch.tensor([3], device="cuda")
 
     def step() -> None:
-        loss = kernels.masked_lm_loss(hidden, labels, weight, None)
-        torch.autograd.grad(loss, [hidden, weight])
+        dropout = {"eps": 1e-12, "dropout_p": 0.1, "dropout_seed": seed}
+        x = layers.embedding_layer_norm(ids, ids, None, table, table, None, vector, vector, padding_idx=0, **dropout)
+        packed = layers.pack_rows(x + rows, indices)
+        packed = layers.add_dropout_layer_norm(layers.bias_gelu(packed, vector), packed, vector, vector, **dropout)
+        x = layers.unpack_rows(layers.rms_norm(packed, vector, eps=1e-6), indices, 4, 512)
+        layers.masked_lm_loss(x, labels, table, None).backward()
 
     step()
-    torch.cuda.synchronize()
-    before = torch.cuda.memory_allocated()
-    torch.cuda.reset_peak_memory_stats()
-    step()
-    torch.cuda.synchronize()
-    logits = rows * vocabulary * 2
-    assert torch.cuda.max_memory_allocated() - before < logits / 3
-
-
-@pytest.mark.parametrize("layer", LAYERS)
-def test_the_device_is_not_waited_for(layer: str):
-    leaves, ours, _ = built(layer, 300, 768, torch.bfloat16)
-    grad = torch.randn_like(ours(*leaves.values()))
-
-    def forward_and_backward() -> None:
-        torch.autograd.grad(ours(*leaves.values()), list(leaves.values()), grad)
-
-    forward_and_backward()  # compiles
-    torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        forward_and_backward()
+        step()
     finally:
         torch.cuda.set_sync_debug_mode("default")

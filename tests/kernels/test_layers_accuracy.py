@@ -38,9 +38,7 @@ def test_equals_what_pytorch_offers() -> None:
     )
     torch.testing.assert_close(layers.rms_norm(x, weight, eps=EPS), F.rms_norm(x, (8,), weight, EPS))
     torch.testing.assert_close(layers.bias_gelu(x, bias), F.gelu(x + bias))
-    torch.testing.assert_close(
-        layers.bias_gelu(x, bias, approximate="tanh"), F.gelu(x + bias, approximate="tanh")
-    )
+    torch.testing.assert_close(layers.bias_gelu(x, bias, approximate="tanh"), F.gelu(x + bias, approximate="tanh"))
     labels = torch.where(integers(2, 3, 5) > 0, integers(6, 3, 5), 7)
     weight, bias = normal(6, 8), normal(6)
     torch.testing.assert_close(
@@ -66,7 +64,11 @@ def test_embedding_gives_padding_no_gradient_as_pytorch_does() -> None:
 
 
 def test_a_wider_residual_decides_the_dtype() -> None:
-    x, residual, weight = normal(4, 6).bfloat16().requires_grad_(), normal(4, 6).float().requires_grad_(), normal(6).float()
+    x, residual, weight = (
+        normal(4, 6).bfloat16().requires_grad_(),
+        normal(4, 6).float().requires_grad_(),
+        normal(6).float(),
+    )
     y, z = layers.add_dropout_layer_norm(x, residual, weight, None, eps=EPS, return_sum=True)
     assert (y.dtype, z.dtype) == (torch.float32, torch.float32)
     (y * z).sum().backward()

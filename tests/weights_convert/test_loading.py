@@ -307,3 +307,14 @@ def test_options_reach_the_model(reference: Make) -> None:
         load("BertModel", folder, padding="drop")
     with pytest.raises(TypeError, match="hidden_dropuot"):
         load("BertModel", folder, overrides={"hidden_dropuot": 0.2})
+
+
+def test_a_body_without_its_pooler(reference: Make) -> None:
+    folder = reference("BertModel").folder
+    model, report = load("BertModel", folder, overrides={"add_pooling_layer": False})
+    assert model.pooler is None
+    assert {name for name in report.dropped if "pooler" in name} == {"pooler.dense.weight", "pooler.dense.bias"}
+    assert not report.fresh
+    torch.testing.assert_close(logits(model), reference_logits("BertModel", folder))
+    with pytest.raises(TypeError, match="add_pooling_layer"):
+        load("BertForMaskedLM", folder, overrides={"add_pooling_layer": False})

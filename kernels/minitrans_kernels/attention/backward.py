@@ -150,12 +150,12 @@ def _sweep_keys(
         )
         products = tl.dot(query, tl.trans(key), input_precision=precision)
         score, squashed = scores(call, place, products, i, j, False)
-        probabilities = weights(call, score, lse[:, None])
         if masked:
             allowed = key_exists(call, place, j)[None, :]
             if call.structured:
                 allowed = allowed & in_structure(call, place, i, j, False)
-            probabilities = tl.where(allowed, probabilities, 0.0)
+            score = tl.where(allowed, score, float("-inf"))
+        probabilities = weights(call, score, lse[:, None])
         grad_probabilities = tl.dot(grad, tl.trans(value), input_precision=precision)
         if call.dropout is not None:
             grad_probabilities = tl.where(kept(call, place, i, j, False), grad_probabilities * call.dropout.factor, 0.0)
@@ -254,13 +254,13 @@ def _sweep_queries(
         )
         products = tl.dot(key, tl.trans(query), input_precision=precision)
         score, squashed = scores(call, place, products, i, j, True)
-        probabilities = weights(call, score, load_lse(call, lses, lse.token, i, place.queries)[None, :])
         if call.extents is not None or call.starts_k is not None or not call.folded:
-            probabilities = tl.where(
-                exists, probabilities, 0.0
-            )  # or they may be inf, which a plain product of zeros seldom is
+            score = tl.where(
+                exists, score, float("-inf")
+            )  # or it may weigh inf, which a plain product of zeros seldom does
         if masked and call.structured:
-            probabilities = tl.where(in_structure(call, place, i, j, True), probabilities, 0.0)
+            score = tl.where(in_structure(call, place, i, j, True), score, float("-inf"))
+        probabilities = weights(call, score, load_lse(call, lses, lse.token, i, place.queries)[None, :])
         grad_probabilities = tl.dot(value, tl.trans(grad), input_precision=precision)
         kept_probabilities = probabilities
         if call.dropout is not None:

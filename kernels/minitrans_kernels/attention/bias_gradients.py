@@ -37,6 +37,8 @@ from minitrans_kernels.attention.problem import Problem
 _PROGRAMS = 512
 # query tiles of a sequence that are one summand when diagonals are shared out
 _SEGMENT = 16
+# all there are: left to itself the assembler may spill to fit more programs on a processor
+_REGISTERS = 255
 
 
 def bias_gradient(
@@ -55,15 +57,15 @@ def bias_gradient(
     gradient = torch.empty_like(problem.bias)
     if gradient.numel() == 0:
         return gradient
-    block, warps, stages = _blocks(problem)
+    block, chunk, warps, stages = _blocks(problem)
     owners = problem.bias.shape[0] * problem.bias.shape[1]
     tiles = triton.cdiv(problem.max_seqlen_q, block) * triton.cdiv(problem.max_seqlen_k, block) * owners
-    share, chunks = _shares(problem.batch * problem.heads // owners, tiles)
+    share, parts = _shares(problem.batch * problem.heads // owners, tiles)
     partials = gradient[None]
-    if chunks > 1:
-        partials = torch.empty(chunks, *problem.bias.shape, dtype=torch.float32, device=gradient.device)
+    if parts > 1:
+        partials = torch.empty(parts, *problem.bias.shape, dtype=torch.float32, device=gradient.device)
     with device_of(problem):
-        bias_gradient_kernel[(tiles * chunks,)](
+        bias_gradient_kernel[(tiles * parts,)](
             prepare(problem) if call is None else call,
             grid_view(partials[0]),
             partials.stride(0),
@@ -73,14 +75,17 @@ def bias_gradient(
             token_view(grad_out, problem.packed),
             statistic_view(lse, problem.packed),
             statistic_view(delta, problem.packed),
-            block_m=block,
-            block_n=block,
+            block=block,
             width=width_of(problem),
+            chunk=chunk,
             precision=precision_of(problem),
             num_warps=warps,
-            num_stages=stages,
+            # with a mask the kernel leaves tiles out, and a loop with a branch is not pipelined
+            num_stages=1 if _masked(problem) else stages,
+            maxnreg=_REGISTERS,
+            enable_fp_fusion=True,
         )
-        return gradient if chunks == 1 else gradient.copy_(partials.sum(0))
+        return gradient if parts == 1 else gradient.copy_(partials.sum(0))
 
 
 def diagonal_gradient(
@@ -88,16 +93,16 @@ def diagonal_gradient(
 ) -> Tensor:
     """(H, T + S - 1) float32, the gradient of `problem.diagonals`; arguments as for `bias_gradient`."""
     queries, keys = problem.max_seqlen_q, problem.max_seqlen_k
-    block, warps, stages = _blocks(problem)
+    block, chunk, warps, stages = _blocks(problem)
     lowest = -triton.cdiv(keys - 1, block)  # the band of distances from lowest * block on
     bands = (queries - 1) // block + 1 - lowest
     segments = triton.cdiv(queries, _SEGMENT * block)
-    share, chunks = _shares(problem.batch * segments, bands * problem.heads)
+    share, parts = _shares(problem.batch * segments, bands * problem.heads)
     device = problem.query.device
     gradient = torch.empty(problem.heads, queries + keys - 1, dtype=torch.float32, device=device)
-    partials = torch.empty(chunks, 2, problem.heads, bands * block, dtype=torch.float32, device=device)
+    partials = torch.empty(parts, 2, problem.heads, bands * block, dtype=torch.float32, device=device)
     with device_of(problem):
-        diagonal_gradient_kernel[(bands * problem.heads * chunks,)](
+        diagonal_gradient_kernel[(bands * problem.heads * parts,)](
             prepare(problem) if call is None else call,
             partials,
             lowest,
@@ -110,25 +115,44 @@ def diagonal_gradient(
             block=block,
             segment=_SEGMENT * block,
             width=width_of(problem),
+            chunk=chunk,
             precision=precision_of(problem),
             num_warps=warps,
             num_stages=stages,
+            maxnreg=_REGISTERS,
+            enable_fp_fusion=True,
         )
         diagonal_sum_kernel[(bands * problem.heads,)](
-            partials, gradient, chunks, problem.heads, bands, lowest, queries, keys, block=block, num_warps=1
+            partials,
+            gradient,
+            parts,
+            problem.heads,
+            bands,
+            lowest,
+            queries,
+            keys,
+            block=block,
+            num_warps=1,
+            enable_fp_fusion=True,
         )
     return gradient
 
 
+def _masked(problem: Problem) -> bool:
+    """Whether there are pairs of a query and a key that do not meet, padding included."""
+    limits = (problem.key_padding, problem.left, problem.right, problem.blocks)
+    return problem.packed or problem.causal or any(limit is not None for limit in limits)
+
+
 def _shares(summands: int, tiles: int) -> tuple[int, int]:
     """(summands a program, programs a tile)."""
-    chunks = min(summands, max(1, _PROGRAMS // tiles))
-    share = triton.cdiv(summands, chunks)
+    parts = min(summands, max(1, _PROGRAMS // tiles))
+    share = triton.cdiv(summands, parts)
     return share, triton.cdiv(summands, share)
 
 
-def _blocks(problem: Problem) -> tuple[int, int, int]:
-    """Queries and keys of a square tile, warps, stages."""
+def _blocks(problem: Problem) -> tuple[int, int, int, int]:
+    """Queries and keys of a square tile, columns of the head loaded at a time, warps, stages."""
     if problem.query.dtype == torch.float32:
-        return (32, 8, 1) if problem.width <= 64 else (16, 4, 1)
-    return (64, 8, 2) if problem.width <= 128 else (64, 8, 1)
+        return 16, min(32, width_of(problem)), 4, 1
+    return 64, min(64, width_of(problem)), 8, 2

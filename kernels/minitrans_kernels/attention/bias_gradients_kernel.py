@@ -12,7 +12,6 @@ from minitrans_kernels.attention.tiles import (
     kept,
     key_exists,
     load_lse,
-    load_rows,
     load_statistic,
     scores,
     sequence_data,
@@ -22,31 +21,29 @@ from minitrans_kernels.attention.tiles import (
 
 @triton.jit
 def bias_gradient_kernel(
-    call, target, chunk_stride, target_batch, target_heads, share, grad, lse, delta,
-    block_m: tl.constexpr, block_n: tl.constexpr, width: tl.constexpr, precision: tl.constexpr,
+    call, target, part_stride, target_batch, target_heads, share, grad, lse, delta,
+    block: tl.constexpr, width: tl.constexpr, chunk: tl.constexpr, precision: tl.constexpr,
 ):  # fmt: skip
     """Writes one tile of `target` (a Grid), the sum over the batch, the heads, both or neither, or a share of it."""
-    tiles_n = tl.cdiv(call.keys, block_n)
-    tiles = tl.cdiv(call.queries, block_m) * tiles_n
+    tiles_n = tl.cdiv(call.keys, block)
+    tiles = tl.cdiv(call.queries, block) * tiles_n
     tile = tl.program_id(0) % tiles
-    start_m = tile // tiles_n * block_m
-    start_n = tile % tiles_n * block_n
+    i = tile // tiles_n * block + tl.arange(0, block)
+    j = tile % tiles_n * block + tl.arange(0, block)
     head = tl.program_id(0) // tiles % target_heads
     sequence = tl.program_id(0) // tiles // target_heads % target_batch
-    chunk = tl.program_id(0) // tiles // target_heads // target_batch
+    part = tl.program_id(0) // tiles // target_heads // target_batch
     heads = call.heads // target_heads
-    i = start_m + tl.arange(0, block_m)
-    j = start_n + tl.arange(0, block_n)
 
-    total = tl.zeros([block_m, block_n], tl.float32)
-    for summand in tl.range(chunk * share, tl.minimum(chunk * share + share, call.batch // target_batch * heads)):
+    total = tl.zeros([block, block], tl.float32)
+    for summand in tl.range(part * share, tl.minimum(part * share + share, call.batch // target_batch * heads)):
         place = _place(call, sequence + summand // heads, head + summand % heads)
-        if _meets(call, place, start_m, start_n, block_m, block_n):
-            total += _tile(call, place, start_m, start_n, grad, lse, delta, i, j, block_m, block_n, width, precision)
+        if _meets(call, place, tile // tiles_n * block, tile % tiles_n * block, block):
+            total += _score_gradient(call, place, i, j, grad, lse, delta, block, width, chunk, precision)
 
     rows = tl.cast(i, tl.int64)[:, None] * target.row
     columns = tl.cast(j, tl.int64)[None, :] * target.column
-    data = target.data + tl.cast(chunk, tl.int64) * chunk_stride + tl.cast(sequence, tl.int64) * target.batch
+    data = target.data + tl.cast(part, tl.int64) * part_stride + tl.cast(sequence, tl.int64) * target.batch
     data += tl.cast(head, tl.int64) * target.head
     inside = (i[:, None] < call.queries) & (j[None, :] < call.keys)
     tl.store(data + rows + columns, total.to(target.data.dtype.element_ty), mask=inside)
@@ -55,19 +52,19 @@ def bias_gradient_kernel(
 @triton.jit
 def diagonal_gradient_kernel(
     call, partials, lowest, bands, segments, share, grad, lse, delta,
-    block: tl.constexpr, segment: tl.constexpr, width: tl.constexpr, precision: tl.constexpr,
+    block: tl.constexpr, segment: tl.constexpr, width: tl.constexpr, chunk: tl.constexpr, precision: tl.constexpr,
 ):  # fmt: skip
-    """Writes partials[chunk, :, head, band · block : (band + 1) · block]: the sums along the diagonals of a band's tiles.
+    """Writes partials[part, :, head, band · block : (band + 1) · block]: the sums along the diagonals of a band's tiles.
 
     With D the distance (lowest + band) · block, number c is that of distance D + c at 0 and of D + c - block at 1.
     """
     band = tl.program_id(0) % bands
     head = tl.program_id(0) // bands % call.heads
-    chunk = tl.program_id(0) // bands // call.heads
+    part = tl.program_id(0) // bands // call.heads
     nearest = (band + lowest) * block
     i = tl.arange(0, block)
     total = tl.zeros([block, block], tl.float32)
-    for summand in range(chunk * share, tl.minimum(chunk * share + share, call.batch * segments)):
+    for summand in range(part * share, tl.minimum(part * share + share, call.batch * segments)):
         place = _place(call, summand // segments, head)
         begin, end = _band_range(call, place, nearest, block)
         begin = tl.maximum(begin, summand % segments * segment)
@@ -76,26 +73,26 @@ def diagonal_gradient_kernel(
         for start in tl.range(begin, end, block):
             j = start + apart + i
             j = tl.where(j < 0, place.keys, j)  # as good as past the end
-            total += _loose_tile(call, place, start, j, grad, lse, delta, block, width, precision)
+            total += _score_gradient(call, place, start + i, j, grad, lse, delta, block, width, chunk, precision)
 
     # row a one place to the left for each row above it, as on a ring: then a column holds two diagonals
     column = i[None, :]
     ring = tl.gather(total, (i[:, None] + column) & (block - 1), 1)
     ahead = i[:, None] + column < block
-    target = partials + (tl.cast(chunk, tl.int64) * 2 * call.heads + head) * bands * block + band * block + i
+    target = partials + (tl.cast(part, tl.int64) * 2 * call.heads + head) * bands * block + band * block + i
     tl.store(target, tl.sum(tl.where(ahead, ring, 0.0), 0))
     tl.store(target + tl.cast(call.heads, tl.int64) * bands * block, tl.sum(tl.where(ahead, 0.0, ring), 0))
 
 
 @triton.jit
-def diagonal_sum_kernel(partials, gradient, chunks, heads, bands, lowest, queries, keys, block: tl.constexpr):
+def diagonal_sum_kernel(partials, gradient, parts, heads, bands, lowest, queries, keys, block: tl.constexpr):
     """Adds the partial sums of one band's distances, half of which come from the next band."""
     band = tl.program_id(0) % bands
     head = tl.program_id(0) // bands
     i = tl.arange(0, block)
     total = tl.zeros([block], tl.float32)
-    for chunk in range(0, chunks):
-        own = partials + (tl.cast(chunk, tl.int64) * 2 * heads + head) * bands * block + band * block + i
+    for part in range(0, parts):
+        own = partials + (tl.cast(part, tl.int64) * 2 * heads + head) * bands * block + band * block + i
         total += tl.load(own)
         total += tl.load(own + (tl.cast(heads, tl.int64) * bands + 1) * block, mask=band + 1 < bands, other=0.0)
     place = (lowest + band) * block + keys - 1 + i
@@ -130,14 +127,14 @@ def _real_keys(call, place):
 
 
 @triton.jit
-def _meets(call, place, start_m, start_n, block_m: tl.constexpr, block_n: tl.constexpr):
+def _meets(call, place, start_m, start_n, block: tl.constexpr):
     """Whether any of these queries may see any of these keys; at least where they may."""
     meets = True
     if call.starts_q is not None or call.extents is not None or call.structured:
         begin, end = _real_keys(call, place)
-        nearest = start_n - (start_m + place.keys - place.queries + block_m - 1)
-        meets = _distances_meet(call, nearest, nearest + block_m + block_n - 2)
-        meets = meets & (start_m < place.queries) & (start_n < end) & (start_n + block_n > begin)
+        nearest = start_n - (start_m + place.keys - place.queries + block - 1)
+        meets = _distances_meet(call, nearest, nearest + 2 * block - 2)
+        meets = meets & (start_m < place.queries) & (start_n < end) & (start_n + block > begin)
     return meets
 
 
@@ -166,68 +163,46 @@ def _distances_meet(call, nearest, farthest):
 
 
 @triton.jit
-def _tile(
-    call, place, start_m, start_n, grad, lse, delta, i, j,
-    block_m: tl.constexpr, block_n: tl.constexpr, width: tl.constexpr, precision: tl.constexpr,
-):  # fmt: skip
-    """dS of queries i and the keys from start_n on."""
-    key_data = sequence_data(call.key, place.sequence, place.head // call.group, place.first_key)
-    value_data = sequence_data(call.value, place.sequence, place.head // call.group, place.first_key)
-    key = load_rows(
-        key_data, call.key.token, call.key.column, start_n, place.keys, block_n, width, call.head_width, True
-    )
-    value = load_rows(
-        value_data, call.value.token, call.value.column, start_n, place.keys, block_n, width, call.head_width, True
-    )
-    return _score_gradient(call, place, key, value, start_m, j, grad, lse, delta, block_m, width, precision)
-
-
-@triton.jit
-def _loose_tile(
-    call, place, start, j, grad, lse, delta, block: tl.constexpr, width: tl.constexpr, precision: tl.constexpr
-):
-    """dS of the queries from `start` on and keys j."""
-    key = _load_tokens(call.key, place, j, width, call.group, call.head_width)
-    value = _load_tokens(call.value, place, j, width, call.group, call.head_width)
-    return _score_gradient(call, place, key, value, start, j, grad, lse, delta, block, width, precision)
-
-
-@triton.jit
-def _load_tokens(view, place, j, width: tl.constexpr, group, head_width: tl.constexpr):
-    """(j, width) keys or values; zeros past K and where there is no such key."""
-    columns = tl.arange(0, width)[None, :]
-    data = sequence_data(view, place.sequence, place.head // group, place.first_key)
-    mask = (j < place.keys)[:, None]
-    if head_width < width:
-        mask = mask & (columns < head_width)
-    return tl.load(data + tl.cast(j, tl.int64)[:, None] * view.token + columns * view.column, mask=mask, other=0.0)
-
-
-@triton.jit
 def _score_gradient(
-    call, place, key, value, start, j, grad, lse, delta,
-    block: tl.constexpr, width: tl.constexpr, precision: tl.constexpr,
+    call, place, i, j, grad, lse, delta,
+    block: tl.constexpr, width: tl.constexpr, chunk: tl.constexpr, precision: tl.constexpr,
 ):  # fmt: skip
-    """dS of the queries from `start` on and keys j, float32; zero where the mask forbids."""
-    i = start + tl.arange(0, block)
-    query_data = sequence_data(call.query, place.sequence, place.head, place.first_query)
-    grad_data = sequence_data(grad, place.sequence, place.head, place.first_query)
-    query = load_rows(
-        query_data, call.query.token, call.query.column, start, place.queries, block, width, call.head_width, True
-    )
-    slope = load_rows(grad_data, grad.token, grad.column, start, place.queries, block, width, call.head_width, True)
-    lse_data = sequence_data(lse, place.sequence, place.head, place.first_query)
-    delta_data = sequence_data(delta, place.sequence, place.head, place.first_query)
-
-    products = tl.dot(query, tl.trans(key), input_precision=precision)
+    """dS of queries i and keys j, float32; zero where the mask forbids."""
+    products = _products(call, place, call.query, call.key, i, j, block, width, chunk, precision)
     score, _ = scores(call, place, products, i, j, False)
     allowed = key_exists(call, place, j)[None, :]
     if call.structured:
         allowed = allowed & in_structure(call, place, i, j, False)
+    lse_data = sequence_data(lse, place.sequence, place.head, place.first_query)
     shift = load_lse(call, lse_data, lse.token, i, place.queries)[:, None]
     probability = tl.where(allowed, weights(call, score, shift), 0.0)
-    grad_probability = tl.dot(slope, tl.trans(value), input_precision=precision)
+    grad_probability = _products(call, place, grad, call.value, i, j, block, width, chunk, precision)
     if call.dropout is not None:
         keeps = kept(call, place, i, j, False)
         grad_probability = tl.where(keeps, grad_probability * call.dropout.factor, 0.0)
+    delta_data = sequence_data(delta, place.sequence, place.head, place.first_query)
     return probability * (grad_probability - load_statistic(delta_data, delta.token, i, place.queries, 0.0)[:, None])
+
+
+@triton.jit
+def _products(
+    call, place, of_query, of_key, i, j,
+    block: tl.constexpr, width: tl.constexpr, chunk: tl.constexpr, precision: tl.constexpr,
+):  # fmt: skip
+    """The inner products of rows i of a View like query and rows j of one like key, by `chunk` columns at a time."""
+    left = sequence_data(of_query, place.sequence, place.head, place.first_query)
+    right = sequence_data(of_key, place.sequence, place.head // call.group, place.first_key)
+    left += tl.cast(i, tl.int64)[:, None] * of_query.token
+    right += tl.cast(j, tl.int64)[:, None] * of_key.token
+    total = tl.zeros([block, block], tl.float32)
+    for begin in tl.static_range(0, width, chunk):
+        column = begin + tl.arange(0, chunk)[None, :]
+        row_mask = (i < place.queries)[:, None]
+        key_mask = (j < place.keys)[:, None]
+        if call.head_width < width:
+            row_mask = row_mask & (column < call.head_width)
+            key_mask = key_mask & (column < call.head_width)
+        row = tl.load(left + column * of_query.column, mask=row_mask, other=0.0)
+        key = tl.load(right + column * of_key.column, mask=key_mask, other=0.0)
+        total = tl.dot(row, tl.trans(key), total, input_precision=precision)
+    return total

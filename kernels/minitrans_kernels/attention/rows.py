@@ -21,8 +21,9 @@ from minitrans_kernels.attention.tiles import (
     weights,
 )
 
-# every product is done once and its tile written out, so that the size of a tile matters little
-_BLOCK_M, _BLOCK_N = 16, 64
+# Every product is done once and its tile written out, so that little depends on the size of a tile. 64 rows are the least
+# that Hopper's matrix instructions take; true float32 has none, and would run out of registers.
+_BLOCK_M, _BLOCK_M_FLOAT32, _BLOCK_N = 64, 16, 64
 
 
 def probabilities(problem: Problem, lse: Tensor, rows: Tensor) -> Tensor:
@@ -33,7 +34,10 @@ def probabilities(problem: Problem, lse: Tensor, rows: Tensor) -> Tensor:
     )
     if out.numel() == 0:
         return out
-    tiles = triton.cdiv(count, _BLOCK_M) * triton.cdiv(problem.max_seqlen_k, _BLOCK_N)
+    precision = precision_of(problem)
+    float32 = problem.query.dtype == torch.float32 and precision == "ieee"
+    block_m = _BLOCK_M_FLOAT32 if float32 else _BLOCK_M
+    tiles = triton.cdiv(count, block_m) * triton.cdiv(problem.max_seqlen_k, _BLOCK_N)
     with device_of(problem):
         rows_kernel[(tiles * problem.batch * problem.heads,)](
             prepare(problem),
@@ -43,10 +47,10 @@ def probabilities(problem: Problem, lse: Tensor, rows: Tensor) -> Tensor:
             rows.stride(-1),
             count,
             out,
-            block_m=_BLOCK_M,
+            block_m=block_m,
             block_n=_BLOCK_N,
             width=width_of(problem),
-            precision=precision_of(problem),
+            precision=precision,
             num_warps=4,
             num_stages=1,
             enable_fp_fusion=True,
@@ -70,9 +74,8 @@ def rows_kernel(
 
     pointers = rows + tl.cast(place.sequence, tl.int64) * rows_batch + tl.cast(wanted, tl.int64) * rows_step
     i = tl.load(pointers, mask=wanted < count, other=-1)
-    i = tl.where((i >= 0) & (i < call.queries), i, call.queries).to(
-        tl.int32
-    )  # a query that does not exist sees nothing
+    # a query that does not exist sees nothing
+    i = tl.where((i >= 0) & (i < call.queries), i, call.queries).to(tl.int32)
     j = start + tl.arange(0, block_n)
 
     columns = tl.arange(0, width)[None, :]

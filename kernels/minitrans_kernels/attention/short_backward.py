@@ -19,6 +19,8 @@ from minitrans_kernels.attention.short_backward_kernel import short_backward_ker
 
 _LONGEST = 512
 _WIDEST = 128
+# all there are: left to itself the assembler may spill to fit more programs on a processor
+_REGISTERS = 255
 
 
 def serves(problem: Problem) -> bool:
@@ -73,6 +75,8 @@ def short_backward(
             precision=precision_of(problem),
             num_warps=warps,
             num_stages=stages,
+            maxnreg=_REGISTERS,
+            enable_fp_fusion=True,
         )
     return grads[0], grads[1], grads[2]
 

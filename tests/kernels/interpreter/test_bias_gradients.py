@@ -53,7 +53,7 @@ OF_DIAGONALS = pairwise(COMMON | {"bias": (None, (0, 1)), "diagonals": (True,), 
 @pytest.fixture(autouse=True)
 def _small_tiles(monkeypatch: pytest.MonkeyPatch):
     use_tiles(monkeypatch, 16, 16)
-    monkeypatch.setattr(bias_gradients, "_blocks", lambda problem: (16, 4, 1))
+    monkeypatch.setattr(bias_gradients, "_blocks", lambda problem: (16, 16, 4, 1))
 
 
 def gradient(call: Problem, grad_lse: bool, *, of_bias: bool) -> tuple[Tensor, Tensor]:

@@ -19,9 +19,9 @@ from tests.kernels.interpreter.cases import (
 )
 
 CHOICES: dict[str, tuple[Any, ...]] = {
-    "lengths": ((1, 1), (1, 37), (37, 1), (32, 32), (19, 53), (53, 19)),
+    "lengths": ((1, 1), (1, 37), (37, 1), (32, 32), (19, 37), (37, 19)),
     "packed": (False, True),
-    "heads": ((2, 2), (4, 2), (2, 1)),
+    "heads": ((2, 2), (2, 1)),
     "width": (16, 24, 40, 64, 80),
     "dtype": (torch.float32, torch.float16),  # the interpreter multiplies bfloat16 as integers
     "padding": (None, "right", "left", "holes", "all of one"),

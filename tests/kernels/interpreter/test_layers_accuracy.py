@@ -47,11 +47,13 @@ def options(calls: dict[str, Call]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize(("call", "dtype", "layout"), cases)
 
 
-@options({
-    f"{shape} {p} {bias} {total}": layer_norm_call(shape, p, bias, total)
-    for shape in SHAPES
-    for p, bias, total in ((0.0, True, False), (0.4, False, True))
-})
+@options(
+    {
+        f"{shape} {p} {bias} {total}": layer_norm_call(shape, p, bias, total)
+        for shape in SHAPES
+        for p, bias, total in ((0.0, True, False), (0.4, False, True))
+    }
+)
 def test_layer_norm(call: Call, dtype: torch.dtype, layout: str) -> None:
     assert_accurate(call, dtype, layout)
 
@@ -61,28 +63,36 @@ def test_rms_norm(call: Call, dtype: torch.dtype, layout: str) -> None:
     assert_accurate(call, dtype, layout)
 
 
-@options({
-    f"{shape} {approximate}": bias_gelu_call(shape, approximate)
-    for shape in (*SHAPES[:-1], (3, 1300))
-    for approximate in ("none", "tanh")
-})
+@options(
+    {
+        f"{shape} {approximate}": bias_gelu_call(shape, approximate)
+        for shape in (*SHAPES[:-1], (3, 1300))
+        for approximate in ("none", "tanh")
+    }
+)
 def test_bias_gelu(call: Call, dtype: torch.dtype, layout: str) -> None:
     assert_accurate(call, dtype, layout)
 
 
-@options({
-    f"{shape} {p} {types}": embedding_call(*shape, p, types)
-    for shape in ((1, 1, 1), (1, 3, 7), (5, 29, 3), (2, 3, 768))
-    for p, types in ((0.0, True), (0.4, False))
-})
+@options(
+    {
+        f"{shape} {p} {types}": embedding_call(*shape, p, types)
+        for shape in ((1, 1, 1), (1, 3, 7), (5, 29, 3), (2, 3, 768))
+        for p, types in ((0.0, True), (0.4, False))
+    }
+)
 def test_embedding(call: Call, dtype: torch.dtype, layout: str) -> None:
     assert_accurate(call, dtype, layout)
 
 
-@options({
-    f"{shape} {bias}": masked_loss_call(*shape, bias=bias)
-    for shape, bias in product(((1, 1, 1), (5, 7, 3), (150, 70, 131), (70, 16, 40, 1.0), (90, 33, 200, 0.0)), (True, False))
-})
+@options(
+    {
+        f"{shape} {bias}": masked_loss_call(*shape, bias=bias)
+        for shape, bias in product(
+            ((1, 1, 1), (5, 7, 3), (150, 70, 131), (70, 16, 40, 1.0), (90, 33, 200, 0.0)), (True, False)
+        )
+    }
+)
 def test_masked_loss(call: Call, dtype: torch.dtype, layout: str) -> None:
     assert_accurate(call, dtype, layout)
 

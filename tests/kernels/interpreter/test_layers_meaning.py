@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from minitrans_kernels import layers
@@ -158,7 +156,6 @@ def test_packing_moves_any_dtype_and_stays_inside() -> None:
 
 
 @pytest.fixture(autouse=True)
-def several_programs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def several_programs(monkeypatch: pytest.MonkeyPatch) -> None:
     """As many programs as a small GPU would start, so that backwards have partial sums to add."""
     monkeypatch.setattr("minitrans_kernels.layers.launching._processors", lambda device: 2)
-    yield

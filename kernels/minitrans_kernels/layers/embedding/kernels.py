@@ -133,13 +133,13 @@ def backward_kernel(
     for start in range(program * BLOCK_ROWS, rows, programs * BLOCK_ROWS):
         row = start + tl.arange(0, BLOCK_ROWS).to(tl.int64)
         mask = (row < rows)[:, None] & inside[None, :]
-        above = tl.load(grad_y + row[:, None] * grad_y_stride + column[None, :], mask, other=0.0).to(tl.float32)
-        if DROPOUT:
-            above = tl.where(keep(row_keys(number, 0, row)[:, None], key, threshold), above * scale, 0.0)
         total = _sum_of_tables(
             word, position, token_type, input_ids, position_ids, token_type_ids, word_rows, position_rows, type_rows,
             row, rows, column, D, HAS_TYPE,
         )  # fmt: skip
+        above = tl.load(grad_y + row[:, None] * grad_y_stride + column[None, :], mask, other=0.0).to(tl.float32)
+        if DROPOUT:
+            above = tl.where(keep(row_keys(number, 0, row)[:, None], key, threshold), above * scale, 0.0)
         centre = tl.load(mean + row, row < rows, other=0.0)[:, None]
         inverse = tl.load(rstd + row, row < rows, other=0.0)[:, None]
         normal = tl.where(mask, (total - centre) * inverse, 0.0)

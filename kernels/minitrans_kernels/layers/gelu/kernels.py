@@ -15,10 +15,13 @@ _CUBE = tl.constexpr(0.044715)
 
 
 @triton.jit
-def _gate(u, TANH: tl.constexpr):
-    """The share of u that passes. The tanh form is a sigmoid: 1/2 (1 + tanh v) = 1 / (1 + exp(-2 v))."""
-    if TANH:
-        return tl.sigmoid((u + u * u * u * _CUBE) * _TWICE_ROOT)
+def _decay(u):
+    """exp(-2 v) of the tanh form, whose gate is a sigmoid: 1/2 (1 + tanh v) = 1 / (1 + exp(-2 v)). Bounded, to stay finite."""
+    return tl.exp(tl.minimum((u + u * u * u * _CUBE) * -_TWICE_ROOT, 80.0))
+
+
+@triton.jit
+def _normal_gate(u):
     return 0.5 * (1.0 + tl.erf(u * _HALF_ROOT))
 
 
@@ -41,7 +44,8 @@ def forward_kernel(
     mask = (row < rows)[:, None] & inside[None, :]
     u = tl.load(x + row[:, None] * x_stride + column[None, :], mask, other=0.0).to(tl.float32)
     u += tl.load(bias + column, inside, other=0.0).to(tl.float32)[None, :]
-    tl.store(y + row[:, None] * F + column[None, :], u * _gate(u, TANH), mask)
+    gate = 1.0 / (1.0 + _decay(u)) if TANH else _normal_gate(u)
+    tl.store(y + row[:, None] * F + column[None, :], u * gate, mask)
 
 
 @triton.jit
@@ -70,11 +74,13 @@ def backward_kernel(
         mask = (row < rows)[:, None] & inside[None, :]
         above = tl.load(grad_y + row[:, None] * grad_y_stride + column[None, :], mask, other=0.0).to(tl.float32)
         u = tl.load(x + row[:, None] * x_stride + column[None, :], mask, other=0.0).to(tl.float32) + shift
-        gate = _gate(u, TANH)
         if TANH:
-            slope = gate + u * gate * (1.0 - gate) * (u * u * (3.0 * _CUBE) + 1.0) * _TWICE_ROOT
+            decay = _decay(u)
+            gate = 1.0 / (1.0 + decay)
+            # decay * gate is 1 - gate without its cancellation
+            slope = gate + u * gate * (decay * gate) * (u * u * (3.0 * _CUBE) + 1.0) * _TWICE_ROOT
         else:
-            slope = gate + u * _DENSITY * tl.exp(-0.5 * u * u)
+            slope = _normal_gate(u) + u * _DENSITY * tl.exp(-0.5 * u * u)
         result = above * slope
         bias_sum += tl.sum(result, 0)
         tl.store(grad_x + row[:, None] * F + column[None, :], result, mask)

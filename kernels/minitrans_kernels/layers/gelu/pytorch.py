@@ -25,8 +25,9 @@ def backward(grad_y: Tensor, x: Tensor, bias: Tensor, approximate: str) -> tuple
     u = x.to(sum_dtype(x.dtype)) + bias
     if approximate == "tanh":
         # 1/2 (1 + tanh v) = sigmoid(2 v)
-        gate = torch.sigmoid(2.0 * _ROOT * (u + _CUBE * u**3))
-        slope = gate + u * gate * (1.0 - gate) * 2.0 * _ROOT * (1.0 + 3.0 * _CUBE * u**2)
+        twice = 2.0 * _ROOT * (u + _CUBE * u**3)
+        gate = torch.sigmoid(twice)
+        slope = gate + u * gate * torch.sigmoid(-twice) * 2.0 * _ROOT * (1.0 + 3.0 * _CUBE * u**2)
     else:
         slope = 0.5 * (1.0 + torch.erf(u * math.sqrt(0.5))) + u * torch.exp(-0.5 * u**2) / math.sqrt(2.0 * math.pi)
     grad_x = grad_y.to(u.dtype) * slope

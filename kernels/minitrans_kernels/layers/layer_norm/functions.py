@@ -48,7 +48,7 @@ def add_dropout_layer_norm(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """y = LayerNorm(z) with z = dropout(x) + residual, and z too where a pre-norm block goes on with it.
 
-    Statistics and sums are taken in float32 (float64 for float64). Dropout zeroes what
+    Sums are taken in float32 (float64 for float64); z is rounded to its dtype before it is normalised. Dropout zeroes what
     `dropout_mask((rows, D), dropout_p, dropout_seed)` does not keep, rows being the leading dimensions counted through,
     and divides the rest by 1 - dropout_p; the backward draws the mask again. Gradients are the same bits every time.
 

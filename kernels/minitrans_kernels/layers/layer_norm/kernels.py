@@ -45,6 +45,8 @@ def forward_kernel(
         kept = keep(row_keys(number, 0, row)[:, None], column_keys(number, 0, column)[None, :], threshold)
         total = tl.where(kept, total * scale, 0.0)
     total += tl.load(residual + row[:, None] * residual_stride + column[None, :], mask, other=0.0).to(tl.float32)
+    # as the backward will find it
+    total = total.to(z.dtype.element_ty).to(tl.float32)
     centre = tl.sum(total, 1) / D
     centred = tl.where(inside[None, :], total - centre[:, None], 0.0)
     inverse = tl.rsqrt(tl.sum(centred * centred, 1) / D + eps)

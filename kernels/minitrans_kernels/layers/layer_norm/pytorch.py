@@ -20,11 +20,11 @@ def forward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """(y, z, mean, rstd) of x and residual (N, D); z is (0, D) unless kept."""
     dtype = torch.promote_types(x.dtype, residual.dtype)
-    total = drop(x.to(sum_dtype(dtype)), seed, dropout_p) + residual
-    normal, mean, rstd = normalise(total, eps)
+    # rounded as the backward will find it
+    z = (drop(x.to(sum_dtype(dtype)), seed, dropout_p) + residual).to(dtype)
+    normal, mean, rstd = normalise(z.to(sum_dtype(dtype)), eps)
     y = normal * weight if bias is None else normal * weight + bias
-    z = total.to(dtype) if keep_sum else total.new_empty((0, total.shape[1]), dtype=dtype)
-    return y.to(dtype), z, mean[:, 0], rstd[:, 0]
+    return y.to(dtype), z if keep_sum else z.new_empty((0, z.shape[1])), mean[:, 0], rstd[:, 0]
 
 
 def backward(

@@ -50,7 +50,7 @@ def masked_lm_loss(
     labels = labels.reshape(-1)
     ignored = labels == ignore_index
     # the labelled rows first, in their order: no shape depends on how many they are
-    order = torch.argsort(ignored, stable=True)
+    order = torch.argsort(ignored.to(torch.uint8), stable=True)
     count = (~ignored).sum()
     loss: Tensor = operators.forward(hidden.reshape(-1, width), labels, weight, bias, order, count)[0]
     return loss
