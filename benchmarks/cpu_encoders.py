@@ -2,9 +2,10 @@
 
     python -m benchmarks.cpu_encoders --texts stsb-en-test.csv --json
 
-All embed the same tokenised sentences with the same checkpoint (mean of the token vectors). Each has a process of its own, the runs
-are interleaved, figures are medians with quartiles; a provider whose vectors leave those of a float64 run is not timed, one that is
-not installed is listed as absent with the reason. Work is spelled "sorted" (batches of similar length) or "unsorted". Peers: extra `bench`.
+All embed the same tokenised sentences with the same checkpoint (mean of the token vectors). Each has a process of its own, the
+runs are interleaved, figures are medians with quartiles; a provider whose vectors leave those of a float64 run is not timed, one
+that is not installed is listed as absent with the reason. Work is spelled "sorted" (batches of similar length) or "unsorted".
+Peers: extra `bench`.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ def save_model(model: PreTrainedModel, folder: str | Path, *, max_shard_size: in
     shards = _shards(tensors, limit)
     with saving(root) as save:
         files = _stage_weights(save, shards)
-        save.stage(CONFIG).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        _stage_config(save, json.dumps(content, indent=2, sort_keys=True) + "\n")
         save.remove(_stale(root, files))
     for name, shard in zip(files, shards, strict=False):
         for key, tensor in shard.items():
@@ -209,6 +209,16 @@ def _stage_weights(save: Save, shards: list[dict[str, torch.Tensor]]) -> list[st
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
     save.stage(SAFE_INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     return [*files, SAFE_INDEX]
+
+
+def _stage_config(save: Save, text: str) -> None:
+    """Writes config.json unless it stands there to the letter.
+
+    A journal means nothing to other libraries: to them a save is whole at every moment only if a single rename makes it so.
+    """
+    path = save.root / CONFIG
+    if path.is_symlink() or not path.is_file() or path.read_bytes() != text.encode():
+        save.stage(CONFIG).write_text(text, encoding="utf-8")
 
 
 def _write(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:

@@ -38,7 +38,7 @@ Backend = Annotated[
     str,
     typer.Option(
         metavar="BACKEND",
-        help="How to compute it: auto, eager, sdpa, flex, online_softmax.",
+        help="How to compute it: auto, eager, sdpa, flex, online_softmax, triton.",
         rich_help_panel=MODEL_PANEL,
     ),
 ]

@@ -139,7 +139,7 @@ def test_float64_forward_loss_and_gradients(pair, error, family: str, head: str,
         assert error(ours, theirs, floor) <= 1e-10, name
 
 
-@pytest.mark.parametrize("backend", ["sdpa", "online_softmax", "auto"])
+@pytest.mark.parametrize("backend", ["sdpa", "online_softmax", "triton", "auto"])
 @pytest.mark.parametrize(
     ("family", "head"), [case for case in CASES if case[0] in ("bert", "camembert")], ids=lambda v: v
 )

@@ -76,7 +76,7 @@ def test_an_error_after_the_point_of_no_return_leaves_the_new_checkpoint(
     model: BertModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save_model(model, tmp_path / "x")
-    changed(model)
+    changed(model).config = model.config.updated(hidden_dropout_prob=0.3)
     replace = os.replace
 
     def refuse_second(source: Any, target: Any) -> None:
@@ -93,6 +93,60 @@ def test_an_error_after_the_point_of_no_return_leaves_the_new_checkpoint(
     assert all(torch.equal(one, other) for one, other in zip(again.parameters(), model.parameters(), strict=True))
     save_model(model, tmp_path / "x")
     assert sorted(path.name for path in (tmp_path / "x").iterdir()) == ["config.json", "model.safetensors"]
+
+
+def weights_for_strangers(folder: Path) -> set[float]:
+    """What a library that knows no journal finds: the one file if it is there, else what the index names."""
+    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    files = (
+        [single]
+        if single.exists()
+        else [folder / name for name in json.loads(index.read_text())["weight_map"].values()]
+    )
+    json.loads((folder / "config.json").read_text())
+    return {value for file in files for tensor in load_file(file).values() for value in tensor.flatten().tolist()}
+
+
+@pytest.mark.parametrize("sizes", [("1GB", "1GB"), ("1GB", "2KB"), ("2KB", "1GB"), ("2KB", "5KB")])
+def test_with_the_same_configuration_every_reader_sees_the_old_weights_or_the_new(
+    sizes: tuple[str, str], model: BertModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill(value: float) -> None:
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.fill_(value)
+
+    fill(1.0)
+    save_model(model, tmp_path, max_shard_size=sizes[0])
+    config = (tmp_path / "config.json").stat()
+    seen: list[set[float]] = []
+
+    def watched(function: Any) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            seen.append(weights_for_strangers(tmp_path))
+            result = function(*args, **kwargs)
+            seen.append(weights_for_strangers(tmp_path))
+            return result
+
+        return call
+
+    fill(2.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", watched(os.replace))
+        patch.setattr(os, "unlink", watched(os.unlink))  # pathlib's unlink calls it
+        save_model(model, tmp_path, max_shard_size=sizes[1])
+    assert seen[0] == {1.0}
+    assert seen[-1] == {2.0}
+    assert [values for values in seen if values not in ({1.0}, {2.0})] == []
+    assert (tmp_path / "config.json").stat().st_ino == config.st_ino
+
+
+def test_a_link_to_the_same_configuration_is_replaced(model: BertModel, tmp_path: Path) -> None:
+    save_model(model, tmp_path / "one")
+    (tmp_path / "two").mkdir()
+    (tmp_path / "two" / "config.json").symlink_to(tmp_path / "one" / "config.json")
+    save_model(model, tmp_path / "two")
+    assert not (tmp_path / "two" / "config.json").is_symlink()
 
 
 @pytest.mark.parametrize("journal", [{}, {"moves": {"config.json": "/etc/passwd"}, "remove": []}, {"moves": {"config.json": ".minitrans-staged-/../../x"}, "remove": []}, {"moves": {}, "remove": ["../x"]}, {"moves": {}, "remove": [".."]}, {"moves": [], "remove": []}])  # fmt: skip

@@ -72,6 +72,16 @@ def test_gradients(monkeypatch: pytest.MonkeyPatch, case: dict[str, Any]):
     assert_gradients(call, gradients(call, case["grad_lse"]), case["grad_lse"])
 
 
+@pytest.mark.parametrize("window", [(None, None), (40, 18)])
+@pytest.mark.parametrize("padding", ["right", "left", "holes"])
+def test_padding_where_tiles_may_be_full(
+    monkeypatch: pytest.MonkeyPatch, padding: str, window: tuple[int | None, int | None]
+):
+    use_tiles(monkeypatch, 16, 16)
+    call = problem(lengths=(20, 70), heads=(1, 1), padding=padding, window=window)
+    assert_gradients(call, gradients(call, True), True)
+
+
 def test_same_bits_twice(monkeypatch: pytest.MonkeyPatch):
     use_tiles(monkeypatch, 16, 16)
     call = problem(batch=1, heads=(2, 1), causal=True, dropout_p=0.3, diagonals=True)

@@ -58,6 +58,17 @@ def test_forward(monkeypatch: pytest.MonkeyPatch, case: dict[str, Any]):
     assert_close("lse", lse, exact.lse, eager.lse, 2, 4 * torch.finfo(lse.dtype).eps * largest)
 
 
+@pytest.mark.parametrize("window", [(None, None), (40, None), (None, 20), (37, 18)])
+@pytest.mark.parametrize("padding", ["right", "left", "holes", "all of one"])
+def test_padding_where_tiles_may_be_full(
+    monkeypatch: pytest.MonkeyPatch, padding: str, window: tuple[int | None, int | None]
+):
+    use_tiles(monkeypatch, 16, 16)
+    call = problem(lengths=(17, 70), heads=(1, 1), padding=padding, window=window)
+    exact, eager = expected(call, torch.float64), expected(call, torch.float32)
+    assert_close("out", launch.forward(call)[0], exact.out, eager.out, 2, 4 * torch.finfo(torch.float32).eps)
+
+
 @pytest.mark.parametrize("width", [128, 256])
 def test_wide_heads(monkeypatch: pytest.MonkeyPatch, width: int):
     use_tiles(monkeypatch, 16, 16)
