@@ -49,6 +49,7 @@ OBJECTS = (
     "a small red house with a view of the harbour and its two lighthouses.",
 )
 LEAST_COSINE = 0.98  # below, a provider computes something else
+_REST = 0.1  # seconds after which threads of the provider before have stopped waiting for work
 LIMITS = "limits"  # the process that measures the projections alone
 PACKAGES = ("transformers", "onnxruntime", "onnx", "ctranslate2")
 
@@ -151,6 +152,8 @@ def serve(name: str, task: Task, pipe: Connection) -> None:
         while (asked := pipe.recv()) is not None:
             what, order = asked
             batches = task.batches(order)
+            time.sleep(_REST)
+            vectors(provider.run, batches[:1])  # wakes its own threads and caches
             start = time.perf_counter()
             found = vectors(provider.run, batches)
             pipe.send(found.double().numpy() if what == "vectors" else time.perf_counter() - start)
