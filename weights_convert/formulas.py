@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -36,7 +37,10 @@ class Recipe:
     )
     normalised: str = "keys"  # the softmax runs over them; or "queries"
     residual: bool = True
-    norm: str = "after"  # or "before", "none", "n - 1": the variance, "eps outside": the root
+    norm: str = "right"  # or "none", "n - 1": the variance, "eps outside": the root
+    norm_at: str = "after"  # the sum; or "before" the sub-layer, which is right for some families
+    distances: str = "both sides"  # where there is a table of them; or "none", "one side", "exchanged"
+    longest: int = 128  # distance to which the rows of that table grow
     pooled: str = "first"  # or "last", "mean"
     pooled_act: str = "tanh"
     source: str = "pooled"  # what a head reads; or "tokens", "first token"
@@ -88,22 +92,47 @@ def embeddings(given: Inputs, w: Weights, recipe: Recipe) -> Tensor:
 
 
 def attention(x: Tensor, given: Inputs, w: Weights, layer: str, recipe: Recipe) -> Tensor:
-    """(B, T, D) -> (B, T, D): attention, residual sum, norm."""
+    """(B, T, D) -> (B, T, D): attention, residual sum, norm; in a pre-norm block what the norm gives, which comes first."""
     norm = f"{layer}.attention_LayerNorm"
-    if recipe.norm == "before":  # what the norm itself gives in a pre-norm block
+    if recipe.norm_at == "before":
         return layer_norm(x, w, norm, recipe)
+    y = attended(x, given, w, layer, recipe)
+    return layer_norm(x + y if recipe.residual else y, w, norm, recipe)
+
+
+def attended(x: Tensor, given: Inputs, w: Weights, layer: str, recipe: Recipe) -> Tensor:
+    """(B, T, D) -> (B, T, D): attention and its output projection."""
     q, k, v = (_split(linear(x, w, f"{layer}.attention.{part}"), recipe) for part in ("query", "key", "value"))
     width = q.shape[-1]
     factor = {"head": width**-0.5, "none": 1.0, "width": x.shape[-1] ** -0.5, "square": 1.0 / width}[recipe.scale]
     scores = q @ k.transpose(-1, -2) * factor  # (B, H, T, T)
     scores = scores + _added(given.mask[:, None, None].to(x.dtype), recipe)
+    table = w.get("encoder.relative_attention_bias.weight")
+    if table is not None and recipe.distances != "none":
+        scores = scores + table[_buckets(x.shape[1], recipe)].permute(2, 0, 1)
     if recipe.causal:
         allowed = torch.ones(scores.shape[-2:], dtype=torch.bool).tril()
         scores = scores.masked_fill(~allowed, torch.finfo(x.dtype).min)
     y = scores.softmax(-1 if recipe.normalised == "keys" else -2) @ v  # (B, H, T, K)
     y = y.permute(0, 2, 3, 1) if recipe.split == "interleaved" else y.transpose(1, 2)
-    y = linear(y.flatten(2), w, f"{layer}.attention.output")
-    return layer_norm(x + y if recipe.residual else y, w, norm, recipe)
+    return linear(y.flatten(2), w, f"{layer}.attention.output")
+
+
+def _buckets(length: int, recipe: Recipe) -> Tensor:
+    """(T, T): the row of the table for each query and key (P1): 16 for keys before the query and 16 for those after it.
+
+    Of these, 8 are for distances of 0 to 7, and 8 for those up to the longest, ever more of them to a row.
+    """
+    rows = []
+    for query in range(length):
+        row = []
+        for key in range(length):
+            away = abs(query - key)
+            near = away if away < 8 else min(15, 8 + int(8 * math.log(away / 8) / math.log(recipe.longest / 8)))
+            after = {"both sides": key > query, "exchanged": key < query, "one side": False}[recipe.distances]
+            row.append(near + 16 * after)
+        rows.append(row)
+    return torch.tensor(rows)
 
 
 def _split(x: Tensor, recipe: Recipe) -> Tensor:
@@ -126,10 +155,15 @@ def _added(mask: Tensor, recipe: Recipe) -> Tensor:
 def feed_forward(x: Tensor, raised: Tensor, w: Weights, layer: str, recipe: Recipe) -> Tensor:
     """(B, T, D) and the (B, T, F) of `up` -> (B, T, D): activation, down, residual sum, norm."""
     norm = f"{layer}.feed_forward_LayerNorm"
-    if recipe.norm == "before":
+    if recipe.norm_at == "before":
         return layer_norm(x, w, norm, recipe)
-    y = linear(activation(recipe.act)(raised), w, f"{layer}.feed_forward.down")
+    y = lowered(raised, w, layer, recipe)
     return layer_norm(x + y if recipe.residual else y, w, norm, recipe)
+
+
+def lowered(raised: Tensor, w: Weights, layer: str, recipe: Recipe) -> Tensor:
+    """(B, T, F) -> (B, T, D): activation and down."""
+    return linear(activation(recipe.act)(raised), w, f"{layer}.feed_forward.down")
 
 
 def pooler(x: Tensor, w: Weights, name: str, recipe: Recipe) -> Tensor:
@@ -139,7 +173,10 @@ def pooler(x: Tensor, w: Weights, name: str, recipe: Recipe) -> Tensor:
 
 
 def head(pooled: Tensor | None, tokens: Tensor, w: Weights, name: str, recipe: Recipe) -> Tensor:
-    """A linear head, or one of two layers that pools by itself, on the pooled vector or on the tokens."""
+    """A linear head, on the pooled vector or on the tokens; or one of two layers, on the first token or on each (ELECTRA)."""
+    if f"{name}.dense_prediction.weight" in w:
+        y = activation(recipe.act)(linear(tokens, w, f"{name}.dense"))
+        return linear(y, w, f"{name}.dense_prediction").squeeze(-1)
     if f"{name}.out_proj.weight" in w:
         return linear(pooler(tokens, w, name, recipe), w, f"{name}.out_proj")
     chosen = {"pooled": pooled, "tokens": tokens, "first token": tokens[:, 0]}[recipe.source]

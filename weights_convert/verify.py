@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from minitrans.errors import CheckpointError, NotSupportedError
 from minitrans.files import printable
 from weights_convert.configs import StoredConfig, read_stored_config
-from weights_convert.diagnosis import Evidence, likely_cause
+from weights_convert.diagnosis import likely_cause
 from weights_convert.families.family import Family
 from weights_convert.families.registry import family_of
 from weights_convert.formulas import Inputs
@@ -26,12 +26,14 @@ from weights_convert.plan import TensorInfo, instances
 from weights_convert.report import ConversionReport
 from weights_convert.rules import movements, ties
 from weights_convert.save import file_tensors
+from weights_convert.stages import Evidence
+from weights_convert.watching import Run, layer_of, pairs_of, shown_name, watched_run
 
 TOLERANCE = 1e-10
 LENGTH = 16
 # A gradient that is zero in exact arithmetic (of a key's bias, say) is rounding noise: errors are measured against at
 # least this share of the largest gradient.
-GRADIENT_FLOOR = 1e-6
+GRADIENT_FLOOR = 1e-5
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,8 @@ class Verification:
 
 def _place(name: str) -> str:
     """The layer that a module or parameter belongs to, or the module outside the layers."""
+    if " in layer " in name:
+        return name[name.rindex("layer ") :]
     parts = name.split(".")
     for index, part in enumerate(parts[:-1]):
         if part == "layer" and parts[index + 1].isdigit():
@@ -168,37 +172,49 @@ def compare(ours: Any, theirs: nn.Module, class_name: str) -> Verification:
     """Runs both models on the same random batch, one row of it padded, and compares every module and every gradient."""
     family = family_of(ours.config.model_type)
     batch = _batch(ours.config, class_name)
-    pairs = _pairs(family, ours, theirs)
+    pairs = pairs_of(family, ours, theirs)
     with torch.enable_grad():
-        our_outputs, our_result = _run(ours, batch, dict(pairs))
-        their_outputs, their_result = _run(theirs, batch, {name: name for _, name in pairs})
+        mine, our_result = watched_run(ours, batch, {pair.ours: pair.place for pair in pairs})
+        reference, their_result = watched_run(theirs, batch, {pair.theirs: pair.place for pair in pairs})
         mask = batch["attention_mask"].flatten(0, -2)
+        places = {shown_name(place, run): place for place, run in reference.items()}
         forward = [
-            Comparison("forward", name, _error(_real(our_outputs[name], mask), _real(their_outputs[name], mask)))
-            for name in their_outputs
-            if name in our_outputs
+            Comparison("forward", name, _output_error(mine.get(place), reference[place], mask))
+            for name, place in places.items()
         ]
         weigh = _weigher(mask)
         torch.autograd.backward(_scalar(our_result, weigh))
         torch.autograd.backward(_scalar(their_result, weigh))
     found = Verification(class_name, (*forward, *_compare_gradients(ours, theirs)))
     first = found.first_diverging
-    if first is None or first.kind != "forward":
+    if first is None or first.kind != "forward" or places[first.name] not in mine:
         return found
-    names = {theirs_: mine.removeprefix(f"{family.prefix}.") for mine, theirs_ in pairs}
+    blocks = {pair.theirs: pair.block for pair in pairs}
     with torch.no_grad():
+        own = {name.removeprefix(f"{family.prefix}."): tensor for name, tensor in ours.state_dict().items()}
+        order = {layer_of(place): blocks[run.module] for place, run in reference.items()}
         evidence = Evidence(
-            module=names[first.name],
-            observed=our_outputs[first.name],
-            expected=their_outputs[first.name],
-            outputs={names[name]: output for name, output in their_outputs.items()},
-            weights=_by_our_names(family, theirs, ours.config),
-            own={name.removeprefix(f"{family.prefix}."): tensor for name, tensor in ours.state_dict().items()},
+            module=places[first.name],
+            observed=mine[places[first.name]].output,
+            expected=reference[places[first.name]].output,
+            outputs={place: run.output for place, run in reference.items()},
+            weights=_by_layer(_by_our_names(family, theirs, ours.config), order),
+            own=_by_layer(own, order),
             inputs=_inputs(batch, ours.config.pad_token_id or 0),
             real=lambda output: _real(output, mask),
             config=ours.config,
         )
         return replace(found, cause=likely_cause(evidence))
+
+
+def _by_layer(weights: Mapping[str, Tensor], order: Mapping[int | None, int]) -> dict[str, Tensor]:
+    """The weights with those of each layer's block under the number of the layer: layers may share blocks."""
+    found = {name: tensor for name, tensor in weights.items() if layer_of(name) is None}
+    for layer, block in order.items():
+        start = f"encoder.layer.{block}."
+        mine = {name.removeprefix(start): tensor for name, tensor in weights.items() if name.startswith(start)}
+        found |= {} if layer is None else {f"encoder.layer.{layer}.{name}": tensor for name, tensor in mine.items()}
+    return found
 
 
 def _inputs(batch: Mapping[str, Tensor], pad: int) -> Inputs:
@@ -237,41 +253,14 @@ def _batch(config: Any, class_name: str) -> dict[str, Tensor]:
     return batch
 
 
-def _pairs(family: Family, ours: nn.Module, theirs: nn.Module) -> list[tuple[str, str]]:
-    """Names of our modules and of theirs that must give the same output, for every layer that both have."""
-    our_names, their_names = dict(ours.named_modules()), dict(theirs.named_modules())
-    layers = range(ours.config.num_hidden_layers)  # type: ignore[union-attr, arg-type]
-    pairs = []
-    for mine, reference in family.modules:
-        for layer in layers if "{layer}" in mine else (0,):
-            for start in ("", f"{family.prefix}."):
-                names = start + mine.format(layer=layer), start + reference.format(layer=layer)
-                if our_names.get(names[0]) is not None and their_names.get(names[1]) is not None:
-                    pairs.append(names)
-    return pairs
-
-
-def _run(model: nn.Module, batch: Mapping[str, Tensor], watched: Mapping[str, str]) -> tuple[dict[str, Tensor], Any]:
-    """The outputs of the watched modules, in the order in which they ran, by the names they shall have; and the result."""
-    seen: dict[str, Tensor] = {}
-
-    def keep(name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def hook(module: nn.Module, arguments: Any, output: Any) -> None:
-            seen[name] = (output[0] if isinstance(output, tuple) else output).detach()
-
-        return hook
-
-    handles = [model.get_submodule(module).register_forward_hook(keep(name)) for module, name in watched.items()]
-    try:
-        return seen, model(**batch)
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
 def _real(output: Tensor, mask: Tensor) -> Tensor:
     """The rows of real tokens where the output has a row per token; what stands at padding means nothing (M2)."""
     return output[mask.bool()] if output.shape[:2] == mask.shape else output
+
+
+def _output_error(found: Run | None, expected: Run, mask: Tensor) -> float:
+    """As `_error`; infinite for what never ran."""
+    return math.inf if found is None else _error(_real(found.output, mask), _real(expected.output, mask))
 
 
 def _weigher(mask: Tensor) -> Callable[[Tensor], Tensor]:

@@ -24,7 +24,7 @@ import triton.language as tl
 from minitrans_kernels import runtime
 from minitrans_kernels.attention import configs
 from minitrans_kernels.inspection import cases
-from minitrans_kernels.inspection.compilation import Binary, compile_launch, dots, opcodes
+from minitrans_kernels.inspection.compilation import Binary, Dot, compile_launch, dots, opcodes
 from minitrans_kernels.inspection.faults import faults
 from minitrans_kernels.inspection.occupancy import Occupancy, occupancy
 from minitrans_kernels.inspection.recording import Launch, recording
@@ -123,7 +123,6 @@ compiled = cache(lambda *arguments, **options: compile_launch(matmul(*arguments,
 def test_the_matrix_instruction_of_each_generation(architecture: str, instruction: str):
     launch, binary = matmul(architecture, torch.bfloat16), compiled(architecture, torch.bfloat16)
     assert set(binary.matrix_instructions) == {instruction}
-    assert binary.uses_matrix_unit
     assert binary.asynchronous_copies
     assert 0 < binary.registers <= 255
     assert not faults(launch, binary)
@@ -131,7 +130,6 @@ def test_the_matrix_instruction_of_each_generation(architecture: str, instructio
 
 def test_true_float32_needs_no_matrix_instruction():
     launch, binary = matmul("sm_90", torch.float32), compiled("sm_90", torch.float32)
-    assert not binary.uses_matrix_unit
     assert not binary.matrix_instructions
     assert binary.instructions["FFMA"]
     assert not faults(launch, binary)
@@ -166,7 +164,7 @@ def test_loops_that_wait_for_memory_are_seen():
 
 HEALTHY = Binary(
     registers=128, stack=0, spill_stores=0, spill_loads=0, shared=64 * 1024, tensor_memory=0, warps=8,
-    dots=(("bf16", None),), instructions=Counter(HGMMA=8, LDGSTS=4), remarks=(),
+    dots=(Dot(64, "bf16", None),), instructions=Counter(HGMMA=8, LDGSTS=4), remarks=(),
 )  # fmt: skip
 
 
@@ -179,11 +177,14 @@ HEALTHY = Binary(
         ({"stack": 16}, "uses 16 bytes of stack"),
         ({"shared": 227 * 1024}, None),
         ({"shared": 227 * 1024 + 1}, "needs 232449 bytes of shared memory, sm_90 has 232448"),
-        ({"instructions": Counter(HMMA=8, LDGSTS=4)}, "matrix instructions are {'HMMA': 8}, expected HGMMA alone"),
-        ({"instructions": Counter(HMMA=1, HGMMA=7, LDGSTS=4)}, "matrix instructions are {'HMMA': 1, 'HGMMA': 7}, expected HGMMA alone"),
-        ({"instructions": Counter(FFMA=8, LDGSTS=4)}, "matrix instructions are none, expected HGMMA alone"),
+        ({"instructions": Counter(HMMA=8, LDGSTS=4)}, "matrix instructions are {'HMMA': 8}, expected HGMMA"),
+        ({"instructions": Counter(HMMA=1, HGMMA=7, LDGSTS=4)}, "matrix instructions are {'HMMA': 1, 'HGMMA': 7}, expected HGMMA"),
+        ({"instructions": Counter(FFMA=8, LDGSTS=4)}, "matrix instructions are none, expected HGMMA"),
         ({"instructions": Counter(HGMMA=8)}, "no asynchronous copy: its loops are not pipelined"),
-        ({"dots": (("f32", None),)}, "true float32, yet there are matrix instructions: {'HGMMA': 8}"),
+        ({"dots": (Dot(64, "f32", None),)}, "matrix instructions are {'HGMMA': 8}, expected none"),
+        ({"dots": (Dot(64, "f32", "tf32"),)}, None),
+        ({"dots": (Dot(32, "bf16", None),)}, "matrix instructions are {'HGMMA': 8}, expected HMMA"),
+        ({"dots": (Dot(32, "bf16", None), Dot(64, "bf16", None))}, "matrix instructions are {'HGMMA': 8}, expected HGMMA and HMMA"),
         ({"dots": (), "instructions": Counter()}, None),
         ({"remarks": ("wgmma serialized",)}, "wgmma serialized"),
     ],
@@ -229,7 +230,7 @@ def test_dots_are_read_with_their_precision():
     %t = tt.dot %p, %v, %acc : tensor<64x32xf32> * tensor<32x64xf32> -> tensor<64x64xf32>
     %u = tt.dot %p, %v, %acc, inputPrecision = tf32x3 : tensor<64x32xf32> * tensor<32x64xf32> -> tensor<64x64xf32>
 """
-    assert dots(code) == (("bf16", "tf32"), ("f32", None), ("f32", "tf32x3"))
+    assert dots(code) == (Dot(128, "bf16", "tf32"), Dot(64, "f32", None), Dot(64, "f32", "tf32x3"))
 
 
 def test_recording_runs_nothing_and_leaves_no_trace():
@@ -265,7 +266,7 @@ def test_the_table_is_written_between_its_markers(tmp_path: Path):
     written = page.read_text(encoding="utf-8")
     assert written == f"before\n{BEGIN}\n{text}{END}\nafter\n"
     assert "| plain |" in written
-    assert "64x64x32, 4 w, 3 s: 128 r, 64 KB, 2 (25%)" in written
+    assert "64x64x32, 4 w, 3 s: 128 r, 64 KB, 2 (25%), HGMMA" in written
     page.write_text("no markers", encoding="utf-8")
     with pytest.raises(ValueError, match="must hold the lines"):
         write(text, page)

@@ -223,8 +223,8 @@ FAULTS: list[tuple[str, str, Callable[[Any, Patch], None], str]] = [
 ]  # fmt: skip
 
 
-def diagnosed(reference: Make, class_name: str, damage: Callable[[Any], None]) -> Verification:
-    source = reference(class_name)
+def diagnosed(reference: Make, class_name: str, damage: Callable[[Any], None], **changes: Any) -> Verification:
+    source = reference(class_name, **changes)
     theirs = getattr(transformers, class_name).from_pretrained(
         source.folder, dtype=torch.float64, attn_implementation="eager"
     )

@@ -67,7 +67,7 @@ def _table(config: Any) -> tuple[TableRow, ...]:
     )
 
 
-_FIRST = "encoder.albert_layer_groups.0.albert_layers.0"
+_BLOCK_NAME = "encoder.albert_layer_groups.{group}.albert_layers.{inner}"
 
 FAMILY = Family(
     prefix="albert",
@@ -76,9 +76,9 @@ FAMILY = Family(
     modules=(
         ("embeddings.LayerNorm", "embeddings.LayerNorm"),
         ("embeddings.projection", "encoder.embedding_hidden_mapping_in"),
-        ("encoder.layer.0.attention_LayerNorm", f"{_FIRST}.attention"),
-        ("encoder.layer.0.feed_forward.up", f"{_FIRST}.ffn"),
-        ("encoder.layer.0.feed_forward_LayerNorm", f"{_FIRST}.full_layer_layer_norm"),
+        ("encoder.layer.{layer}.attention_LayerNorm", f"{_BLOCK_NAME}.attention"),
+        ("encoder.layer.{layer}.feed_forward.up", f"{_BLOCK_NAME}.ffn"),
+        ("encoder.layer.{layer}.feed_forward_LayerNorm", f"{_BLOCK_NAME}.full_layer_layer_norm"),
         ("pooler.dense", "pooler"),
         ("lm_head.LayerNorm", "predictions.LayerNorm"),
         ("lm_head", "predictions"),

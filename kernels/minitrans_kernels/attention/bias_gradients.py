@@ -12,6 +12,8 @@ end. Memory is O(T + S).
 
 from __future__ import annotations
 
+from typing import Final
+
 import torch
 import triton
 from torch import Tensor
@@ -32,7 +34,16 @@ from minitrans_kernels.attention.preparation import (
     width_of,
 )
 from minitrans_kernels.attention.problem import Problem
+from minitrans_kernels.runtime import architecture
 
+# queries and keys of a square tile, columns of the head loaded at a time, warps, stages; for head widths up to
+_WIDTHS: Final = (64, 128, 256)
+_HALF: Final = {
+    "sm_80": ((32, 64, 4, 2), (32, 64, 4, 2), (16, 32, 4, 1)),
+    "sm_90": ((64, 64, 8, 2), (64, 64, 8, 2), (64, 64, 8, 1)),
+    "sm_100": ((64, 64, 8, 2), (64, 64, 8, 1), (64, 64, 8, 1)),
+}
+_FLOAT32: Final = ((16, 32, 4, 1), (16, 16, 4, 1), (16, 16, 4, 1))
 # programs to aim at: a few for each of the processors of a large device
 _PROGRAMS = 512
 # query tiles of a sequence that are one summand when diagonals are shared out
@@ -153,6 +164,6 @@ def _shares(summands: int, tiles: int) -> tuple[int, int]:
 
 def _blocks(problem: Problem) -> tuple[int, int, int, int]:
     """Queries and keys of a square tile, columns of the head loaded at a time, warps, stages."""
-    if problem.query.dtype == torch.float32:
-        return 16, min(32, width_of(problem)), 4, 1
-    return 64, min(64, width_of(problem)), 8, 2
+    rows = _FLOAT32 if problem.query.dtype == torch.float32 else _HALF[architecture(problem.query.device)]
+    block, chunk, warps, stages = next(row for bound, row in zip(_WIDTHS, rows, strict=True) if problem.width <= bound)
+    return block, min(chunk, width_of(problem)), warps, stages

@@ -8,6 +8,8 @@ sum has one order. The price is that parallelism is B·H programs: for sequences
 
 from __future__ import annotations
 
+from typing import Final
+
 import torch
 import triton
 from torch import Tensor
@@ -16,19 +18,33 @@ from minitrans_kernels.attention.call import Call
 from minitrans_kernels.attention.preparation import device_of, precision_of, statistic_view, token_view, width_of
 from minitrans_kernels.attention.problem import Problem
 from minitrans_kernels.attention.short_backward_kernel import short_backward_kernel
+from minitrans_kernels.runtime import architecture
 
-_LONGEST = 512
-_WIDEST = 128
+_LONGEST: Final = 512
 # all there are: left to itself the assembler may spill to fit more programs on a processor
-_REGISTERS = 255
+_REGISTERS: Final = 255
+# queries and keys of a tile, warps, stages: for a bare product with masks and dropout, and for any other call. Five
+# products' worth of tiles must fit the registers, which on sm_80 hold the operands too, and with wider heads none do
+_TABLE: Final = {
+    "sm_90": ((32, 128, 8, 2), (32, 64, 8, 1)),
+    "sm_100": ((32, 64, 8, 1), (32, 64, 8, 1)),
+}
+# the matrix unit of sm_90 and sm_100 multiplies 64 rows at a time, and the gradient of the query has K of them
+_NARROWEST: Final = 33
+_WIDEST: Final = 64
 
 
 def serves(problem: Problem) -> bool:
-    """Whether `short_backward` computes this problem: short, narrow, and with as many key/value heads as heads."""
+    """Whether `short_backward` computes this problem.
+
+    It wants T and S of at most 512, K from 33 to 64, half precision, as many key/value heads as heads, and sm_90 or newer.
+    """
     return (
         max(problem.max_seqlen_q, problem.max_seqlen_k) <= _LONGEST
-        and problem.width <= _WIDEST
+        and _NARROWEST <= problem.width <= _WIDEST
+        and problem.query.dtype != torch.float32
         and problem.heads == problem.key_heads
+        and architecture(problem.query.device) in _TABLE
     )
 
 
@@ -83,6 +99,6 @@ def short_backward(
 
 def _blocks(problem: Problem) -> tuple[int, int, int, int]:
     """Queries and keys of a tile, warps, stages."""
-    if problem.query.dtype == torch.float32:
-        return (32, 32, 8, 1) if problem.width <= 64 else (16, 16, 8, 1)
-    return (64, 128, 8, 2) if problem.width <= 64 else (64, 64, 8, 2)
+    others = (problem.bias, problem.diagonals, problem.softcap, problem.blocks, problem.global_tokens)
+    bare, other = _TABLE[architecture(problem.query.device)]
+    return bare if all(option is None for option in others) else other

@@ -15,6 +15,7 @@ from collections import Counter
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import triton
 from triton import knobs
@@ -25,7 +26,23 @@ from minitrans_kernels.inspection.recording import Launch, target
 # the instruction of each generation's matrix unit; UTC?MMA is what PTX calls tcgen05.mma
 MATRIX_INSTRUCTION = {"sm_80": "HMMA", "sm_90": "HGMMA", "sm_100": "UTCHMMA"}
 _OPCODE = re.compile(r"^\s*/\*[0-9a-f]+\*/\s+(?:@!?U?P[T0-9]+\s+)?([A-Z][A-Z0-9_.a-z]*)", re.MULTILINE)
-_DOT = re.compile(r"= tt\.dot [^:]*?(?:inputPrecision = (\w+) )?: tensor<[0-9x]+x(\w+)>")
+# wgmma and tcgen05.mma multiply at least so many rows; Triton gives smaller products to sm_80's instruction
+_ROWS = 64
+_DOT = re.compile(r"= tt\.dot [^:]*?(?:inputPrecision = (\w+) )?: tensor<(\d+)x\d+x(\w+)>")
+
+
+class Dot(NamedTuple):
+    """A product of matrices in the source: rows of its tile, element type, precision; precision None = true float32."""
+
+    rows: int
+    element: str
+    precision: str | None
+
+    def instruction(self, architecture: str) -> str | None:
+        """What the matrix unit should do it with; None in true float32, which it cannot."""
+        if self.element == "f32" and self.precision is None:
+            return None
+        return MATRIX_INSTRUCTION[architecture if self.rows >= _ROWS else "sm_80"]
 
 
 @dataclass(frozen=True)
@@ -40,7 +57,7 @@ class Binary:
         shared: bytes of shared memory a program, without the 1 KB that the system reserves from sm_90 on.
         tensor_memory: columns of sm_100's tensor memory a program.
         warps: warps a program.
-        dots: (element type, precision) of each matrix product of the source; precision None = true float32.
+        dots: the matrix products of the source.
         instructions: instructions by opcode without modifiers.
         remarks: what the compiler warned of.
     """
@@ -52,7 +69,7 @@ class Binary:
     shared: int
     tensor_memory: int
     warps: int
-    dots: tuple[tuple[str, str | None], ...]
+    dots: tuple[Dot, ...]
     instructions: Counter[str]
     remarks: tuple[str, ...]
 
@@ -60,11 +77,6 @@ class Binary:
     def matrix_instructions(self) -> dict[str, int]:
         """Instructions of any generation's matrix unit."""
         return {name: self.instructions[name] for name in MATRIX_INSTRUCTION.values() if self.instructions[name]}
-
-    @property
-    def uses_matrix_unit(self) -> bool:
-        """Whether the source has a product that the matrix unit can do: any but those in true float32."""
-        return any(element != "f32" or precision is not None for element, precision in self.dots)
 
     @property
     def asynchronous_copies(self) -> int:
@@ -111,9 +123,9 @@ def compile_launch(launch: Launch) -> Binary:
     )
 
 
-def dots(ttir: str) -> tuple[tuple[str, str | None], ...]:
-    """Element type and precision of each matrix product in Triton's intermediate code."""
-    return tuple((element, precision or None) for precision, element in _DOT.findall(ttir))
+def dots(ttir: str) -> tuple[Dot, ...]:
+    """The matrix products in Triton's intermediate code."""
+    return tuple(Dot(int(rows), element, precision or None) for precision, rows, element in _DOT.findall(ttir))
 
 
 def opcodes(assembly: str) -> Counter[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from minitrans_kernels.inspection.compilation import MATRIX_INSTRUCTION, Binary
+from minitrans_kernels.inspection.compilation import Binary
 from minitrans_kernels.inspection.occupancy import LIMITS, occupancy
 from minitrans_kernels.inspection.recording import Launch
 
@@ -27,15 +27,11 @@ def _resources(launch: Launch, binary: Binary) -> list[str]:
 
 
 def _matrix_unit(launch: Launch, binary: Binary) -> list[str]:
-    expected = MATRIX_INSTRUCTION[launch.architecture]
-    present = binary.matrix_instructions
+    expected = {dot.instruction(launch.architecture) for dot in binary.dots} - {None}
     found = []
-    if not binary.uses_matrix_unit:
-        if present:
-            found.append(f"true float32, yet there are matrix instructions: {present}")
-        return found
-    if set(present) != {expected}:
-        found.append(f"matrix instructions are {present or 'none'}, expected {expected} alone")
-    if launch.options["num_stages"] > 1 and not binary.asynchronous_copies:
+    if binary.matrix_instructions.keys() != expected:
+        wanted = " and ".join(sorted(map(str, expected))) or "none"
+        found.append(f"matrix instructions are {binary.matrix_instructions or 'none'}, expected {wanted}")
+    if expected and launch.options["num_stages"] > 1 and not binary.asynchronous_copies:
         found.append("no asynchronous copy: its loops are not pipelined")
     return found

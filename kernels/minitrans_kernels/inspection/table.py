@@ -40,7 +40,8 @@ def _cell(finding: Finding) -> str:
 def _numbers(binary: Binary, architecture: str) -> str:
     held = occupancy(binary, architecture)
     memory = f"{binary.shared / 1024:.3g} KB" if binary.shared >= 1024 else f"{binary.shared} B"
-    return f"{binary.registers} r, {memory}, {held.programs} ({held.share:.0%})"
+    numbers = f"{binary.registers} r, {memory}, {held.programs} ({held.share:.0%})"
+    return ", ".join([numbers, *binary.matrix_instructions])
 
 
 def write(text: str, path: Path) -> None:

@@ -11,6 +11,8 @@ from minitrans_kernels.runtime import runs_on_triton
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # the widest row that a norm kernel holds in one tile
 MAX_WIDTH = 8192
+# where it also holds rows of three tables
+MAX_EMBEDDING_WIDTH = 4096
 
 
 def check_floats(anchor: Tensor, **operands: Tensor | None) -> None:
@@ -42,13 +44,13 @@ def check_shape(name: str, tensor: Tensor | None, shape: tuple[int, ...]) -> Non
         raise ValueError(f"{name} must have shape {tuple(shape)}, got {tuple(tensor.shape)}")
 
 
-def check_width(name: str, tensor: Tensor) -> int:
-    """The size D of the last dimension; ValueError where it is missing, empty, or wider than a norm kernel's tile."""
+def check_width(name: str, tensor: Tensor, limit: int = MAX_WIDTH) -> int:
+    """The size D of the last dimension; ValueError where it is missing, empty, or wider than a kernel's tile."""
     if tensor.ndim == 0 or tensor.shape[-1] == 0:
         raise ValueError(f"{name} must be (..., D) with D at least 1, got shape {tuple(tensor.shape)}")
     width = tensor.shape[-1]
-    if width > MAX_WIDTH and runs_on_triton(tensor):
-        raise ValueError(f"the kernel holds rows of at most {MAX_WIDTH}, {name} has shape {tuple(tensor.shape)}")
+    if width > limit and runs_on_triton(tensor):
+        raise ValueError(f"the kernel holds rows of at most {limit}, {name} has shape {tuple(tensor.shape)}")
     return width
 
 

@@ -12,6 +12,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from minitrans_kernels.layers.arguments import MAX_EMBEDDING_WIDTH
 from minitrans_kernels.layers.embedding import launch as embedding
 from minitrans_kernels.layers.embedding.pytorch import Lookup
 from minitrans_kernels.layers.gelu import launch as gelu
@@ -20,30 +21,36 @@ from minitrans_kernels.layers.masked_loss import launch as masked_loss
 from minitrans_kernels.layers.packing import launch as packing
 from minitrans_kernels.layers.rms import launch as rms
 
-DTYPES = (torch.bfloat16, torch.float16, torch.float32)
-# MiniLM's, BERT's two, one that is no multiple of 16, and the widest
-WIDTHS = (384, 768, 1024, 1000, 8192)
+# MiniLM's width, BERT's two, one that is no multiple of 16, and the widest of the kernels
+WIDTHS = {
+    torch.bfloat16: (384, 768, 1024, 1000, 4096, 8192),
+    torch.float16: (768,),
+    torch.float32: (768, 4096, 8192),
+}
 VOCABULARY = 30522
 _TOKENS = 16384
 
 
 def every_configuration() -> Iterator[tuple[str, Callable[[], None]]]:
     """(name, a call that launches the kernels of one function, forward and backward)."""
-    for dtype in DTYPES:
-        for width in WIDTHS:
-            label = f"{width} {str(dtype).removeprefix('torch.')}"
-            for dropout_p in (0.0, 0.1):
-                options = f"{label} dropout {dropout_p}"
-                yield f"add_dropout_layer_norm {options}", partial(_layer_norm, dtype, width, dropout_p)
-                yield f"embedding_layer_norm {options}", partial(_embedding, dtype, width, dropout_p)
-            yield f"rms_norm {label}", partial(_rms_norm, dtype, width)
-            for approximate in ("none", "tanh"):
-                yield f"bias_gelu {label} {approximate}", partial(_gelu, dtype, width, approximate)
-            yield f"pack_rows unpack_rows {label}", partial(_packing, dtype, width)
-        for width in (768, 1000):
-            for has_bias in (True, False):
-                name = f"masked_lm_loss {width} {str(dtype).removeprefix('torch.')} bias {has_bias}"
-                yield name, partial(_masked_loss, dtype, width, has_bias)
+    for dtype, widths in WIDTHS.items():
+        for width in widths:
+            yield from _of_width(dtype, width, f"{width} {str(dtype).removeprefix('torch.')}")
+
+
+def _of_width(dtype: torch.dtype, width: int, label: str) -> Iterator[tuple[str, Callable[[], None]]]:
+    for dropout_p in (0.0, 0.1):
+        options = f"{label} dropout {dropout_p}"
+        yield f"add_dropout_layer_norm {options}", partial(_layer_norm, dtype, width, dropout_p)
+        if width <= MAX_EMBEDDING_WIDTH:
+            yield f"embedding_layer_norm {options}", partial(_embedding, dtype, width, dropout_p)
+    yield f"rms_norm {label}", partial(_rms_norm, dtype, width)
+    for approximate in ("none", "tanh"):
+        yield f"bias_gelu {label} {approximate}", partial(_gelu, dtype, width, approximate)
+    yield f"pack_rows unpack_rows {label}", partial(_packing, dtype, width)
+    if width <= 1024:
+        for has_bias in (True, False):
+            yield f"masked_lm_loss {label} bias {has_bias}", partial(_masked_loss, dtype, width, has_bias)
 
 
 def _layer_norm(dtype: torch.dtype, width: int, dropout_p: float) -> None:

@@ -127,3 +127,12 @@ def test_a_bias_of_no_elements(shape: tuple[int, int]):
     call = replace(problem(), bias=torch.zeros(*shape, 19, 37))
     lse = torch.zeros(2, 2, 19)
     assert bias_gradients.bias_gradient(call, lse, call.query, lse).shape == (*shape, 19, 37)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+@pytest.mark.parametrize("width", [64, 128, 256])
+def test_the_tiles_of_the_table(monkeypatch: pytest.MonkeyPatch, width: int, dtype: torch.dtype):
+    monkeypatch.undo()
+    call = problem(lengths=(30, 70), batch=1, heads=(1, 1), width=width, dtype=dtype, bias=(0, 1), diagonals=True)
+    assert_gradient(call, False, of_bias=True)
+    assert_gradient(call, False, of_bias=False)

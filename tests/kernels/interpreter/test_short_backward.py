@@ -87,7 +87,6 @@ def assert_gradients(call: Problem, grad_lse: bool) -> None:
 def test_gradients(monkeypatch: pytest.MonkeyPatch, case: dict[str, Any]):
     small_tiles(monkeypatch, *case["tiles"])
     call = problem(**{name: value for name, value in case.items() if name not in ("tiles", "grad_lse")})
-    assert short_backward.serves(call)
     assert_gradients(call, case["grad_lse"])
 
 
@@ -141,10 +140,24 @@ def test_tokens_of_no_sequence_get_zeros(monkeypatch: pytest.MonkeyPatch):
         ({"lengths": (512, 512)}, True),
         ({"lengths": (513, 8)}, False),
         ({"lengths": (8, 513)}, False),
-        ({"width": 128}, True),
-        ({"width": 136}, False),
+        ({"width": 40}, True),
+        ({"width": 32}, False),
+        ({"width": 72}, False),
         ({"heads": (2, 1)}, False),
+        ({"dtype": torch.float32}, False),
     ],
 )
 def test_serves(change: dict[str, Any], served: bool):
-    assert short_backward.serves(problem(**change)) is served
+    assert short_backward.serves(problem(**{"width": 64, "dtype": torch.float16} | change)) is served
+
+
+def test_serves_what_has_a_configuration(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(short_backward, "architecture", lambda device: "sm_80")
+    assert not short_backward.serves(problem(width=64, dtype=torch.float16))
+
+
+@pytest.mark.parametrize("bias", [None, (0, 1)])
+def test_the_tiles_of_the_table(bias: tuple[int, int] | None):
+    call = problem(lengths=(70, 150), batch=1, heads=(1, 1), width=64, dtype=torch.float16, bias=bias)
+    assert short_backward.serves(call)
+    assert_gradients(call, False)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from minitrans_kernels.layers.arguments import (
+    MAX_EMBEDDING_WIDTH,
     check_device,
     check_eps,
     check_floats,
@@ -43,7 +44,7 @@ def embedding_layer_norm(
             GPU, where finding out would mean waiting, and an IndexError on the CPU.
         position_ids: as input_ids, or of a shape that broadcasts to it, such as (1, T).
         token_type_ids: likewise; None together with token_type.
-        word: (V, D); D is at most 8192 on a GPU. The result has its dtype.
+        word: (V, D); D is at most 4096 on a GPU. The result has its dtype.
         position: (rows, D).
         token_type: (rows, D), or None where the model has no types.
         weight: (D), of the LayerNorm.
@@ -61,7 +62,7 @@ def embedding_layer_norm(
 
     Devlin et al. 2019, "BERT", figure 2.
     """
-    width = check_width("word", word)
+    width = check_width("word", word, MAX_EMBEDDING_WIDTH)
     for name, table in (("word", word), ("position", position), ("token_type", token_type)):
         if table is not None and (table.ndim != 2 or table.shape[1] != width):
             raise ValueError(f"{name} must be (rows, {width}), got shape {tuple(table.shape)}")

@@ -124,6 +124,7 @@ def backward_kernel(
     programs = tl.num_programs(0)
     column = tl.arange(0, BLOCK_D)
     inside = column < D
+    gain = tl.load(weight + column, inside, other=0.0).to(tl.float32)[None, :]
     weight_sum = tl.zeros((BLOCK_D,), tl.float32)
     bias_sum = tl.zeros((BLOCK_D,), tl.float32)
     if DROPOUT:
@@ -144,7 +145,7 @@ def backward_kernel(
         normal = tl.where(mask, (total - centre) * inverse, 0.0)
         weight_sum += tl.sum(above * normal, 0)
         bias_sum += tl.sum(above, 0)
-        scaled = above * tl.load(weight + column, inside, other=0.0).to(tl.float32)[None, :]
+        scaled = above * gain
         along = tl.sum(scaled * normal, 1)[:, None] / D
         result = (scaled - tl.sum(scaled, 1)[:, None] / D - normal * along) * inverse
         tl.store(grad_sum + row[:, None] * D + column[None, :], result, mask)

@@ -78,7 +78,7 @@ def backward_kernel(
             decay = _decay(u)
             gate = 1.0 / (1.0 + decay)
             # decay * gate is 1 - gate without its cancellation
-            slope = gate + u * gate * (decay * gate) * (u * u * (3.0 * _CUBE) + 1.0) * _TWICE_ROOT
+            slope = gate * (1.0 + u * (u * u * (3.0 * _CUBE) + 1.0) * _TWICE_ROOT * (decay * gate))
         else:
             slope = _normal_gate(u) + u * _DENSITY * tl.exp(-0.5 * u * u)
         result = above * slope
