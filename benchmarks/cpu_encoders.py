@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
+from importlib.util import find_spec
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -290,9 +291,7 @@ def main(
             for row in measured[order]:
                 typer.echo(f"{order}\t" + "\t".join(_cells(row)))
     if as_json:
-        found_versions = {
-            name: version(name) for name in PACKAGES if not any(name in reason for reason in absent.values())
-        }
+        found_versions = {name: version(name) for name in PACKAGES if find_spec(name) is not None}
         write_json(target, {
             "benchmark": "cpu_encoders", "date": now.isoformat(timespec="seconds"), "sentences": len(rows),
             "tokens": sum(map(len, rows)), "batch_size": batch_size, "repeats": repeats, "results": measured, "absent": absent,

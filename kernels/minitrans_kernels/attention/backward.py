@@ -202,14 +202,20 @@ def grad_key_value_kernel(
                     call, at, key, value, exists, lse, grad_out, delta, None, begin, full_begin, of_key, of_value,
                     block_m, block_n, width, precision, True, True,
                 )  # fmt: skip
-            of_key, of_value = _sweep_queries(
-                call, at, key, value, exists, lse, grad_out, delta, None, full_begin, full_end, of_key, of_value,
-                block_m, block_n, width, precision, False, False,
-            )  # fmt: skip
-            of_key, of_value = _sweep_queries(
-                call, at, key, value, exists, lse, grad_out, delta, None, full_end, end, of_key, of_value,
-                block_m, block_n, width, precision, True, call.left is not None,
-            )  # fmt: skip
+            if call.left is None:
+                of_key, of_value = _sweep_queries(
+                    call, at, key, value, exists, lse, grad_out, delta, None, full_begin, end, of_key, of_value,
+                    block_m, block_n, width, precision, True, False,
+                )  # fmt: skip
+            else:
+                of_key, of_value = _sweep_queries(
+                    call, at, key, value, exists, lse, grad_out, delta, None, full_begin, full_end, of_key, of_value,
+                    block_m, block_n, width, precision, False, False,
+                )  # fmt: skip
+                of_key, of_value = _sweep_queries(
+                    call, at, key, value, exists, lse, grad_out, delta, None, full_end, end, of_key, of_value,
+                    block_m, block_n, width, precision, True, True,
+                )  # fmt: skip
 
     # what a key past the end has summed means nothing; it has no part in any other's sum
     of_key = tl.where(exists, of_key * call.scale, 0.0)

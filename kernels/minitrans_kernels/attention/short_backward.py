@@ -23,7 +23,7 @@ from minitrans_kernels.runtime import architecture
 _LONGEST: Final = 512
 # all there are: left to itself the assembler may spill to fit more programs on a processor
 _REGISTERS: Final = 255
-# queries and keys of a tile, warps, stages: for a bare product with masks and dropout, and for any other call. Five
+# queries and keys of a tile, warps, stages: for a bare product, causal, padded or with dropout, and for any other call. Five
 # products' worth of tiles must fit the registers, which on sm_80 hold the operands too, and with wider heads none do
 _TABLE: Final = {
     "sm_90": ((32, 128, 8, 2), (32, 64, 8, 1)),
@@ -99,6 +99,7 @@ def short_backward(
 
 def _blocks(problem: Problem) -> tuple[int, int, int, int]:
     """Queries and keys of a tile, warps, stages."""
-    others = (problem.bias, problem.diagonals, problem.softcap, problem.blocks, problem.global_tokens)
+    masks = (problem.left, problem.right, problem.blocks, problem.global_tokens)
+    others = (problem.bias, problem.diagonals, problem.softcap, *masks)
     bare, other = _TABLE[architecture(problem.query.device)]
     return bare if all(option is None for option in others) else other

@@ -29,6 +29,14 @@ def row_tile(width: int, elements: int) -> tuple[int, int, int]:
     return max(1, min(64, elements // columns)), columns, max(4, 4 * columns // elements)
 
 
+def register_limit(warps: int) -> int | None:
+    """Registers a thread of a backward may take: what lets its four programs a processor run side by side, if they are small.
+
+    Without a limit ptxas chooses a number of its own, at times one too few, and spills.
+    """
+    return 128 if warps == 4 else None
+
+
 def program_count(device: torch.device, tiles: int) -> int:
     """How many programs share the tiles of a backward: a few a processor, so that their partial sums stay small."""
     return min(tiles, 4 * _processors(device))

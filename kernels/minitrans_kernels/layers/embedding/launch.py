@@ -16,6 +16,7 @@ from minitrans_kernels.layers.launching import (
     contiguous_rows,
     on,
     program_count,
+    register_limit,
     row_tile,
     sum_partials,
 )
@@ -101,6 +102,7 @@ def backward(
             HAS_TYPE=lookup.token_type is not None,
             DROPOUT=seed is not None,
             num_warps=warps,
+            maxnreg=register_limit(warps),
         )
         sum_partials(partials, grad_weight, grad_bias)
         grad_type = None

@@ -13,6 +13,7 @@ from minitrans_kernels.layers.launching import (
     contiguous_rows,
     on,
     program_count,
+    register_limit,
     row_tile,
     sum_partials,
 )
@@ -68,6 +69,7 @@ def backward(grad_y: Tensor, x: Tensor, bias: Tensor, approximate: str) -> tuple
             BLOCK_F=columns,
             TANH=approximate == "tanh",
             num_warps=warps,
+            maxnreg=register_limit(warps),
         )
         sum_partials(partials, grad_bias)
     return grad_x, grad_bias

@@ -13,6 +13,7 @@ from minitrans_kernels.layers.launching import (
     contiguous_rows,
     on,
     program_count,
+    register_limit,
     row_tile,
     sum_partials,
 )
@@ -114,6 +115,7 @@ def backward(
             SEPARATE_X=separate,
             DROPOUT=seed is not None,
             num_warps=warps,
+            maxnreg=register_limit(warps),
         )
         if bias is None:
             sum_partials(partials[:1], grad_weight)

@@ -12,6 +12,7 @@ from minitrans_kernels.layers.launching import (
     contiguous_rows,
     on,
     program_count,
+    register_limit,
     row_tile,
     sum_partials,
 )
@@ -66,6 +67,7 @@ def backward(grad_y: Tensor, x: Tensor, weight: Tensor, rstd: Tensor) -> tuple[T
             BLOCK_ROWS=rows,
             BLOCK_D=columns,
             num_warps=warps,
+            maxnreg=register_limit(warps),
         )
         sum_partials(partials, grad_weight)
     return grad_x, grad_weight
