@@ -43,7 +43,7 @@ _HALF: Final = {
     "sm_90": ((64, 64, 8, 2), (64, 64, 8, 2), (64, 64, 8, 1)),
     "sm_100": ((64, 64, 8, 2), (64, 64, 8, 1), (64, 64, 8, 1)),
 }
-_FLOAT32: Final = ((16, 32, 4, 1), (16, 16, 4, 1), (16, 16, 4, 1))
+_FLOAT32: Final = ((16, 16, 4, 1), (16, 16, 4, 1), (16, 16, 4, 1))
 # programs to aim at: a few for each of the processors of a large device
 _PROGRAMS = 512
 # query tiles of a sequence that are one summand when diagonals are shared out

@@ -23,11 +23,11 @@ from minitrans_kernels.runtime import architecture
 _LONGEST: Final = 512
 # all there are: left to itself the assembler may spill to fit more programs on a processor
 _REGISTERS: Final = 255
-# queries and keys of a tile, warps, stages: for a bare product, causal, padded or with dropout, and for any other call. Five
-# products' worth of tiles must fit the registers, which on sm_80 hold the operands too, and with wider heads none do
+# queries and keys of a tile, warps, stages: for a bare product, for one with dropout, and for any other call. Five products'
+# worth of tiles must fit the registers, which on sm_80 hold the operands too, and with wider heads none do
 _TABLE: Final = {
-    "sm_90": ((32, 128, 8, 2), (32, 64, 8, 1)),
-    "sm_100": ((32, 64, 8, 1), (32, 64, 8, 1)),
+    "sm_90": ((32, 128, 8, 2), (32, 128, 8, 1), (32, 64, 8, 1)),
+    "sm_100": ((32, 64, 8, 1), (32, 64, 8, 1), (32, 64, 8, 1)),
 }
 # the matrix unit of sm_90 and sm_100 multiplies 64 rows at a time, and the gradient of the query has K of them
 _NARROWEST: Final = 33
@@ -101,5 +101,7 @@ def _blocks(problem: Problem) -> tuple[int, int, int, int]:
     """Queries and keys of a tile, warps, stages."""
     masks = (problem.left, problem.right, problem.blocks, problem.global_tokens)
     others = (problem.bias, problem.diagonals, problem.softcap, *masks)
-    bare, other = _TABLE[architecture(problem.query.device)]
-    return bare if all(option is None for option in others) else other
+    bare, with_dropout, other = _TABLE[architecture(problem.query.device)]
+    if any(option is not None for option in others):
+        return other
+    return bare if problem.dropout_seed is None else with_dropout
