@@ -156,8 +156,8 @@ def test_serves_what_has_a_configuration(monkeypatch: pytest.MonkeyPatch):
     assert not short_backward.serves(problem(width=64, dtype=torch.float16))
 
 
-@pytest.mark.parametrize("bias", [None, (0, 1)])
-def test_the_tiles_of_the_table(bias: tuple[int, int] | None):
-    call = problem(lengths=(70, 150), batch=1, heads=(1, 1), width=64, dtype=torch.float16, bias=bias)
+@pytest.mark.parametrize("change", [{}, {"dropout_p": 0.1}, {"bias": (0, 1)}], ids=name_of)
+def test_the_tiles_of_the_table(change: dict[str, Any]):
+    call = problem(lengths=(70, 150), batch=1, heads=(1, 1), width=64, dtype=torch.float16, **change)
     assert short_backward.serves(call)
     assert_gradients(call, False)
