@@ -22,7 +22,7 @@ BIN, BIN_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 # What to ask the hub for, in this order: pickles are fetched only where there is nothing better.
 SAFE_PATTERNS = ("config.json", "model*.safetensors", SAFE_INDEX)
 BIN_PATTERNS = ("config.json", "pytorch_model*.bin", BIN_INDEX)
-PIECE_BYTES = 256 * 1024  # a fraction of a core's cache, and many enough that a call costs nothing beside it
+PIECE_BYTES = 512 * 1024  # a fraction of a core's cache, and many enough that a call costs nothing beside it
 REOPEN_AFTER = 64 * 1024 * 1024  # pages read through a mapping count as ours until it is closed
 
 

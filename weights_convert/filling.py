@@ -25,6 +25,8 @@ INTEGERS = {
     torch.float32: torch.int32,
     torch.float64: torch.int64,
 }
+# +inf of each, read as that integer.
+INFINITIES = {dtype: int(torch.tensor(torch.inf, dtype=dtype).view(bits)) for dtype, bits in INTEGERS.items()}
 
 
 def materialise(
@@ -134,8 +136,7 @@ def _is_finite(tensor: torch.Tensor) -> bool:
     """
     if tensor.numel() == 0:
         return True
-    signed = INTEGERS[tensor.dtype]
-    bits = tensor.detach().view(signed).numpy()
-    infinity = int(torch.tensor(torch.inf, dtype=tensor.dtype).view(signed))
+    bits = tensor.detach().view(INTEGERS[tensor.dtype]).numpy()
+    infinity = INFINITIES[tensor.dtype]
     sign = 1 << (8 * bits.itemsize - 1)
     return int(bits.max()) < infinity and int(bits.view(f"u{bits.itemsize}").max()) < infinity + sign

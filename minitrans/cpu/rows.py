@@ -125,6 +125,8 @@ def _row_length(counts: dict[int, int], step: int) -> int:
     first = -(-longest // step) * step
     best, best_cost = longest, float("inf")
     for length in (longest, *range(first, max(first, _SHORT) + 1, step)):
+        if length > longest and _BASE + length >= best_cost:
+            break  # no better even without a free cell
         filled = _fill(dict(counts), length)
         placed = sum(map(sum, filled))
         odd = _ODD if length % step else 0
