@@ -43,7 +43,7 @@ class FusedBlock:
 
     def __init__(self, block: EncoderBlock, dtype: str, before: LayerNorm | None) -> None:
         attention, network = block.attention, block.feed_forward
-        self.num_heads, self.scale = attention.num_heads, attention.scale
+        self.head_width, self.scale = attention.head_width, attention.scale
         projections = (attention.query, attention.key, attention.value)
         inner, floats = FLOATS[dtype]
         self.activation: Activation | None = None if network.act is gelu_erf else network.act
@@ -75,7 +75,8 @@ class FusedBlock:
         projected = self.query_key_value(x)
         if rows.token_of_cell is not None:
             projected = projected.index_select(0, rows.token_of_cell)
-        projected = projected.view(len(projected), 3, self.num_heads, -1)  # (C, 3, H, K)
+        heads = projected.shape[1] // (3 * self.head_width)
+        projected = projected.view(len(projected), 3, heads, self.head_width)  # (C, 3, H, K)
         outputs = []
         for each in rows.rectangles:
             part = projected[each.start : each.start + each.rows * each.length]
@@ -143,6 +144,8 @@ class FusedEncoder(nn.Module):
 
     def states(self, x: Tensor, rows: Rows, keep: bool) -> list[Tensor]:
         """(N, D) -> the last hidden state (N, D), after all before it where those are to be kept."""
+        if not len(x):  # nothing but padding
+            return [x] * (1 + keep * len(self.order))
         given = x.dtype
         kept = [x] if keep else []
         x = x.to(self.floats, copy=True)  # a block may reuse the memory of its input

@@ -2,7 +2,7 @@
 
 A call of torch's fused attention costs most per sequence and head when sequences are short, and a batch of many different lengths
 would need a call for each of them. Here sequences share rows of equal length, a mask keeps them apart, and the few free cells at
-the ends of rows are computed along and dropped.
+the ends of rows are computed along and dropped. Long sequences stay alone: for them the scores cost more than the call.
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 from torch import Tensor
 
 _SHORT = 96  # rows up to this long may hold any sequence; longer ones are for sequences of more than half their length
 _BASE = 64  # what a cell costs beside its scores: as much as this many more cells in the row (measured, as the next)
+_LONG = 6  # registers of scores; a longer sequence has its own row, of just its length (measured)
 _ODD = 64  # cells that a row seems longer by when the vectors of the softmax do not divide it
 
 
@@ -60,31 +62,43 @@ def lay_out(lengths: Sequence[int], dtype: torch.dtype) -> Rows:
         lengths: of the sequences; empty ones are left out.
         dtype: of the masks.
     """
-    if len(set(lengths)) == 1 and lengths[0] and lengths[0] * dtype.itemsize % 64 == 0:
-        return Rows(None, None, (Rectangle(0, len(lengths), lengths[0], None),))
-    starts = torch.tensor([0, *lengths]).cumsum(0).tolist()
     step = 64 // dtype.itemsize  # one vector register of scores
-    members: dict[int, list[int]] = {}
-    for number, length in enumerate(lengths):
-        if length:
-            members.setdefault(length, []).append(number)
-    counts = {length: len(numbers) for length, numbers in members.items()}
+    uniform = len(set(lengths)) == 1 and lengths[0] % step == 0
+    limit = 0 if uniform else _LONG * step
+    starts = torch.tensor([0, *lengths]).cumsum(0).tolist()
     tokens: list[Tensor] = []
     rectangles: list[Rectangle] = []
     cell = 0
+
+    def put(tokens_here: Tensor, length: int, mask: Tensor | None) -> None:
+        nonlocal cell
+        tokens.append(tokens_here)
+        rectangles.append(Rectangle(cell, len(tokens_here) // length, length, mask))
+        cell += len(tokens_here)
+
+    first = 0
+    for length, equal in groupby(lengths):  # neighbours of equal length
+        count = len(list(equal))
+        if length > limit:
+            put(torch.arange(starts[first], starts[first + count]), length, None)
+        first += count
+    if cell == starts[-1]:
+        return Rows(None, None, tuple(rectangles))
+
+    members: dict[int, list[int]] = {}
+    for number, length in enumerate(lengths):
+        if 0 < length <= limit:
+            members.setdefault(length, []).append(number)
+    counts = {length: len(numbers) for length, numbers in members.items()}
     while counts:
         length = _row_length(counts, step)
-        filled = _fill(counts, length)
-        rows = [[members[each].pop() for each in row] for row in filled]
+        rows = [[members[each].pop() for each in row] for row in _fill(counts, length)]
         spans = torch.tensor([[starts[n], lengths[n]] for row in rows for n in row])
-        sizes = torch.tensor([len(row) for row in rows])
-        tokens_here, mask = _cells(spans, sizes, length, dtype)
-        tokens.append(tokens_here)
-        rectangles.append(Rectangle(cell, len(rows), length, mask))
-        cell += len(rows) * length
-    token_of_cell = torch.cat(tokens) if tokens else torch.zeros(0, dtype=torch.int64)
+        tokens_here, mask = _cells(spans, torch.tensor([len(row) for row in rows]), length, dtype)
+        put(tokens_here, length, mask)
+    token_of_cell = torch.cat(tokens)
     real = token_of_cell >= 0
-    cell_of_token = torch.empty(sum(lengths), dtype=torch.int64)
+    cell_of_token = torch.empty(starts[-1], dtype=torch.int64)
     cell_of_token[token_of_cell[real]] = real.nonzero().squeeze(1)
     return Rows(token_of_cell.clamp_min(0), cell_of_token, tuple(rectangles))
 

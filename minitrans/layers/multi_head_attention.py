@@ -153,7 +153,7 @@ class MultiHeadAttention(nn.Module):
 
     def _split(self, x: Tensor) -> Tensor:
         """(B, T, H·K) -> (B, H, T, K); (N, H·K) -> (N, H, K)."""
-        heads = x.view(*x.shape[:-1], -1, self.head_width)
+        heads = x.view(*x.shape[:-1], x.shape[-1] // self.head_width, self.head_width)
         return heads.transpose(1, 2) if heads.dim() == 4 else heads
 
     def _join(self, x: Tensor) -> Tensor:

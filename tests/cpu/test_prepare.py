@@ -96,6 +96,14 @@ def test_a_row_without_tokens_and_a_mask_with_holes():
     torch.testing.assert_close(prepare(model)(**inputs).last_hidden_state, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+def test_a_batch_of_nothing_but_padding(dtype: str):
+    fast = prepare(body(), dtype)
+    inputs = batch([6, 6])
+    inputs["attention_mask"][:] = 0
+    assert torch.equal(fast(**inputs, padding="remove").last_hidden_state, torch.zeros(2, 6, fast.config.hidden_size))
+
+
 def test_pruned_heads_are_served():
     model, inputs = body(), batch([6, 4])
     model.prune_heads({1: [0, 3]})

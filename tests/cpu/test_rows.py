@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -19,8 +21,10 @@ def test_every_token_has_one_cell_and_sees_its_own_sequence(lengths: list[int]):
     total = sum(lengths)
     if rows.token_of_cell is None:
         assert rows.cell_of_token is None
-        assert [(part.start, part.rows * part.length, part.mask) for part in rows.rectangles] == [(0, total, None)]
-        assert set(lengths) == {rows.rectangles[0].length}
+        assert [part.length for part in rows.rectangles for _ in range(part.rows)] == [n for n in lengths if n]
+        ends = list(accumulate(part.rows * part.length for part in rows.rectangles))
+        assert [part.start for part in rows.rectangles] == [0, *ends][:-1]
+        assert all(part.mask is None for part in rows.rectangles)
         return
     assert torch.equal(rows.token_of_cell[rows.cell_of_token], torch.arange(total))
     sequence = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths, dtype=torch.int64))
@@ -54,6 +58,13 @@ def test_rows_of_one_sequence_each_need_no_mask_and_no_moving():
     assert rows.token_of_cell is None
     assert rows.rectangles[0].rows == 5
     assert lay_out([65] * 5, torch.float32).token_of_cell is not None
+
+
+def test_long_sequences_have_rows_of_their_own_length_where_they_stand():
+    rows = lay_out([300, 300, 97, 301, 0, 300], torch.float32)
+    assert rows.token_of_cell is None
+    assert [(part.rows, part.length) for part in rows.rectangles] == [(2, 300), (1, 97), (1, 301), (1, 300)]
+    assert lay_out([192, 193, 191, 20], torch.bfloat16).rectangles[0].length == 193
 
 
 def test_a_long_sequence_does_not_lengthen_the_rows_of_the_short_ones():

@@ -99,6 +99,18 @@ def test_outputs_on_real_tokens_are_equal(auto_name: str, family: str, mix: str,
 
 
 @pytest.mark.parametrize(("auto_name", "family"), CASES)
+def test_a_batch_of_nothing_but_padding(auto_name: str, family: str):
+    net = model(auto_name, family)
+    inputs = batch([0, 0, 0, 0], net.config.pad_token_id)
+    if auto_name.endswith("MultipleChoice"):
+        inputs = {name: value.view(2, 2, -1) for name, value in inputs.items()}
+    net.set_padding("remove")
+    got = net(**inputs, output_hidden_states=True)
+    assert all(bool((states == 0).all()) for states in got.hidden_states)
+    assert all(bool(got[name].isfinite().all()) for name in set(got.keys()) - {"hidden_states"})
+
+
+@pytest.mark.parametrize(("auto_name", "family"), CASES)
 def test_losses_and_gradients_are_equal(auto_name: str, family: str):
     padded = model(auto_name, family).train()
     packed = copy.deepcopy(padded)
