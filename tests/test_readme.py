@@ -28,12 +28,18 @@ def table(header: str) -> list[list[str]]:
     return cells
 
 
+EXAMPLES = re.findall(r"<!-- executed by tests/test_readme.py -->\n```python\n(.*?)```", README, re.DOTALL)
+
+
+def test_both_examples_are_found_and_short():
+    assert len(EXAMPLES) == 2
+    assert all(len([line for line in code.splitlines() if line.strip()]) <= 15 for code in EXAMPLES)
+
+
 @pytest.mark.slow
-def test_the_example_runs_offline(minilm: Path, tmp_path: Path):
+@pytest.mark.parametrize("code", EXAMPLES, ids=range(len(EXAMPLES)))
+def test_the_examples_run_offline(code: str, minilm: Path, tmp_path: Path):
     """From a Hugging Face cache that holds the checkpoint under its name, as on a machine that downloaded it once."""
-    code = re.search(r"<!-- executed by tests/test_readme.py -->\n```python\n(.*?)```", README, re.DOTALL)
-    assert code is not None
-    assert len([line for line in code[1].splitlines() if line.strip()]) <= 15
     repository = tmp_path / "hub" / "models--sentence-transformers--all-MiniLM-L6-v2"
     (repository / "refs").mkdir(parents=True)
     (repository / "snapshots").mkdir()
@@ -47,7 +53,7 @@ def test_the_example_runs_offline(minilm: Path, tmp_path: Path):
         "HF_HUB_OFFLINE": "1",
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "kernels")]),
     }
-    done = subprocess.run([sys.executable, "-c", code[1]], capture_output=True, text=True, env=environment, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     first = [[float(number) for number in re.findall(r"-?\d+\.\d+", line)] for line in done.stdout.splitlines()[:3]]
     assert first[0][1] > first[0][2] + 0.2, "lunch is closer to eating than the sky is"

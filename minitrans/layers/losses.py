@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from minitrans.attention.layout import PackedLayout
+
 IGNORED = -100
 
 ProblemType = Literal["regression", "single_label_classification", "multi_label_classification"]
@@ -29,17 +31,18 @@ def token_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(logits.flatten(0, -2), labels.flatten().long(), ignore_index=IGNORED)
 
 
-def next_token_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """`token_loss` of each position's logits against the label of the position after it.
+def next_token_labels(labels: Tensor, layout: PackedLayout | None = None) -> Tensor:
+    """For each position the label of the position after it; -100 where a sequence ends.
 
     Args:
-        logits: (B, T, V).
-        labels: (B, T) integers in [0, V), or -100.
+        labels: (B, T); or (N) with a layout.
+        layout: where the sequences of a packed batch lie.
     """
-    if labels.shape != logits.shape[:-1]:
-        raise ValueError(f"labels must have shape {tuple(logits.shape[:-1])}, got {tuple(labels.shape)}")
-    check_labels(labels, logits.shape[-1])
-    return token_loss(logits[:, :-1], labels[:, 1:])
+    following = F.pad(labels[..., 1:], (0, 1), value=IGNORED)
+    if layout is None:
+        return following
+    after = torch.arange(1, len(labels) + 1, dtype=torch.int32, device=labels.device)
+    return following.masked_fill(torch.isin(after, layout.cu_seqlens), IGNORED)
 
 
 def replaced_token_loss(logits: Tensor, labels: Tensor, real: Tensor | None) -> Tensor:

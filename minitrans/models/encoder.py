@@ -189,7 +189,11 @@ class EncoderModel(PreTrainedModel):
             config,
             self.positions,
             padding=padding or self.padding,
-            needs_padding={"output_attentions": need_weights, "a decoder": config.is_decoder},
+            needs_padding={
+                "output_attentions": need_weights,
+                "use_cache": keep_cache or past_key_values is not None,
+                "encoder_hidden_states": encoder_hidden_states is not None,
+            },
         )
 
         stacked: Stacked = self.encoder(

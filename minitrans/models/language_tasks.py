@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from minitrans.layers.cache import KeyValueCache
 from minitrans.layers.heads import LanguageModelHead
-from minitrans.layers.losses import IGNORED, next_token_loss, token_loss
+from minitrans.layers.losses import IGNORED, check_labels, next_token_labels, token_loss
 from minitrans.models.config import EncoderConfig
 from minitrans.models.encoder import BodyOptions, returned
-from minitrans.models.outputs import CausalOutput, EncoderOutput, LogitsOutput, PreTrainingOutput
+from minitrans.models.outputs import CausalOutput, LogitsOutput, PreTrainingOutput
 from minitrans.models.tasks import TaskModel, packed_labels, spread
 
 
@@ -102,22 +102,18 @@ class CausalLM(WithLanguageModelHead):
         **options: Unpack[BodyOptions],
     ) -> CausalOutput:
         """`labels` (B, T): the input ids, -100 at padding; each is predicted from those before it."""
-        body: EncoderOutput = self.base_model(
-            input_ids,
-            attention_mask,
-            token_type_ids,
-            position_ids,
-            inputs_embeds,
-            encoder_hidden_states,
-            encoder_attention_mask,
-            past_key_values,
-            False if labels is not None else use_cache,
-            **options,
-        )
-        logits = self.lm_head(body.last_hidden_state)  # (B, T, V)
+        tokens = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
+        memory = (encoder_hidden_states, encoder_attention_mask)
+        cache = (past_key_values, False if labels is not None else use_cache)
+        body = self.run_body(*tokens, *memory, *cache, unpack=False, labels=labels, **options)
+        scores = self.lm_head(body.last_hidden_state)  # (B, T, V), or (N, V)
+        loss = None
+        if labels is not None:
+            check_labels(labels, scores.shape[-1])
+            loss = token_loss(scores, packed_labels(body, next_token_labels(labels, options.get("layout"))))
         output = CausalOutput(
-            loss=None if labels is None else next_token_loss(logits, labels),
-            logits=logits,
+            loss=loss,
+            logits=spread(body, scores),
             past_key_values=body.past_key_values,
             hidden_states=body.hidden_states,
             attentions=body.attentions,

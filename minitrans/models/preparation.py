@@ -108,5 +108,5 @@ def prepare(
     packing = choose_packing(padding, meaning, width=config.hidden_size, needs_padding=needs_padding, given=packing)
     if packing is not None:
         tokens, positions, types = packing.pack(tokens), packing.pack(positions), packing.pack(types)
-        meaning = AttentionMask()
+        meaning = AttentionMask(causal=meaning.causal)
     return Prepared(tokens, positions, types, meaning, bias, packing, (batch, length))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Unpack
+from typing import Any, ClassVar, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +40,7 @@ class TaskModel(PreTrainedModel):
         raise NotImplementedError
 
     def run_body(
-        self, *arguments: Tensor | None, unpack: bool, labels: Tensor | None, **options: Unpack[BodyOptions]
+        self, *arguments: Any, unpack: bool, labels: Tensor | None, **options: Unpack[BodyOptions]
     ) -> EncoderOutput:
         """The body's output; the arguments are those of its forward, in order.
 

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from minitrans.attention.layout import PackedLayout
 from minitrans.layers.losses import (
     IGNORED,
     check_labels,
     classification_loss,
-    next_token_loss,
+    next_token_labels,
     smoothed_loss,
     span_loss,
     token_loss,
@@ -53,15 +54,20 @@ def test_token_loss(dtype: torch.dtype) -> None:
 def test_nothing_to_learn_from_is_nan() -> None:
     """B4: the mean over no labels."""
     assert token_loss(logits(B, T, C), torch.full((B, T), IGNORED)).isnan()
-    assert next_token_loss(logits(B, T, C), torch.full((B, T), IGNORED)).isnan()
     assert smoothed_loss(logits(B, T, C), torch.full((B, T), IGNORED), 0.1).isnan()
 
 
-def test_next_token_loss_looks_one_ahead() -> None:
+def test_next_token_labels_look_one_ahead() -> None:
     scores = logits(B, T, C)
     labels = torch.tensor([[4, 1, 0], [3, IGNORED, 2]])  # the first label is nobody's next token
     expected = mean_surprise(scores, [((0, 0), 1), ((0, 1), 0), ((1, 1), 2)])
-    close(next_token_loss(scores, labels), expected)
+    close(token_loss(scores, next_token_labels(labels)), expected)
+
+
+def test_next_token_labels_end_with_the_sequence() -> None:
+    layout = PackedLayout.from_lengths([0, 3, 1, 0, 2, 0])
+    following = next_token_labels(torch.arange(6), layout)
+    assert following.tolist() == [1, 2, IGNORED, IGNORED, 5, IGNORED]
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.7])
@@ -131,10 +137,6 @@ ERRORS: list[tuple[str, Callable[..., Any], tuple[Any, ...], type[Exception], st
     ("floats", token_loss, (Z, FLOATS), TypeError, "labels must be integers, got torch.float32"),
     ("bools", token_loss, (Z, INTEGERS.bool()), TypeError, "labels must be integers, got torch.bool"),
     ("shape", token_loss, (Z, INTEGERS[:, :2]), ValueError, r"must have shape \(2, 3\), got \(2, 2\)"),
-    ("next: shape", next_token_loss, (Z, INTEGERS[:, :2]), ValueError, r"must have shape \(2, 3\), got \(2, 2\)"),
-    # the label that is shifted out is looked at too
-    ("next: too big", next_token_loss, (Z, torch.tensor([[9, 0, 0]] * B)), ValueError, "got 9"),
-    ("next: floats", next_token_loss, (Z, FLOATS), TypeError, "labels must be integers"),
     ("smoothed: too big", smoothed_loss, (Z, INTEGERS + 5, 0.1), ValueError, r"in \[0, 5\) or -100 .* got 5"),
     ("smoothed: ignored", smoothed_loss, (Z, INTEGERS + IGNORED, 0.1, 0), ValueError, r"or 0 \(ignored\), got -100"),
     ("smoothed: shape", smoothed_loss, (Z, INTEGERS.T, 0.1), ValueError, r"must have shape \(2, 3\), got \(3, 2\)"),

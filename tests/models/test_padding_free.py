@@ -17,9 +17,7 @@ FIELDS = {
     "vocab_size": 37, "hidden_size": 21, "num_attention_heads": 3, "num_hidden_layers": 2, "intermediate_size": 35,
     "max_position_embeddings": 40, "type_vocab_size": 2,
 }  # fmt: skip
-CASES = [
-    (auto, family) for auto, (_, families) in TASKS.items() for family in families if auto != "AutoModelForCausalLM"
-]
+CASES = [(auto, family) for auto, (_, families) in TASKS.items() for family in families]
 LENGTHS = {
     "mixed": [7, 1, 13, 4],
     "one long": [2, 17, 1, 1],
@@ -40,6 +38,8 @@ def own_fields(config_class, fields: dict) -> dict:
 def model(auto_name: str, family: str, **fields):
     cls = model_class(auto_name, family)
     torch.manual_seed(0)
+    if auto_name == "AutoModelForCausalLM":
+        fields = {"is_decoder": True, "use_cache": False, **fields}
     net = cls(cls.config_class(**own_fields(cls.config_class, {**FIELDS, **fields}))).double().eval()
     for module in net.modules():  # whatever each family calls its dropouts
         if isinstance(module, torch.nn.Dropout):
@@ -133,6 +133,7 @@ def test_losses_and_gradients_are_equal(auto_name: str, family: str):
         pairs = torch.tensor([0, 1, 1, 0])
         labels = {
             "AutoModelForMaskedLM": {"labels": tokens},
+            "AutoModelForCausalLM": {"labels": tokens},
             "AutoModelForPreTraining": {
                 "bert": {"labels": tokens, "next_sentence_label": pairs},
                 "electra": {"labels": tokens % 2},
@@ -185,6 +186,29 @@ def test_batches_that_users_pack(auto_name: str, family: str):
             theirs = expected[name][real] if expected[name].shape[:2] == real.shape else expected[name]
             assert close(got[name], theirs), name
         assert close(got.hidden_states[1], expected.hidden_states[1][real])
+
+
+def test_the_next_token_is_that_of_the_same_sequence():
+    net = model("AutoModelForCausalLM", "bert")
+    inputs = batch([7, 1, 13, 4], net.config.pad_token_id)
+    real = inputs["attention_mask"].bool()
+    labels = inputs["input_ids"].masked_fill(~real, -100)
+    net.set_padding("keep")
+    padded = net(**inputs, labels=labels)
+    packed = {name: inputs[name][real] for name in ("input_ids", "token_type_ids")}
+    got = net(**packed, layout=PackedLayout.from_lengths([7, 1, 13, 4]), labels=labels[real])
+    assert close(got.logits, padded.logits[real])
+    assert close(got.loss, padded.loss)
+
+
+def test_a_decoder_keeps_padding_where_it_keeps_a_cache():
+    net = model("AutoModelForCausalLM", "bert")
+    net.set_padding("remove")
+    inputs = batch([7, 3], net.config.pad_token_id)
+    with pytest.raises(NotSupportedError, match="does not go with use_cache; use padding='keep'"):
+        net(**inputs, use_cache=True)
+    with pytest.raises(ValueError, match="got 99"):  # even the first label, which no token predicts
+        net(**inputs, labels=torch.full_like(inputs["input_ids"], 99))
 
 
 def test_pack_is_the_door_for_users():
