@@ -50,6 +50,13 @@ def require_regular_file(path: Path, max_bytes: int | None = None) -> os.stat_re
     return status
 
 
+def is_inside(path: str) -> bool:
+    """Whether a relative path stays below where it starts: plain segments only, or nothing at all."""
+    segments = path.removesuffix("/").split("/")
+    plain = all(segment not in ("", ".", "..") and not set("\0\\:") & set(segment) for segment in segments)
+    return path == "" or plain
+
+
 def refuse_impostor(path: Path, start: bytes) -> None:
     """Raises CheckpointError if a file that begins with `start` is known to be no part of a checkpoint."""
     for magic, what in IMPOSTORS:
@@ -78,13 +85,18 @@ def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return keys
 
 
-def read_json(path: str | Path) -> dict[str, Any]:
-    """The JSON object in a file. Raises CheckpointError if it is not one object, holds a key twice or cannot be parsed."""
+def read_json_value(path: str | Path) -> Any:
+    """What stands in a JSON file. Raises CheckpointError if an object in it holds a key twice, or it cannot be parsed."""
     text = read_text(path)
     try:
-        value = json.loads(text, object_pairs_hook=_refuse_duplicates)
+        return json.loads(text, object_pairs_hook=_refuse_duplicates)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{printable(path)}: expected JSON, found an error: {printable(error, 200)}") from None
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+    """The JSON object in a file. Raises CheckpointError as `read_json_value` does, and for anything but one object."""
+    value = read_json_value(path)
     if not isinstance(value, dict):
         raise CheckpointError(f"{printable(path)}: expected a JSON object, found {type(value).__name__}")
     return value

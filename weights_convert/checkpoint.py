@@ -111,9 +111,11 @@ class Checkpoint:
                 weight_map, size = _read_index(self._folder.path(index), Path(single).suffix)
                 self._index = (index, weight_map, size)
                 return sorted(set(weight_map.values()))
-        found = (
-            ", ".join(sorted(printable(path.name, 40) for path in self._folder.root.iterdir())[:8]) or "an empty folder"
-        )
+        try:
+            names = sorted(printable(path.name, 40) for path in self._folder.root.iterdir())
+        except OSError as error:
+            names = [f"a folder that cannot be listed: {error.strerror}"]
+        found = ", ".join(names[:8]) or "an empty folder"
         raise CheckpointError(
             f"{printable(self._folder.root)}: expected {SAFE}, {SAFE_INDEX}, {BIN} or {BIN_INDEX}, found {found}"
         )

@@ -2,35 +2,35 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
 
 import torch
 
 from minitrans.errors import CheckpointError, NotSupportedError
-from minitrans.files import printable, require_regular_file
+from minitrans.files import MAX_TEXT_BYTES, printable, read_json, read_text, require_regular_file
 from minitrans.hub import local_folder
 from weights_convert.configs import read_stored_config
-from weights_convert.journal import saving
+from weights_convert.journal import Folder, Save, require_own_folder
 from weights_convert.load import find_folder, load_folder
-from weights_convert.modules import MODULES_FILE, PATTERNS, SETTINGS_FILES, Module, copy_modules, read_modules
+from weights_convert.modules import MODULES_FILE, PATTERNS, SETTINGS_FILES, Module, read_modules, read_parts
 from weights_convert.report import ConversionReport
-from weights_convert.save import save_model
+from weights_convert.save import save_together
 from weights_convert.verify import architecture
 
-# What a tokenizer and a recipe for sentence vectors need goes along unchanged.
-COMPANIONS = (
-    "tokenizer.json",
+# A tokenizer goes along unchanged. Settings come before the vocabulary, which nothing loads without, and of vocabularies
+# first the one that is preferred.
+TOKENIZER_FILES = (
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
+    "tokenizer.json",
     "vocab.txt",
     "vocab.json",
     "merges.txt",
     "sentencepiece.bpe.model",
-    *SETTINGS_FILES,
+    "spiece.model",
 )
+COMPANIONS = (*TOKENIZER_FILES, *SETTINGS_FILES)
 
 
 def convert(
@@ -52,7 +52,7 @@ def convert(
         class_name: for example "BertForMaskedLM"; None = the first that config.json names.
         dtype: of the written weights; None = as stored.
         max_shard_size: beyond it the weights go into several files.
-        force: write into a folder that holds something.
+        force: write into a folder that holds something; what it holds of an older checkpoint is replaced as a whole.
         revision: of a hub repository.
         local_files_only: never ask the network.
 
@@ -75,7 +75,10 @@ def convert(
     local_folder(  # the hub's copy has the weights so far
         source, patterns=(*COMPANIONS, *PATTERNS), revision=revision, local_files_only=local_files_only
     )
-    modules, no_modules = _modules(origin)
+    modules, no_modules = _modules(folder)
+    others = _read_others(folder, modules)
+    for name in others:
+        require_own_folder(target, name)
     name = class_name or architecture(folder, read_stored_config(folder))
     model, report = load_folder(class_by_name(name), folder, dtype=dtype, changes={}, hashes=True)
     if report.fresh:
@@ -83,27 +86,49 @@ def convert(
             f"{printable(folder.root)}: expected the head of {name}, found none: {', '.join(report.fresh[:4])}; "
             "a random head is not converted, name the class of what is there, for example the bare model"
         )
-    save_model(model, target, max_shard_size=max_shard_size)
-    # The parts of a sentence encoder come before the list of them, so that a list never names what is not there.
-    copied = copy_modules(origin, target, modules)
-    names = (*COMPANIONS, MODULES_FILE) if modules else COMPANIONS
-    companions = [name for name in names if os.path.lexists(origin / name)]
-    with saving(target) as save:
-        for companion in companions:
-            require_regular_file(origin / companion)
-            shutil.copyfile(origin / companion, save.stage(companion))
-        save.remove([name for name in (MODULES_FILE, *SETTINGS_FILES) if name not in companions])
-    companions += copied
+    save_together(model, target, lambda save: _stage_others(save, others), max_shard_size=max_shard_size)
     report.notes += no_modules
-    report.notes.append(
-        f"written to {printable(target)} as {name}{', with ' + ', '.join(companions) if companions else ''}"
-    )
+    report.notes.append(f"written to {printable(target)} as {name}{', with ' + ', '.join(others) if others else ''}")
     return report
 
 
-def _modules(origin: Path) -> tuple[list[Module], list[str]]:
+def _modules(folder: Folder) -> tuple[list[Module], list[str]]:
     """The parts of a sentence encoder that go along, or a note why they do not."""
     try:
-        return read_modules(origin), []
+        return read_modules(folder), []
     except NotSupportedError as error:
         return [], [f"{MODULES_FILE} is left out: {error}"]
+
+
+def _read_others(folder: Folder, modules: list[Module]) -> dict[str, bytes]:
+    """The files that go along, by name, in the order in which they are to appear: the list of the parts after the parts."""
+    files = {}
+    for name in COMPANIONS:
+        if folder.has(name):
+            _require_companion(folder.path(name))
+            files[name] = folder.path(name).read_bytes()
+    files |= read_parts(folder, modules)
+    return files | ({MODULES_FILE: folder.path(MODULES_FILE).read_bytes()} if modules else {})
+
+
+def _require_companion(path: Path) -> None:
+    """Raises CheckpointError for what is no such file at all; whether a tokenizer can be made of it is not asked."""
+    if path.suffix == ".json":
+        read_json(path)
+    elif path.suffix == ".txt":
+        read_text(path)
+    else:
+        require_regular_file(path, MAX_TEXT_BYTES)
+
+
+def _stage_others(save: Save, others: dict[str, bytes]) -> bool:
+    """Stages what differs from what is there, and has an older checkpoint's files go; whether there is any difference."""
+    names = list(dict.fromkeys((*COMPANIONS, *others, MODULES_FILE)))
+    differ = {name for name in names if not save.holds(name, others.get(name))}
+    if differ & set(TOKENIZER_FILES):  # a vocabulary that stays would be read without its settings
+        differ |= set(TOKENIZER_FILES)
+    for name in names:
+        if name in differ and name in others:
+            save.stage(name).write_bytes(others[name])
+    save.hide([name for name in names if name in differ])
+    return bool(differ)

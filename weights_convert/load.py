@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("minitrans")
 MAX_FAULTS_SHOWN = 50
+LABEL_LAYERS = ("classifier", "out_proj")  # the linear layers that have a row for each label
 SMALL_MODEL = 64  # layers that may be made before their tensors are looked for, so that each missing one is named
 
 
@@ -271,7 +272,9 @@ def _mismatch_fault(mismatch: Mismatch, target: str, head: bool) -> str:
     )
     if not head:
         return fault
-    labels = f"pass num_labels={mismatch.found[0]} to keep the stored head, or " if mismatch.found else ""
+    name, found = target.rpartition(".")[0].rpartition(".")[2], mismatch.found
+    rows = found[0] if name in LABEL_LAYERS and found[1:] == mismatch.expected[1:] and found else 0
+    labels = f"pass num_labels={rows} to keep the stored head, or " if rows else ""
     return f"{fault}; {labels}pass ignore_mismatched_sizes=True for a fresh one"
 
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from dataclasses import dataclass
-from pathlib import Path
 
 from minitrans.errors import CheckpointError, NotSupportedError
-from minitrans.files import atomic_write, printable, read_json, read_text
+from minitrans.files import is_inside, printable, read_json, read_json_value
 from weights_convert.checkpoint import SAFE, open_checkpoint
 from weights_convert.journal import Folder
 
@@ -35,64 +32,53 @@ class Module:
     path: str
 
 
-def read_modules(root: Path) -> list[Module]:
+def read_modules(folder: Folder) -> list[Module]:
     """The parts in their order; none where there is no such file. Names of classes are compared, never imported.
 
     Raises:
         CheckpointError: where the file is not a list of modules, or names a folder outside.
         NotSupportedError: for a kind of module that is not offered.
     """
-    path = root / MODULES_FILE
-    if not path.exists():
+    if not folder.has(MODULES_FILE):
         return []
-    text = read_text(path)
-    try:
-        entries = [(str(entry["type"]), str(entry["path"])) for entry in json.loads(text)]
-    except (ValueError, TypeError, KeyError, RecursionError):
-        raise CheckpointError(f"{printable(path)}: expected a list of modules, each with a type and a path") from None
+    path = folder.path(MODULES_FILE)
+    entries = read_json_value(path)
+    if not isinstance(entries, list) or not all(_names_a_module(entry) for entry in entries):
+        raise CheckpointError(f"{printable(path)}: expected a list of modules, each with a type and a path")
     modules = []
-    for name, folder in entries:
+    for name, place in ((entry["type"], entry["path"]) for entry in entries):
         kind = name.rpartition(".")[2]
         if not name.startswith(_PACKAGE) or kind not in KINDS:
             raise NotSupportedError(
                 f"{printable(path)}: the module {printable(name)!r} is not offered, only {', '.join(KINDS)} of "
                 "sentence_transformers"
             )
-        if not is_inside(folder):
-            raise CheckpointError(f"{printable(path)}: expected a path inside the folder, found {printable(folder)!r}")
-        modules.append(Module(kind, folder.rstrip("/")))
+        if not is_inside(place):
+            raise CheckpointError(f"{printable(path)}: expected a path inside the folder, found {printable(place)!r}")
+        modules.append(Module(kind, place.rstrip("/")))
     return modules
 
 
-def copy_modules(origin: Path, target: Path, modules: list[Module]) -> list[str]:
-    """Copies what the parts besides the body have of their own, weights as safetensors; returns the names of the files.
+def _names_a_module(entry: object) -> bool:
+    return isinstance(entry, dict) and isinstance(entry.get("type"), str) and isinstance(entry.get("path"), str)
+
+
+def read_parts(folder: Folder, modules: list[Module]) -> dict[str, bytes]:
+    """The files that the parts besides the body have of their own, by their names in the folder; weights as safetensors.
 
     Raises:
-        CheckpointError: for a file that is not what it must be. ValueError: for a place that cannot be written.
+        CheckpointError: for a file that is not what it must be.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
-    names = []
+    files = {}
     for module in modules:
-        source, place = origin / module.path, target / module.path
-        if module.kind == "Transformer" or (module.kind == "Normalize" and not (source / CONFIG_FILE).exists()):
+        source = folder.below(module.path)
+        if module.kind == "Transformer" or (module.kind == "Normalize" and not source.has(CONFIG_FILE)):
             continue
-        if place.resolve() != target.resolve() / module.path or (place.exists() and not place.is_dir()):
-            raise ValueError(f"{printable(place)}: expected a folder in the destination, found a link or a file")
-        read_json(source / CONFIG_FILE)
-        place.mkdir(parents=True, exist_ok=True)
-        with atomic_write(place / CONFIG_FILE) as temporary:
-            shutil.copyfile(source / CONFIG_FILE, temporary)
-        names.append(f"{module.path}/{CONFIG_FILE}")
+        read_json(source.path(CONFIG_FILE))
+        files[f"{module.path}/{CONFIG_FILE}"] = source.path(CONFIG_FILE).read_bytes()
         if module.kind == "Dense":
-            with open_checkpoint(Folder(source)) as checkpoint, atomic_write(place / SAFE) as temporary:
-                save_file({key: checkpoint.read(key).clone() for key in checkpoint.tensors}, temporary)
-            names.append(f"{module.path}/{SAFE}")
-    return names
-
-
-def is_inside(path: str) -> bool:
-    """Whether a relative path stays below where it starts: plain segments only, or nothing at all."""
-    segments = path.removesuffix("/").split("/")
-    plain = all(segment not in ("", ".", "..") and not set("\0\\:") & set(segment) for segment in segments)
-    return path == "" or plain
+            with open_checkpoint(source) as checkpoint:
+                files[f"{module.path}/{SAFE}"] = save({key: checkpoint.read(key).clone() for key in checkpoint.tensors})
+    return files

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +50,13 @@ def save_model(model: PreTrainedModel, folder: str | Path, *, max_shard_size: in
         ValueError: where the folder is a file, a size cannot be read, or a setting cannot be written.
         OSError: where the disk refuses.
     """
+    return save_together(model, folder, lambda save: False, max_shard_size=max_shard_size)
+
+
+def save_together(
+    model: PreTrainedModel, folder: str | Path, others: Callable[[Save], bool], *, max_shard_size: int | str = "5GB"
+) -> ConversionReport:
+    """`save_model`, and in the same save whatever else `others` stages; it says whether that is anything new."""
     root = Path(folder)
     if root.exists() and not root.is_dir():
         raise ValueError(f"{printable(root)}: expected a folder to save into, found a file")
@@ -68,7 +75,8 @@ def save_model(model: PreTrainedModel, folder: str | Path, *, max_shard_size: in
     shards = _shards(tensors, limit)
     with saving(root) as save:
         files = _stage_weights(save, shards)
-        _stage_config(save, json.dumps(content, indent=2, sort_keys=True) + "\n")
+        changed = others(save)
+        _stage_config(save, json.dumps(content, indent=2, sort_keys=True) + "\n", changed)
         save.remove(_stale(root, files))
     for name, shard in zip(files, shards, strict=False):
         for key, tensor in shard.items():
@@ -211,14 +219,16 @@ def _stage_weights(save: Save, shards: list[dict[str, torch.Tensor]]) -> list[st
     return [*files, SAFE_INDEX]
 
 
-def _stage_config(save: Save, text: str) -> None:
+def _stage_config(save: Save, text: str, changed: bool) -> None:
     """Writes config.json unless it stands there to the letter.
 
     A journal means nothing to other libraries: to them a save is whole at every moment only if a single rename makes it so.
+    Where more is `changed` than a model, config.json is away meanwhile: without it nobody takes the folder for a checkpoint.
     """
-    path = save.root / CONFIG
-    if path.is_symlink() or not path.is_file() or path.read_bytes() != text.encode():
+    if changed or not save.holds(CONFIG, text.encode()):
         save.stage(CONFIG).write_text(text, encoding="utf-8")
+    if changed:
+        save.hide([CONFIG])
 
 
 def _write(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:

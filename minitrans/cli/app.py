@@ -2,6 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+INTERRUPTED = 130
+# Their own start-up has C++ call Python; an exception there ends in an abort, or in an ImportError about something else.
+_DEAF = ("torch", "numpy")
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code.
@@ -10,9 +21,36 @@ def main(arguments: list[str] | None = None) -> int:
     went away.
     """
     try:
-        from minitrans.cli import guard
-        from minitrans.cli.commands import app
+        with _interruptible():
+            from minitrans.cli import guard
+            from minitrans.cli.commands import app
 
-        return guard.run(app, "minitrans", arguments)
+            return guard.run(app, "minitrans", arguments)
     except KeyboardInterrupt:
-        return 130
+        return INTERRUPTED
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """An interruption is a KeyboardInterrupt, but ends the process at once while a library cannot bear one.
+
+    Nothing is being written then. Left alone: another thread, and a handler that somebody else chose, as a shell does that
+    starts a command in the background without interruptions.
+    """
+    ours = threading.current_thread() is threading.main_thread()
+    if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    signal.signal(signal.SIGINT, _interrupted)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _interrupted(number: int, frame: FrameType | None) -> None:
+    while frame is not None:
+        if frame.f_code.co_name == "<module>" and frame.f_globals.get("__name__", "").partition(".")[0] in _DEAF:
+            os._exit(INTERRUPTED)
+        frame = frame.f_back
+    raise KeyboardInterrupt

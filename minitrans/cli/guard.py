@@ -17,6 +17,7 @@ from minitrans.files import printable
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 READER_GONE = 141  # 128 + SIGPIPE
+MAX_ARGUMENTS = 100_000
 # the class of what the parser refuses; typer exports only its child
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
@@ -32,6 +33,10 @@ def run(app: typer.Typer, name: str, arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     with _prepared():
         try:
+            if len(arguments) > MAX_ARGUMENTS:  # the parser's time grows with the square
+                raise ValueError(
+                    f"expected at most {MAX_ARGUMENTS:,} arguments, found {len(arguments):,}; give texts in a file"
+                )
             command = get_command(app)
             with command.make_context(name, arguments) as context:
                 command.invoke(context)

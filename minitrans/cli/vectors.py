@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -68,6 +69,8 @@ def embed(
 
         cut -f2 table.tsv | minitrans embed - --model ./minilm > vectors.jsonl
     """
+    if not math.isfinite(wait):
+        raise ValueError(f"--wait: expected a number of seconds, got {wait}")
     if model is None and not join:
         raise ValueError("missing option '--model' (see minitrans embed --help)")
     runtime = Runtime(

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from minitrans.errors import CheckpointError, NotSupportedError
 from minitrans.files import printable, read_json
+
+if TYPE_CHECKING:
+    from weights_convert.journal import Folder
 
 # The name in config.json -> what it means here. The name is never imported.
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -41,16 +44,15 @@ class Dense(nn.Module):
         return ACTIVATIONS[self.activation](nn.functional.linear(x, self.weight, self.bias))
 
 
-def read_dense(folder: Path) -> Dense:
+def read_dense(folder: Folder) -> Dense:
     """The layer in a folder with config.json and model.safetensors.
 
     Raises:
         CheckpointError: where a file is not what it must be. NotSupportedError: for options that are not offered.
     """
     from weights_convert.checkpoint import open_checkpoint
-    from weights_convert.journal import Folder
 
-    path = folder / "config.json"
+    path = folder.path("config.json")
     stored = read_json(path)
     shape = (_width(path, stored, "out_features"), _width(path, stored, "in_features"))
     activation = stored.get("activation_function", "torch.nn.modules.activation.Tanh")
@@ -65,11 +67,11 @@ def read_dense(folder: Path) -> Dense:
                 f"{printable(path)}: {key}: only {usual!r} is offered, found {printable(stored[key])!r}"
             )
     shapes = {"linear.weight": shape, **({"linear.bias": shape[:1]} if stored.get("bias", True) else {})}
-    with open_checkpoint(Folder(folder)) as checkpoint:
+    with open_checkpoint(folder) as checkpoint:
         found = {key: info.shape for key, info in checkpoint.tensors.items()}
         if found != shapes:
             raise CheckpointError(
-                f"{printable(folder / checkpoint.files[0])}: expected {_shown(shapes)}, found {_shown(found)}"
+                f"{printable(folder.path(checkpoint.files[0]))}: expected {_shown(shapes)}, found {_shown(found)}"
             )
         tensors = {key: checkpoint.read(key).clone() for key in shapes}
     return Dense(tensors["linear.weight"], tensors.get("linear.bias"), activation)

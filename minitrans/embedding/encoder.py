@@ -29,6 +29,7 @@ from minitrans.models.auto import AutoModel
 from minitrans.models.pretrained import PreTrainedModel
 from minitrans.tokenizers.auto import AutoTokenizer
 from minitrans.tokenizers.tokenizer import Tokenizer
+from weights_convert.journal import Folder
 from weights_convert.modules import PATTERNS
 
 Progress = Callable[[int], None]
@@ -302,7 +303,7 @@ def read_head(
     if not paths:
         return []
     root = local_folder(name_or_path, patterns=PATTERNS, revision=revision, local_files_only=local_files_only)
-    return [read_dense(root / path) for path in paths]
+    return [read_dense(Folder(root).below(path)) for path in paths]
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from minitrans.embedding.pooling import POOLINGS
 from minitrans.errors import CheckpointError, NotSupportedError
 from minitrans.files import printable, read_json
 from minitrans.hub import local_folder
+from weights_convert.journal import Folder
 from weights_convert.modules import PATTERNS, Module, read_modules
 
 PROMPTS_FILE = "config_sentence_transformers.json"
@@ -70,12 +71,13 @@ def read_recipe(name_or_path: str | Path, *, revision: str | None = None, local_
         CheckpointError: where the files are not what they must be.
         NotSupportedError: for modules or a kind of pooling that is not offered.
     """
-    folder = local_folder(name_or_path, patterns=PATTERNS, revision=revision, local_files_only=local_files_only)
+    root = local_folder(name_or_path, patterns=PATTERNS, revision=revision, local_files_only=local_files_only)
+    folder = Folder(root)
     modules = read_modules(folder)
     kinds = [module.kind for module in modules]
     if modules and (kinds[:1] != ["Transformer"] or kinds.count("Transformer") > 1 or kinds.count("Pooling") > 1):
         raise NotSupportedError(
-            f"{printable(folder)}: modules.json: only one Transformer, then one Pooling is offered, found {', '.join(kinds)}"
+            f"{printable(root)}: modules.json: only one Transformer, then one Pooling is offered, found {', '.join(kinds)}"
         )
     body = modules[0].path if modules else ""
     head: tuple[Module, ...] = ()
@@ -83,22 +85,29 @@ def read_recipe(name_or_path: str | Path, *, revision: str | None = None, local_
     prompt_counts = True
     if "Pooling" in kinds:
         at = kinds.index("Pooling")
-        pooling, prompt_counts = _read_pooling(folder / modules[at].path / "config.json")
+        pooling, prompt_counts = _read_pooling(folder.below(modules[at].path).path("config.json"))
         head = tuple(modules[at + 1 :])
     if len(head) != max(0, len(modules) - 2):
         raise NotSupportedError(
-            f"{printable(folder)}: modules.json: a Pooling must follow the Transformer at once, found {', '.join(kinds)}"
+            f"{printable(root)}: modules.json: a Pooling must follow the Transformer at once, found {', '.join(kinds)}"
         )
-    length, lower_case = _read_length(folder / body / LENGTH_FILE)
-    prompts, default = _read_prompts(folder / PROMPTS_FILE)
+    length, lower_case = _read_length(folder.below(body))
+    prompts, default = _read_prompts(folder)
     return Recipe(pooling, length, lower_case, head, prompts, default, prompt_counts, body)
 
 
 def body_place(name_or_path: str | Path, recipe: Recipe, **options: Any) -> str | Path:
-    """What to load the body and its tokenizer from: old folders keep it in one of its own."""
+    """What to load the body and its tokenizer from: old folders keep it in one of its own.
+
+    Raises:
+        CheckpointError: where there is no such folder.
+    """
     if not recipe.body:
         return name_or_path
-    return local_folder(name_or_path, patterns=(f"{recipe.body}/*",), **options) / recipe.body
+    root = local_folder(name_or_path, patterns=(f"{recipe.body}/*",), **options)
+    if not (root / recipe.body).is_dir():
+        raise CheckpointError(f"{printable(root)}/modules.json: expected a folder {printable(recipe.body)}, found none")
+    return root / recipe.body
 
 
 def _read_pooling(path: Path) -> tuple[tuple[str, ...], bool]:
@@ -119,8 +128,9 @@ def _read_pooling(path: Path) -> tuple[tuple[str, ...], bool]:
     return pooling, bool(stored.get("include_prompt", True))
 
 
-def _read_length(path: Path) -> tuple[int | None, bool]:
-    stored: Mapping[str, Any] = read_json(path) if path.exists() else {}
+def _read_length(folder: Folder) -> tuple[int | None, bool]:
+    path = folder.path(LENGTH_FILE)
+    stored: Mapping[str, Any] = read_json(path) if folder.has(LENGTH_FILE) else {}
     length, lower_case = stored.get("max_seq_length"), stored.get("do_lower_case", False)
     if length is not None and (not isinstance(length, int) or isinstance(length, bool) or length < 3):
         raise CheckpointError(
@@ -133,8 +143,9 @@ def _read_length(path: Path) -> tuple[int | None, bool]:
     return length, lower_case
 
 
-def _read_prompts(path: Path) -> tuple[dict[str, str], str | None]:
-    stored: Mapping[str, Any] = read_json(path) if path.exists() else {}
+def _read_prompts(folder: Folder) -> tuple[dict[str, str], str | None]:
+    path = folder.path(PROMPTS_FILE)
+    stored: Mapping[str, Any] = read_json(path) if folder.has(PROMPTS_FILE) else {}
     prompts, default = stored.get("prompts") or {}, stored.get("default_prompt_name")
     if not isinstance(prompts, dict) or not all(isinstance(text, str | None) for text in prompts.values()):
         raise CheckpointError(f"{printable(path)}: prompts: expected texts by name, found {printable(prompts)}")

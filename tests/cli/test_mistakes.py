@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,8 @@ WRONG: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("embed", FILE, "--join", "-o", "{folder}/v.npy"), ("v.npy.parts: expected the parts of a run, found none",)),
     (("embed", FILE, "--join", "--resume", "-o", "{folder}/v.npy"), ("give --resume or --join, got both",)),
     (("embed", FILE, "-m", MODEL, "--wait", "-1", "-o", "{folder}/v.npy"), ("--wait",)),
+    (("embed", FILE, "-m", MODEL, "--wait", "nan", "-o", "{folder}/v.npy"), ("--wait",)),
+    (("embed", FILE, "-m", MODEL, "--wait", "1e999", "-o", "{folder}/v.npy"), ("--wait",)),
     (("embed", FILE, "-m", MODEL, "--pooling", "sum", "-o", "{folder}/v.npy"), ("pooling: expected one of mean",)),
     (
         ("embed", FILE, "-m", MODEL, "-o", "{folder}/f.npy"),
@@ -160,6 +163,24 @@ def test_odd_names_of_files(body: str, sentences: Path, tmp_path: Path, run):
         assert done.code == 0
         assert done.out.count("\n") == 1
         assert (tmp_path / name).exists()
+
+
+def test_odd_names_of_inputs(body: str, sentences: Path, tmp_path: Path, run, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    plain = run("similar", "cat", sentences, "-m", body)
+    for name in ("with space", "na\u00efve", "line\nbreak", "-dash", "[red]x", "\x1b[2J"):
+        shutil.copy(sentences, name)
+        assert run("similar", "-m", body, "--", "cat", name).out == plain.out
+        os.remove(name)
+        shutil.copytree(body, name)
+        assert run("similar", "cat", sentences, f"--model={name}").out == plain.out
+        (Path(name) / "config.json").unlink()
+        run("similar", "cat", sentences, f"--model={name}").refused("config.json: expected a file, found nothing")
+
+
+def test_a_million_arguments(body: str, sentences: Path, run):
+    run("similar", "cat", sentences, "-m", body, *["x"] * 10**6).refused("at most 100,000 arguments, found 1,000,005")
+    run("similar", "cat", sentences, "-m", body, *["x"] * 10**4).refused("unexpected extra argument")
 
 
 def test_a_full_disk_leaves_nothing(body: str, sentences: Path, tmp_path: Path, run, monkeypatch: pytest.MonkeyPatch):

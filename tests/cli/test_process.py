@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import pty
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -60,6 +63,36 @@ def test_no_home_no_writable_folder_and_optimised(body: str, sentences: Path, tm
     process("similar", "cat", sentences, "-m", "absent", env={"PYTHONOPTIMIZE": "1"}).refused("absent")
 
 
+def test_a_folder_that_may_not_be_written(body: str, sentences: Path):
+    """Nothing is left beside the work, so there is nothing that needs the current folder."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o555)
+        probe = (
+            "import os, sys; from minitrans.cli.app import main; file, model, folder = sys.argv[1:]; "
+            "call = ['similar', 'cat', file, '-m', model]; main(call); os.chdir(folder); "
+            "os.getuid() or os.setuid(65534); print(main(call))"  # who is no root cannot import what belongs to root
+        )
+        public = Path(name).parent / f"{Path(name).name}-texts"
+        arguments = [str(shutil.copytree(body, public)), str(shutil.copy(sentences, public))]
+        public.chmod(0o755)
+        done = subprocess.run(
+            [sys.executable, "-c", probe, *reversed(arguments), name],
+            cwd=ROOT, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        shutil.rmtree(public)
+        assert (done.stdout.splitlines()[-1], done.stderr) == ("0", "")
+        assert not list(Path(name).iterdir())
+
+
+@pytest.fixture
+def heard() -> Iterator[None]:
+    """Tests that a shell started in the background ignore interruptions, and so would every process that they start."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heard")
 def test_an_interruption_is_quiet(body: str, tmp_path: Path):
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
@@ -69,6 +102,19 @@ def test_an_interruption_is_quiet(body: str, tmp_path: Path):
         running.send_signal(signal.SIGINT)
     out, err = running.communicate(timeout=60)
     assert (running.returncode, out, err) == (130, b"", b"")
+
+
+@pytest.mark.usefixtures("heard")
+@pytest.mark.parametrize("library", ["torch", "numpy"])
+def test_no_library_sees_an_interruption_of_its_start_up(library: str, body: str, sentences: Path, tmp_path: Path):
+    """torch ends in an abort: C++ does not know what to do with the exception."""
+    (tmp_path / f"{library}.py").write_text(
+        "import os, signal\n"
+        "try:\n    os.kill(os.getpid(), signal.SIGINT)\n    print(*range(9))\n"
+        "except KeyboardInterrupt:\n    os.abort()\n"
+    )
+    done = process("similar", "cat", sentences, "-m", body, env={"PYTHONPATH": str(tmp_path)})
+    assert (done.code, done.out, done.err) == (130, "", "")
 
 
 def test_a_terminal_gets_a_table(body: str, sentences: Path):

@@ -59,6 +59,13 @@ def entry(kind: str, path: str = "") -> dict[str, str]:
         ("modules.json", [entry("Transformer"), entry("Pooling", "/etc")], "expected a path inside the folder"),
         ("modules.json", [entry("Transformer"), entry("Pooling", "a//b")], "expected a path inside the folder"),
         ("modules.json", {"type": 1}, "expected a list of modules"),
+        ("modules.json", [{"type": PLACE + "Transformer", "path": None}], "expected a list of modules"),
+        ("modules.json", [{"type": PLACE + "Transformer"}], "expected a list of modules"),
+        (
+            "modules.json",
+            [entry("Transformer", "absent"), entry("Pooling", "1_Pooling")],
+            "a folder absent, found none",
+        ),
         ("modules.json", [entry("Pooling", "1_Pooling")], "only one Transformer, then one Pooling"),
         ("modules.json", [entry("Transformer"), entry("Dense", "2_Dense"), entry("Pooling", "1_Pooling")], "at once"),
         ("sentence_bert_config.json", {"max_seq_length": "256"}, "max_seq_length: expected a number above 2"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import logging
 import os
@@ -25,6 +26,7 @@ import torch
 torch.set_num_threads(1)
 
 from minitrans import AutoModel, AutoTokenizer, BertConfig, BertModel  # noqa: E402
+from minitrans.cli.app import main  # noqa: E402
 from minitrans.errors import CheckpointError  # noqa: E402
 from weights_convert import convert, inspect  # noqa: E402
 
@@ -157,6 +159,19 @@ def guarded(calls: dict[str, Callable[[], Any]], inside: Sequence[Path], writabl
     return Outcome(**json.loads(payload))
 
 
+def command(*arguments: object) -> None:
+    """The command line; what it says with exit code 2 is raised as if it were the library's own."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main([str(argument) for argument in arguments])
+    if code == 0:
+        return
+    assert (code, out.getvalue()) == (2, "")
+    starts = {line[:11] for line in err.getvalue().splitlines()}
+    assert starts == {"minitrans: "}, err.getvalue()[:2000]
+    raise CheckpointError(err.getvalue())
+
+
 def folder_bytes(folder: Path) -> int:
     """The bytes that the regular files of a folder take on the disk: holes of a sparse file do not count."""
     return sum(e.lstat().st_blocks * 512 for e in folder.rglob("*") if stat.S_ISREG(e.lstat().st_mode))
@@ -237,6 +252,7 @@ def warm(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     AutoTokenizer.from_pretrained(whole)("a the")
     inspect(whole)
     convert(whole, tmp_path_factory.mktemp("warm") / "out", class_name="BertModel")
+    command("convert", whole, tmp_path_factory.mktemp("warm") / "again", "--as", "BertModel")
     bin_folder = tmp_path_factory.mktemp("warm-bin")
     shutil.copy(whole / "config.json", bin_folder)
     torch.save(BertModel(BertConfig(**SIZES)).state_dict(), bin_folder / "pytorch_model.bin")
@@ -254,6 +270,7 @@ def opened(case: Case, tmp_path: Path, warm: None) -> Callable[..., Outcome]:
         calls: dict[str, Callable[[], Any]] = {
             "from_pretrained": lambda: AutoModel.from_pretrained(case.folder),
             "convert": lambda: convert(case.folder, target, class_name="BertModel"),
+            "command": lambda: command("convert", case.folder, target, "--as", "BertModel", "--force"),
         }
         if tokenizer:
             calls = {"tokenizer": lambda: AutoTokenizer.from_pretrained(case.folder)("a the un")}

@@ -91,6 +91,7 @@ ROWS: list[tuple[str, Damage, tuple[str, ...]]] = [
     ("G position type unknown", keys(position_embedding_type="rotary"), (CONFIG, "position_embedding_type", "rotary")),
     ("G position type without its tables", keys(position_embedding_type="relative_key"), ("distance_embedding", "found none")),
     ("G model_type unknown", keys(model_type="gpt17"), (CONFIG, "model_type", "gpt17", "bert")),
+    ("G model_type of another family", keys(model_type="distilbert"), (CONFIG,)),
     ("G model_type a path", keys(model_type="../../evil"), (CONFIG, "model_type", "../../evil")),
     ("G model_type a module", keys(model_type="os:system"), (CONFIG, "model_type", "os:system")),
     ("G model_type a number", keys(model_type=7), (CONFIG, "model_type", "7")),

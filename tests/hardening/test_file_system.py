@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from minitrans import AutoModel
+from minitrans import AutoModel, AutoTokenizer
 from minitrans.errors import CheckpointError
 
 FILES = ("model.safetensors", "config.json", "vocab.txt", "pytorch_model.bin", "model.safetensors.index.json", "tokenizer.json", "tokenizer_config.json")  # fmt: skip
@@ -191,26 +191,8 @@ def test_permission_denied(name: str, public: Path, whole: Path, warm: None) -> 
     for path in whole.iterdir():
         (public / path.name).write_bytes(path.read_bytes())
     (public / name).chmod(0)
-    read, write = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            if os.getuid() == 0:
-                os.setuid(65534)
-            if name == "vocab.txt":
-                from minitrans import AutoTokenizer
-
-                AutoTokenizer.from_pretrained(public)
-            else:
-                AutoModel.from_pretrained(public)
-        except CheckpointError as error:
-            os.write(write, str(error).encode())
-        finally:
-            os._exit(0)
-    os.close(write)
-    with os.fdopen(read) as pipe:
-        message = pipe.read()
-    os.waitpid(child, 0)
+    opened = AutoTokenizer if name == "vocab.txt" else AutoModel
+    message = _said_to_nobody(lambda: opened.from_pretrained(public))
     assert f"{name}: permission denied" in message
 
 
@@ -237,6 +219,38 @@ def test_paths_that_are_no_folder(name: str, message: str, tmp_path: Path, monke
     assert message in str(caught.value)
     assert len(str(caught.value)) < 400
     assert str(caught.value).isprintable()
+
+
+def test_a_folder_that_may_not_be_listed(public: Path, whole: Path, warm: None) -> None:
+    (public / "inner").mkdir()
+    (public / "inner" / "config.json").write_bytes((whole / "config.json").read_bytes())
+    (public / "inner").chmod(0o711)
+    message = _said_to_nobody(lambda: AutoModel.from_pretrained(public / "inner"))
+    assert "inner: expected model.safetensors" in message
+    (public / "inner").chmod(0o600)
+    assert "ermission denied" in _said_to_nobody(lambda: AutoModel.from_pretrained(public / "inner"))
+
+
+def _said_to_nobody(call: Callable[[], Any]) -> str:
+    """The CheckpointError that another user gets."""
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            if os.getuid() == 0:
+                os.setuid(65534)
+            call()
+        except CheckpointError as error:
+            os.write(write, str(error).encode())
+        except BaseException as error:
+            os.write(write, repr(error).encode())
+        finally:
+            os._exit(0)
+    os.close(write)
+    with os.fdopen(read) as pipe:
+        message = pipe.read()
+    os.waitpid(child, 0)
+    return message
 
 
 # -- H: what a guarded process must see of the tokenizer -----------------------------------------------------------------

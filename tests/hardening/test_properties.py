@@ -15,13 +15,18 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from minitrans import AutoModel, AutoTokenizer, BertTokenizer
-from minitrans.errors import CheckpointError
+import minitrans
+from minitrans import AutoModel, AutoTokenizer, BertTokenizer, Encoder
+from minitrans.errors import CheckpointError, NotSupportedError
+from tests.embedding.conftest import sentence_folder
 from weights_convert import inspect
 
 MANY = settings(
     max_examples=300, deadline=5000, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
+FEWER = settings(MANY, max_examples=60)
+SIZES = {"vocab_size": 37, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 20, "max_position_embeddings": 33}  # fmt: skip
+OTHER_NAMES = {"hidden_size": "dim", "num_hidden_layers": "n_layers", "num_attention_heads": "n_heads", "intermediate_size": "hidden_dim"}  # fmt: skip
 SCALARS = st.one_of(
     st.none(), st.booleans(), st.integers(-(2**70), 2**70), st.floats(), st.text(max_size=9),
     st.sampled_from([0, -1, 2**31, 2**63, 2**64, "../x", "/etc/passwd", "__class__", "F32", "I8", "model.safetensors", "\x1b[2J"]),
@@ -37,12 +42,12 @@ def folder(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy
 
 
-def opens(call: Callable[[], Any]) -> None:
-    """Success, or a CheckpointError whose lines can be printed; in bounded time."""
+def opens(call: Callable[[], Any], *others: type[Exception]) -> None:
+    """Success, or a CheckpointError (or one of the others) whose lines can be printed; in bounded time."""
     start = time.monotonic()
     try:
         call()
-    except CheckpointError as error:
+    except (CheckpointError, *others) as error:
         assert all(line.isprintable() and len(line) < 900 for line in str(error).splitlines())
         assert len(str(error).splitlines()) <= 52
     assert time.monotonic() - start < 5.0
@@ -121,6 +126,42 @@ def test_G_config(folder: Path, data: st.DataObject) -> None:
     with Changed(path, content):
         opens(lambda: AutoModel.from_pretrained(folder))
         opens(lambda: AutoTokenizer.from_pretrained(folder))
+
+
+@pytest.fixture(scope="module", params=["Roberta", "DistilBert", "Albert", "MPNet", "Electra", "RobertaPreLayerNorm"])
+def relative(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A valid checkpoint of another family."""
+    place = tmp_path_factory.mktemp(request.param)
+    sizes = (
+        {OTHER_NAMES.get(name, name): size for name, size in SIZES.items()} if request.param == "DistilBert" else SIZES
+    )
+    config = getattr(minitrans, f"{request.param}Config")(**sizes)
+    getattr(minitrans, f"{request.param}Model")(config).save_pretrained(place)
+    return place
+
+
+@FEWER
+@given(st.data())
+def test_G_config_of_other_families(relative: Path, data: st.DataObject) -> None:
+    path = relative / "config.json"
+    with Changed(path, encoded(data, mutated(data, json.loads(path.read_bytes())))):
+        opens(lambda: AutoModel.from_pretrained(relative))
+
+
+@pytest.fixture(scope="module")
+def sentences(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A valid folder of sentence-transformers."""
+    place = tmp_path_factory.mktemp("sentences") / "folder"
+    return sentence_folder(whole, place, head=("Dense", "Normalize"), prompts={"prompts": {"q": "the "}})
+
+
+@FEWER
+@pytest.mark.parametrize("name", ["modules.json", "1_Pooling/config.json", "2_Dense/config.json", "sentence_bert_config.json", "config_sentence_transformers.json"])  # fmt: skip
+@given(data=st.data())
+def test_recipes(name: str, sentences: Path, data: st.DataObject) -> None:
+    path = sentences / name
+    with Changed(path, encoded(data, mutated(data, json.loads(path.read_bytes())))):
+        opens(lambda: Encoder(sentences).encode(["the un a"]), NotSupportedError)
 
 
 @MANY

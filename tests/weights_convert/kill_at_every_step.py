@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ STEPS = (
     (os, "replace"),
     (os, "fsync"),
     (os, "unlink"),
+    (os, "link"),
     (os, "open"),
     (os, "close"),
     (os, "chmod"),
@@ -60,8 +62,8 @@ def state_of(folder: Path) -> str:
     return states[key]
 
 
-def save_killed_at(step: int, folder: Path, size: str) -> bool:
-    """Whether the save got to its end."""
+def killed_at(step: int, work: Callable[[], Any], names: Collection[str] = ()) -> bool:
+    """Whether the work got to its end; only calls of these names are counted, if any are given."""
     child = os.fork()
     if child == 0:
         left = step
@@ -79,9 +81,9 @@ def save_killed_at(step: int, folder: Path, size: str) -> bool:
 
             return call
 
-        for module, name in STEPS:
+        for module, name in STEPS if not names else [each for each in STEPS if each[1] in names]:
             setattr(module, name, counted(getattr(module, name)))
-        save_model(model(1e-2, 2.0), folder, max_shard_size=size)
+        work()
         os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
@@ -92,7 +94,7 @@ def main(folder: Path, old_size: str, new_size: str) -> dict[str, int]:
     for step in range(1000):
         shutil.rmtree(folder / "work", ignore_errors=True)
         shutil.copytree(folder / "old", folder / "work")
-        finished = save_killed_at(step, folder / "work", new_size)
+        finished = killed_at(step, lambda: save_model(model(1e-2, 2.0), folder / "work", max_shard_size=new_size))
         seen[state_of(folder / "work")] += 1
         if finished:
             break

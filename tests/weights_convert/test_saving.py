@@ -51,6 +51,19 @@ def test_a_kill_at_any_step_leaves_the_old_checkpoint_or_the_new_one(tmp_path: P
     assert all(seen["old"] > 5 and seen["new"] > 5 for seen in outcomes), outcomes
 
 
+@pytest.mark.slow
+def test_a_kill_of_convert_over_a_sentence_encoder_leaves_no_mix(tmp_path: Path) -> None:
+    script = Path(__file__).with_name("kill_convert_at_every_step.py")
+    done = subprocess.run(
+        [sys.executable, str(script), str(tmp_path)], capture_output=True, text=True, cwd=ROOT, check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    outcomes = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(outcomes) == 4
+    assert all(min(seen["old"], seen["new"], seen["refused"]) > 5 and not seen["either"] for seen in outcomes), outcomes
+
+
 @pytest.mark.parametrize("size", ["1GB", "2KB"])
 @pytest.mark.parametrize("failing", ["fsync", "replace", "write"])
 def test_an_error_is_raised_and_leaves_the_old_checkpoint(
