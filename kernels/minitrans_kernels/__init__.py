@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import Any
 
 # not on first use like the rest: `attention` is also the package below, which would take the name when it is imported
-from minitrans_kernels.attention.functions import attention, attention_rows, attention_varlen
+from minitrans_kernels.attention.functions import attention, attention_rows, attention_rows_varlen, attention_varlen
 
 # public name -> the module that has it
 _EXPORTS = {
@@ -26,7 +26,7 @@ _EXPORTS = {
     ),
 }  # fmt: skip
 
-__all__ = ["attention", "attention_rows", "attention_varlen", *_EXPORTS]  # noqa: PLE0604
+__all__ = ["attention", "attention_rows", "attention_rows_varlen", "attention_varlen", *_EXPORTS]  # noqa: PLE0604
 
 
 def __getattr__(name: str) -> Any:

@@ -8,7 +8,6 @@ file and one row.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -30,6 +29,7 @@ BACKENDS = {
     "online_softmax": "minitrans.attention.online_softmax:OnlineSoftmaxAttention",
     "triton": "minitrans.attention.triton:TritonAttention",
 }
+_LOADED: dict[str, Attention] = {}
 
 
 class Pattern(Protocol):
@@ -82,10 +82,20 @@ def check_backend(backend: str) -> None:
         raise ValueError(f"unknown attention backend {backend!r}; known: auto, {', '.join(BACKENDS)}")
 
 
-@cache
 def load_backend(name: str) -> Attention:
-    """The backend of this row of `BACKENDS`, imported when first wanted."""
-    return cast("Attention", _load(BACKENDS[name])())
+    """The backend of this row of `BACKENDS`, imported when first wanted; a compiler can follow this."""
+    _import_backend(name)
+    return _LOADED[name]
+
+
+def _import_backend(name: str) -> None:
+    """A compiler runs this while it traces, and puts nothing of it into the graph."""
+    if name not in _LOADED:
+        _LOADED[name] = cast("Attention", _load(BACKENDS[name])())
+
+
+# all that torch.compiler.assume_constant_result does, which as a decorator here would import the compiler
+_import_backend._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _load(path: str) -> Any:

@@ -18,6 +18,7 @@ from minitrans.attention import (
     RelativePositions,
     attend,
     explain_backend,
+    registry,
 )
 from minitrans.attention.bias import SummedBias
 from minitrans.attention.choice import choose
@@ -167,3 +168,37 @@ def test_a_packed_batch_is_one_call(packed: bool, monkeypatch: pytest.MonkeyPatc
     x = torch.randn(9, 6, 16) if packed else q
     attend(x, x, x, layout=PackedLayout.from_lengths([4, 5]) if packed else None, backend="triton")
     assert called == ["attention_varlen" if packed else "attention"]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*lru_cache.*:UserWarning")
+@pytest.mark.parametrize("backend", ["triton", "sdpa", "auto"])
+def test_one_graph(monkeypatch: pytest.MonkeyPatch, backend: str):
+    """Also where the compiler is the first to want the backend."""
+    monkeypatch.setattr(registry, "_LOADED", {})
+    torch.compiler.reset()
+    query, table = torch.randn(2, 3, 7, 16, requires_grad=True), torch.randn(32, 3, requires_grad=True)
+
+    def step(query: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+        mask = AttentionMask(key_padding=padding, causal=True)
+        result = attend(query, query, query, mask=mask, bias=RelativeBuckets(table, True, 128), backend=backend)
+        return result.output.square().sum()
+
+    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
+    found, expected = (torch.autograd.grad(function(query, table), (query, table)) for function in (compiled, step))
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*lru_cache.*:UserWarning")
+def test_one_graph_of_a_packed_batch():
+    torch.compiler.reset()
+    layout = PackedLayout.from_lengths([3, 0, 5])
+    query = torch.randn(8, 3, 16, requires_grad=True)
+
+    def step(query: torch.Tensor) -> torch.Tensor:
+        mask = AttentionMask(window=(1, 2))
+        return attend(query, query, query, mask=mask, layout=layout, backend="triton").output.square().sum()
+
+    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
+    (found,), (expected,) = (torch.autograd.grad(function(query), query) for function in (compiled, step))
+    torch.testing.assert_close(found, expected)

@@ -10,7 +10,14 @@ from typing import Any
 
 import pytest
 import torch
-from minitrans_kernels import BlockLayout, RelativeBias, attention, attention_rows, attention_varlen
+from minitrans_kernels import (
+    BlockLayout,
+    RelativeBias,
+    attention,
+    attention_rows,
+    attention_rows_varlen,
+    attention_varlen,
+)
 from minitrans_kernels.attention import arguments, operators
 from torch import Tensor
 
@@ -203,6 +210,22 @@ WRONG: list[tuple[Callable[[], Any], type[Exception], str]] = [
         "rows must be (R) or (B, R) with B=2, got shape (3, 2)",
     ),
     (lambda: attention_rows(q, k, lse, meta(rows)), ValueError, "rows is on meta, q is on cpu"),
+    (
+        lambda: attention_rows_varlen(packed_q, packed_k, lse, rows, starts_q, starts_k, 3, 4), ValueError,
+        "lse must be what attention_varlen(return_lse=True) returned, (N, H) = (5, 6) torch.float32, got (2, 6, 5)",
+    ),
+    (
+        lambda: attention_rows_varlen(packed_q, packed_k, lse[0].T, rows[None], starts_q, starts_k, 3, 4), ValueError,
+        "rows must be (R), got shape (1, 2)",
+    ),
+    (
+        lambda: attention_rows_varlen(packed_q, packed_k, lse[0].T, rows, starts_q, starts_k, 3, 0), ValueError,
+        "max_seqlen_k must be the longest length or more, got 0 for 7 tokens",
+    ),
+    (
+        lambda: attention_rows_varlen(packed_q, packed_k, lse[0].T, rows, starts_q, starts_k, 3, 4, dropout_p=0.1), TypeError,
+        "attention_rows_varlen() got an unexpected keyword argument 'dropout_p'",
+    ),
 ]  # fmt: skip
 
 

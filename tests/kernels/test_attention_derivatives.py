@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from minitrans_kernels import RelativeBias, attention, attention_rows, attention_varlen
+from minitrans_kernels import RelativeBias, attention, attention_rows, attention_rows_varlen, attention_varlen
 from minitrans_kernels.attention import operators, pytorch
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
@@ -100,6 +100,22 @@ def test_derivatives_of_rows(name: str, rows: Tensor):
 
     def function(q: Tensor, k: Tensor, lse: Tensor, *others: Tensor) -> Tensor:
         return attention_rows(q, k, lse, rows, **arguments(list(shapes), others), **options)
+
+    assert gradcheck(function, leaves, fast_mode=True)
+    assert gradgradcheck(function, leaves, fast_mode=True)
+
+
+@pytest.mark.parametrize("name", ["softcap", "bias", "T5", "causal, window"])
+def test_derivatives_of_rows_of_a_packed_batch(name: str):
+    torch.manual_seed(0)
+    shapes, options = CASES[name]
+    options = {key: value for key, value in options.items() if key != "key_padding"}
+    leaves = (randn(4, H, K), randn(6, G, K), randn(4, H), *(randn(*shape) for shape in shapes.values()))
+    starts = [torch.tensor(of, dtype=torch.int32) for of in ([0, 1, 4], [0, 4, 6])]
+
+    def function(q: Tensor, k: Tensor, lse: Tensor, *others: Tensor) -> Tensor:
+        given = arguments(list(shapes), others)
+        return attention_rows_varlen(q, k, lse, torch.tensor([3, 0, 2, 3]), *starts, T, S, **given, **options)
 
     assert gradcheck(function, leaves, fast_mode=True)
     assert gradgradcheck(function, leaves, fast_mode=True)

@@ -10,7 +10,14 @@ from typing import Any
 
 import pytest
 import torch
-from minitrans_kernels import RelativeBias, attention, attention_rows, attention_varlen, dropout_mask
+from minitrans_kernels import (
+    RelativeBias,
+    attention,
+    attention_rows,
+    attention_rows_varlen,
+    attention_varlen,
+    dropout_mask,
+)
 from minitrans_kernels.attention import operators
 from minitrans_kernels.attention.arguments import Options, packed, rectangles
 from minitrans_kernels.attention.problem import Problem
@@ -82,9 +89,8 @@ def test_opcheck(name: str):
         wants = [True, False, True, problem.bias is not None, problem.diagonals is not None]
         given = (*fields, out, lse, torch.randn_like(out), grad_lse, wants)
         torch.library.opcheck(torch.ops.minitrans.attention_backward.default, given)
-    if not problem.packed:
-        given = (*leaves(problem), lse.requires_grad_(), torch.tensor([1, 3]))
-        torch.library.opcheck(torch.ops.minitrans.attention_rows.default, given)
+    given = (*leaves(problem), lse.requires_grad_(), torch.tensor([1, 3]))
+    torch.library.opcheck(torch.ops.minitrans.attention_rows.default, given)
 
 
 def dense_step(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, table: Tensor) -> Tensor:
@@ -104,7 +110,8 @@ def packed_step(
     out, lse = attention_varlen(
         q, k, v, starts_q, starts_k, longest, longest, causal=True, alibi_slopes=slopes, return_lse=True
     )
-    return out.square().sum() + torch.where(lse == -torch.inf, 0.0, lse).sum()
+    weights = attention_rows_varlen(q, k, lse, torch.tensor([4, 0]), starts_q, starts_k, longest, longest, causal=True)
+    return out.square().sum() + torch.where(lse == -torch.inf, 0.0, lse).sum() + weights.square().sum()
 
 
 def compare_with_eager(step: Any, compiled: Any, leaves: list[Tensor], *others: Any) -> None:
@@ -212,6 +219,8 @@ def test_neither_import_nor_a_call_on_the_cpu_loads_triton():
         "x = torch.randn(1, 1, 3, 16, requires_grad=True)\n"
         "out, lse = m.attention(x, x, x, return_lse=True); out.sum().backward()\n"
         "m.attention_rows(x, x, lse, torch.tensor([1]))\n"
+        "bounds = torch.tensor([0, 3], dtype=torch.int32)\n"
+        "m.attention_rows_varlen(x[0, 0, :, None], x[0, 0, :, None], lse[0].T, torch.tensor([1]), bounds, bounds, 3, 3)\n"
         "assert all(hasattr(m, name) for name in ('attention', 'attention_varlen', 'BlockLayout', 'RelativeBias', 'dropout_mask'))\n"
         "assert callable(m.attention)\n"
         "assert 'triton' not in sys.modules, 'triton was loaded'"

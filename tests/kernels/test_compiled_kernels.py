@@ -34,14 +34,18 @@ from triton.runtime.driver import driver
 
 CASES = dict(cases.every_case())
 CHOSEN = {
-    "sm_80": ("plain, K 64, bf16", "relative bias, K 64, bf16"),
+    "sm_80": ("plain, K 64, bf16", "relative bias, K 64, bf16", "packed window, K 64, bf16", "plain, K 64, fp32"),
     "sm_90": (
         "plain, K 64, bf16",
-        "plain, K 128, bf16",
+        "causal, K 128, bf16",
         "plain, K 64, fp32",
+        "bias, K 64, bf16",
         "relative bias, K 64, bf16",
+        "packed, K 64, bf16",
         "packed dropout, K 64, bf16",
+        "packed window, K 64, bf16",
         "window, global tokens, K 64, bf16",
+        "plain, T and S 128, K 64, bf16",
         "add_dropout_layer_norm 768 bfloat16 dropout 0.1",
         "embedding_layer_norm 768 bfloat16 dropout 0.1",
         "rms_norm 768 bfloat16",

@@ -8,7 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from minitrans_kernels import attention, attention_rows, attention_varlen, available, dropout_mask
+from minitrans_kernels import (
+    attention,
+    attention_rows,
+    attention_rows_varlen,
+    attention_varlen,
+    available,
+    dropout_mask,
+)
 from minitrans_kernels.attention.reference import reference_attention
 from torch import Tensor
 
@@ -309,6 +316,20 @@ def test_probabilities_of_rows():
         for kind in (torch.float64, torch.bfloat16)
     ]
     assert_close("probabilities", found, peers[0], peers[1], 2, torch.finfo(torch.bfloat16).eps)
+
+
+def test_probabilities_of_rows_of_a_packed_batch():
+    """The rows of a rectangle, packed; and a row that does not exist."""
+    q, k = normal(3, 4, 100, 64, dtype=torch.float32), normal(3, 2, 300, 64, dtype=torch.float32)
+    _, lse = attention(q, k, k, window=(70, 30), softcap=5.0, return_lse=True)
+    starts = [torch.arange(4, dtype=torch.int32, device=DEVICE) * length for length in (100, 300)]
+    packed = [x.transpose(1, 2).flatten(0, 1) for x in (q, k, lse)]
+    rows = torch.tensor([50, 199, 200, 300, -1], device=DEVICE)
+    found = attention_rows_varlen(*packed, rows, *starts, 100, 300, window=(70, 30), softcap=5.0)
+    each = torch.tensor([[50], [99], [0]], device=DEVICE)
+    expected = attention_rows(q, k, lse, each, window=(70, 30), softcap=5.0)[:, :, 0]
+    torch.testing.assert_close(found[:3], expected, atol=1e-6, rtol=1e-5)
+    assert not found[3:].any()
 
 
 def test_the_device_is_not_waited_for():

@@ -97,24 +97,30 @@ def packed(
     )  # fmt: skip
 
 
-def check_rows(rows: Tensor, lse: Tensor, q: Tensor) -> None:
-    """Checks what `attention_rows` takes besides. Rows out of range are found on the CPU only: elsewhere looking would wait.
+def check_rows(rows: Tensor, lse: Tensor, problem: Problem) -> None:
+    """Checks what `attention_rows` and `attention_rows_varlen` take besides.
+
+    Rows out of range are found on the CPU only: elsewhere looking would wait.
 
     Raises:
         ValueError, TypeError: where something does not fit.
     """
+    q = problem.query
     _check_tensor("lse", lse, q)
     _check_tensor("rows", rows, q)
     wide = torch.promote_types(q.dtype, torch.float32)
-    if lse.shape != q.shape[:3] or lse.dtype != wide:
+    if lse.shape != q.shape[:-1] or lse.dtype != wide:
+        call, shape = ("attention_varlen", "(N, H)") if problem.packed else ("attention", "(B, H, T)")
         raise ValueError(
-            f"lse must be what attention(return_lse=True) returned, (B, H, T) = {tuple(q.shape[:3])} {wide}, "
+            f"lse must be what {call}(return_lse=True) returned, {shape} = {tuple(q.shape[:-1])} {wide}, "
             f"got {tuple(lse.shape)} {lse.dtype}"
         )
     if rows.dtype != torch.int64:
         raise TypeError(f"rows must be int64, got {rows.dtype}")
-    if rows.dim() not in (1, 2) or (rows.dim() == 2 and rows.shape[0] != q.shape[0]):
-        raise ValueError(f"rows must be (R) or (B, R) with B={q.shape[0]}, got shape {tuple(rows.shape)}")
+    of_each = rows.dim() == 2 and rows.shape[0] == problem.batch and not problem.packed
+    if rows.dim() != 1 and not of_each:
+        expected = "(R)" if problem.packed else f"(R) or (B, R) with B={problem.batch}"
+        raise ValueError(f"rows must be {expected}, got shape {tuple(rows.shape)}")
 
 
 def _problem(

@@ -38,21 +38,23 @@ def diagonals(
         alibi_slopes: (H); -slope · |d| is added (Press et al. 2022, "Train Short, Test Long", in its symmetric form).
         dtype: of the result.
     """
+    given = alibi_slopes if relative_bias is None else relative_bias.table
+    if given is None:
+        return None
+    device = given.device
+    ahead = torch.arange(1 - keys, max(queries, 1 - keys), device=device)
     total: Tensor | None = None
-    count = max(queries + keys - 1, 0)
     if relative_bias is not None:
         table = relative_bias.table.to(dtype)
-        ahead = torch.arange(count, device=table.device) + (1 - keys)
         bucket = _bucket(ahead, table.shape[0], relative_bias.bidirectional, relative_bias.max_distance)
-        one_hot = bucket[:, None] == torch.arange(table.shape[0], device=table.device)
+        one_hot = torch.arange(table.shape[0], device=device)[:, None] == bucket
         # a product, so that the gradient of the table is one too: sums in a fixed order, where an index would race
-        with torch.autocast(table.device.type, enabled=False):
-            total = (one_hot.to(dtype) @ table).T
+        with torch.autocast(device.type, enabled=False):
+            total = table.T @ one_hot.to(dtype)
     if alibi_slopes is not None:
-        gap = (torch.arange(count, device=alibi_slopes.device) + (1 - keys)).abs()
-        falling = -alibi_slopes.to(dtype)[:, None] * gap
+        falling = -alibi_slopes.to(dtype)[:, None] * ahead.abs()
         total = falling if total is None else total + falling
-    return None if total is None else total.contiguous()
+    return total
 
 
 def _bucket(ahead: Tensor, count: int, bidirectional: bool, max_distance: int) -> Tensor:

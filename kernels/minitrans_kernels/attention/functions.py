@@ -1,4 +1,4 @@
-"""Softmax attention over padded rectangles and over packed batches, and the probabilities of chosen rows."""
+"""Softmax attention over padded rectangles and over packed batches, and the probabilities of chosen rows of both."""
 
 from __future__ import annotations
 
@@ -215,5 +215,63 @@ def attention_rows(
         key_padding, causal, window, global_tokens, block_layout, bias, relative_bias, alibi_slopes, scale, softcap
     )
     problem = rectangles(q, k, k.detach() if isinstance(k, Tensor) else k, options)
-    check_rows(rows, lse, q)
+    check_rows(rows, lse, problem)
+    return operators.probabilities(problem, lse, rows)
+
+
+def attention_rows_varlen(
+    q: Tensor,
+    k: Tensor,
+    lse: Tensor,
+    rows: Tensor,
+    cu_seqlens_q: Tensor,
+    cu_seqlens_k: Tensor,
+    max_seqlen_q: int,
+    max_seqlen_k: int,
+    *,
+    causal: bool = False,
+    window: tuple[int | None, int | None] | None = None,
+    global_tokens: Tensor | None = None,
+    block_layout: tuple[Tensor, int] | None = None,
+    bias: Tensor | None = None,
+    relative_bias: tuple[Tensor, bool, int] | None = None,
+    alibi_slopes: Tensor | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
+) -> Tensor:
+    """The exact probabilities of some query rows of an `attention_varlen`, before dropout: exp(score - lse).
+
+    Args:
+        q: (N, H, K), as the attention had it; likewise everything that has a name of `attention_varlen`.
+        k: (M, G, K).
+        lse: (N, H), what the attention returned.
+        rows: (R) int64, packed query tokens in 0 .. N - 1, of any sequences in any order; `cu_seqlens_q[:-1].long()` are
+            the first tokens of sequences that are not empty.
+        cu_seqlens_q: as in `attention_varlen`.
+        cu_seqlens_k: as in `attention_varlen`.
+        max_seqlen_q: as in `attention_varlen`.
+        max_seqlen_k: as in `attention_varlen`.
+        causal: as in `attention`.
+        window: as in `attention`.
+        global_tokens: as in `attention_varlen`.
+        block_layout: as in `attention_varlen`.
+        bias: as in `attention_varlen`.
+        relative_bias: as in `attention`.
+        alibi_slopes: as in `attention`.
+        scale: as in `attention`.
+        softcap: as in `attention`.
+
+    Returns:
+        (R, H, max_seqlen_k) in the dtype of lse: a row's probabilities of the keys of its own sequence, zero past them;
+        rows with nothing to attend to are zero. It has gradients.
+
+    Raises:
+        ValueError, TypeError: naming the argument that does not fit, before anything is launched.
+    """
+    options = Options(
+        None, causal, window, global_tokens, block_layout, bias, relative_bias, alibi_slopes, scale, softcap
+    )
+    boundaries, longest = (cu_seqlens_q, cu_seqlens_k), (max_seqlen_q, max_seqlen_k)
+    problem = packed(q, k, k.detach() if isinstance(k, Tensor) else k, boundaries, longest, options)
+    check_rows(rows, lse, problem)
     return operators.probabilities(problem, lse, rows)

@@ -3,7 +3,6 @@
 Each runs on Triton where that can run and in plain PyTorch elsewhere. Gradients of gradients are always those of the
 PyTorch path, computed again with a graph.
 """
-# mypy: disable-error-code="no-untyped-call"
 
 from __future__ import annotations
 
@@ -15,11 +14,12 @@ from torch import Tensor
 
 from minitrans_kernels.attention import pytorch
 from minitrans_kernels.attention.problem import Problem
+from minitrans_kernels.registration import Operator
 from minitrans_kernels.runtime import runs_on_triton
 
 # a Problem, field by field
 _PROBLEM = (
-    "Tensor query, Tensor key, Tensor value, Tensor? cu_seqlens_q, Tensor? cu_seqlens_k, SymInt max_seqlen_q, "
+    "(Tensor query, Tensor key, Tensor value, Tensor? cu_seqlens_q, Tensor? cu_seqlens_k, SymInt max_seqlen_q, "
     "SymInt max_seqlen_k, Tensor? key_padding, Tensor? global_tokens, Tensor? blocks, SymInt block_size, Tensor? bias, "
     "Tensor? diagonals, bool causal, SymInt? left, SymInt? right, float scale, float? softcap, float dropout_p, "
     "Tensor? dropout_seed"
@@ -28,22 +28,16 @@ _FIELDS = tuple(part.split()[-1] for part in _PROBLEM.split(","))
 _DIFFERENTIABLE = ("query", "key", "value", "bias", "diagonals")
 _PLACES = tuple(_FIELDS.index(name) for name in _DIFFERENTIABLE)
 
-_library = torch.library.Library("minitrans", "FRAGMENT")
-
 
 def attend(problem: Problem) -> tuple[Tensor, Tensor]:
     """Output, like the query, and log-sum-exp (B, H, T), or packed (N, H)."""
-    fields = _flat(problem)
-    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
-        out, lse = torch.ops.minitrans.attention_forward(*fields)
-    else:
-        out, lse = _Attend.apply(*fields)
+    out, lse = _FORWARD(*_flat(problem))
     return out, lse
 
 
 def probabilities(problem: Problem, lse: Tensor, rows: Tensor) -> Tensor:
-    """(B, H, R, S) probabilities of the query rows `rows`, (R) or (B, R), given what `attend` gave as log-sum-exp."""
-    found: Tensor = torch.ops.minitrans.attention_rows(*_flat(problem), lse, rows)
+    """Probabilities, as `Problem.shape_of_rows` says, of the query rows `rows`, given what `attend` gave as log-sum-exp."""
+    found: Tensor = _ROWS(*_flat(problem), lse, rows)
     return found
 
 
@@ -115,8 +109,10 @@ def _backward_fake(*arguments: Any) -> list[Tensor]:
 def _rows(*arguments: Any) -> Tensor:
     *fields, lse, rows = arguments
     problem = Problem(*fields)
-    if rows.device.type == "cpu" and rows.numel() and not 0 <= int(rows.min()) <= int(rows.max()) < lse.shape[2]:
-        raise ValueError(f"rows must be in 0..{lse.shape[2] - 1}, got {rows.tolist()}")
+    check_boundaries(problem)
+    count = lse.shape[0] if problem.packed else lse.shape[2]
+    if rows.device.type == "cpu" and rows.numel() and not 0 <= int(rows.min()) <= int(rows.max()) < count:
+        raise ValueError(f"rows must be in 0..{count - 1}, got {rows.tolist()}")
     if _launches(problem):
         from minitrans_kernels.attention.rows import probabilities as launch_rows
 
@@ -125,8 +121,8 @@ def _rows(*arguments: Any) -> Tensor:
 
 
 def _rows_fake(*arguments: Any) -> Tensor:
-    query, key, lse, rows = arguments[0], arguments[1], arguments[-2], arguments[-1]
-    found: Tensor = lse.new_empty(*query.shape[:2], rows.shape[-1], key.shape[2])
+    *fields, lse, rows = arguments
+    found: Tensor = lse.new_empty(Problem(*fields).shape_of_rows(rows))
     return found
 
 
@@ -158,25 +154,8 @@ def _backward_of_forward(ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | N
             lambda fields: pytorch.forward(Problem(*fields)), inputs, places, (grad_out, grad_lse)
         )
     else:
-        gradients = torch.ops.minitrans.attention_backward(*inputs, out, lse, grad_out, grad_lse, wants)
+        gradients = _BACKWARD(*inputs, out, lse, grad_out, grad_lse, wants)
     return _at(places, gradients, len(inputs))
-
-
-class _Attend(torch.autograd.Function):
-    """The derivative registered below, for eager calls: torch's own way to it takes 0.1 ms longer for so many arguments."""
-
-    @staticmethod
-    def forward(ctx: Any, *fields: Any) -> tuple[Tensor, Tensor]:
-        """`attention_forward`."""
-        out, lse = torch.ops.minitrans.attention_forward(*fields)
-        _keep(ctx, fields, (out, lse))
-        return out, lse
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        """Of every field."""
-        grad_out, grad_lse = gradients
-        return _backward_of_forward(ctx, grad_out, grad_lse)
 
 
 def _backward_of_rows(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -227,19 +206,14 @@ def _computes(inputs: Sequence[Any]) -> bool:
     return bool(inputs[0].numel() > 0 and inputs[1].numel() > 0)
 
 
-def _define(name: str, schema: str, compute: Callable[..., Any], fake: Callable[..., Any]) -> None:
-    _library.define(f"{name}({schema}", tags=(torch.Tag.pt2_compliant_tag,))
-    _library.impl(name, compute, "CompositeExplicitAutograd")
-    torch.library.register_fake(f"minitrans::{name}", fake, lib=_library)
-
-
-_define("attention_forward", f"{_PROBLEM}) -> (Tensor, Tensor)", _forward, _forward_fake)
-_define(
-    "attention_backward",
-    f"{_PROBLEM}, Tensor out, Tensor lse, Tensor grad_out, Tensor? grad_lse, bool[] wants) -> Tensor[]",
+_FORWARD = Operator("minitrans::attention_forward", _forward, f"{_PROBLEM}) -> (Tensor, Tensor)")
+_BACKWARD = Operator(
+    "minitrans::attention_backward",
     _backward,
-    _backward_fake,
+    f"{_PROBLEM}, Tensor out, Tensor lse, Tensor grad_out, Tensor? grad_lse, bool[] wants) -> Tensor[]",
 )
-_define("attention_rows", f"{_PROBLEM}, Tensor lse, Tensor rows) -> Tensor", _rows, _rows_fake)
-for _name, _derivative in (("attention_forward", _backward_of_forward), ("attention_rows", _backward_of_rows)):
-    torch.library.register_autograd(f"minitrans::{_name}", _derivative, setup_context=_keep, lib=_library)
+_ROWS = Operator("minitrans::attention_rows", _rows, f"{_PROBLEM}, Tensor lse, Tensor rows) -> Tensor")
+for _operator, _fake in ((_FORWARD, _forward_fake), (_BACKWARD, _backward_fake), (_ROWS, _rows_fake)):
+    _operator.register_fake(_fake)
+for _operator, _derivative in ((_FORWARD, _backward_of_forward), (_ROWS, _backward_of_rows)):
+    _operator.register_autograd(_derivative, setup_context=_keep)

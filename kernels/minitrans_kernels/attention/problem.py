@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -79,3 +80,19 @@ class Problem:
     def width(self) -> int:
         """K."""
         return self.query.shape[-1]
+
+    def shape_of_rows(self, rows: Tensor) -> tuple[int, ...]:
+        """(B, H, R, S), or packed (R, H, max_seqlen_k): of the probabilities of query rows (R) or (B, R)."""
+        count = rows.shape[-1]
+        outer = (count, self.heads) if self.packed else (self.batch, self.heads, count)
+        return (*outer, self.max_seqlen_k)
+
+
+def sequences_of(tokens: Tensor, boundaries: Tensor) -> Tensor:
+    """The number of the sequence that each token belongs to; below 0 before the first sequence, B and above after the last.
+
+    Args:
+        tokens: indices of packed tokens, any shape, int64.
+        boundaries: (B + 1) int32, cumulative lengths.
+    """
+    return torch.searchsorted(boundaries.to(tokens.dtype), tokens.contiguous(), right=True) - 1

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from minitrans_kernels.attention.problem import Problem
+from minitrans_kernels.attention.problem import Problem, sequences_of
 from minitrans_kernels.dropout import dropout_mask
 
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None]
@@ -75,12 +75,18 @@ def backward(
 
 
 def rows(problem: Problem, lse: Tensor, rows: Tensor) -> Tensor:
-    """(B, H, R, S) probabilities before dropout of the query rows `rows`, (R) or (B, R), of a call that is not packed."""
+    """Probabilities before dropout of the query rows `rows`, as `Problem.shape_of_rows` says."""
     if _nothing(problem):
-        return lse.new_zeros(*problem.query.shape[:2], rows.shape[-1], problem.max_seqlen_k)
+        return lse.new_zeros(problem.shape_of_rows(rows))
     with _autocast_off(problem):
-        scores = _scores(problem, _row(_wide(problem.query), rows), rows)[0]
-        lse = _row(lse[..., None], rows)
+        if problem.cu_seqlens_q is None:
+            scores = _scores(problem, _row(_wide(problem.query), rows), rows)[0]
+            lse = _row(lse[..., None], rows)
+        else:  # all of them first: the sequences have different keys
+            sequence = sequences_of(rows, problem.cu_seqlens_q)
+            place = rows - problem.cu_seqlens_q[sequence]
+            scores = _scores(problem, _padded(problem.query, problem, keys=False))[0][sequence, :, place]
+            lse = lse[rows][..., None]
         return torch.exp(scores - lse.masked_fill(lse == -torch.inf, 0.0))
 
 
@@ -221,15 +227,15 @@ def _packed(padded: Tensor, problem: Problem, *, keys: bool = False) -> Tensor:
     boundaries = problem.cu_seqlens_k if keys else problem.cu_seqlens_q
     if boundaries is None:
         return padded
-    token = torch.arange(len(problem.key if keys else problem.query), device=padded.device)
-    sequence = torch.searchsorted(boundaries[1:], token.to(boundaries.dtype), right=True)
+    token = torch.arange((problem.key if keys else problem.query).shape[0], device=padded.device)
+    sequence = sequences_of(token, boundaries)
     return padded.transpose(1, 2)[sequence, token - boundaries[sequence]]
 
 
 def _laid_out(tokens: Tensor, boundaries: Tensor, longest: int) -> Tensor:
     """(N, ...) -> (B, longest, ...), zeros past the end of a sequence."""
     places = boundaries[:-1, None] + torch.arange(longest, device=tokens.device)
-    places = torch.where(places < boundaries[1:, None], places, len(tokens))
+    places = torch.where(places < boundaries[1:, None], places, tokens.shape[0])
     return torch.cat([tokens, tokens.new_zeros(1, *tokens.shape[1:])])[places]
 
 

@@ -245,7 +245,8 @@ def scores(call, place, products, i, j, by_key: tl.constexpr):
     if call.bias is not None or call.diagonals is not None:
         inside = (i < place.queries) & (j < place.keys)
     if call.bias is not None:
-        bias = call.bias.data + tl.cast(place.sequence, tl.int64) * call.bias.batch + place.head * call.bias.head
+        bias = call.bias.data + tl.cast(place.sequence, tl.int64) * call.bias.batch
+        bias += tl.cast(place.head, tl.int64) * call.bias.head
         bias += tl.cast(i, tl.int64) * call.bias.row + tl.cast(j, tl.int64) * call.bias.column
         products += tl.load(bias, mask=inside, other=0.0).to(tl.float32)
     if call.diagonals is not None:
@@ -293,7 +294,7 @@ def in_structure(call, place, i, j, by_key: tl.constexpr):
     if call.right is not None:
         allowed = allowed & (j <= i + (shift + call.right))
     if call.blocks is not None:
-        blocks = call.blocks.data + place.head * call.blocks.head
+        blocks = call.blocks.data + tl.cast(place.head, tl.int64) * call.blocks.head
         blocks += (i // call.block_size) * call.blocks.row + (j // call.block_size) * call.blocks.column
         allowed = allowed & (tl.load(blocks, mask=(i < place.queries) & (j < place.keys), other=0) != 0)
     if call.global_tokens is not None:

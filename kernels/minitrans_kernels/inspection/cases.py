@@ -97,8 +97,7 @@ def _attention(options: tuple[str, ...], width: int, dtype: str, length: int = 2
     out, lse = launch.forward(problem)
     wants = (True, True, True, problem.bias is not None, problem.diagonals is not None)
     launch.backward(problem, out, lse, torch.empty_like(out), None, wants)
-    if not problem.packed:
-        probabilities(problem, lse, _empty(length, dtype=torch.int64))
+    probabilities(problem, lse, _empty(length, dtype=torch.int64))
 
 
 def _reduced_precision(width: int) -> None:

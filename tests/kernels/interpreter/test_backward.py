@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -79,6 +80,29 @@ def test_padding_where_tiles_may_be_full(
 ):
     use_tiles(monkeypatch, 16, 16)
     call = problem(lengths=(20, 70), heads=(1, 1), padding=padding, window=window)
+    assert_gradients(call, gradients(call, True), True)
+
+
+@pytest.mark.parametrize(("first", "end"), [(15, 16), (15, 33), (16, 17), (31, 64)])
+def test_real_keys_that_begin_and_end_at_the_edges_of_tiles(monkeypatch: pytest.MonkeyPatch, first: int, end: int):
+    use_tiles(monkeypatch, 16, 16)
+    call = problem(lengths=(5, 70), heads=(1, 1), batch=1)
+    call = replace(call, key_padding=((torch.arange(70) >= first) & (torch.arange(70) < end))[None])
+    assert_gradients(call, gradients(call, True), True)
+
+
+@pytest.mark.parametrize("options", [{"causal": True}, {"window": (5, 3)}], ids=["causal", "window"])
+def test_edges_of_the_mask_wherever_they_cross_a_tile(monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]):
+    use_tiles(monkeypatch, 16, 16)
+    for keys in range(33, 49):
+        call = problem(lengths=(33, keys), heads=(1, 1), batch=1, **options)
+        assert_gradients(call, gradients(call, True), True)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_several_groups_of_several_heads(monkeypatch: pytest.MonkeyPatch, packed: bool):
+    use_tiles(monkeypatch, 16, 16)
+    call = problem(packed=packed, heads=(6, 2), lengths=(5, 19))
     assert_gradients(call, gradients(call, True), True)
 
 

@@ -100,6 +100,11 @@ def test_diagonals(monkeypatch: pytest.MonkeyPatch, case: dict[str, Any]):
 
 
 @pytest.mark.parametrize("of_bias", [False, True])
+def test_several_groups_of_several_heads(of_bias: bool):
+    assert_gradient(problem(heads=(6, 2), lengths=(5, 19), bias=(0, 1), diagonals=True), True, of_bias=of_bias)
+
+
+@pytest.mark.parametrize("of_bias", [False, True])
 @pytest.mark.parametrize("packed", [False, True])
 def test_same_bits_twice(of_bias: bool, packed: bool):
     call = problem(packed=packed, bias=(0, 0), diagonals=True, dropout_p=0.2, dtype=torch.float16)

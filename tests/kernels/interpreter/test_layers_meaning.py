@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 import torch
 from minitrans_kernels import layers
 from minitrans_kernels.dropout import dropout_mask
 from minitrans_kernels.layers.embedding.launch import _table_gradient as table_gradient
+from minitrans_kernels.layers.launching import sum_partials
 from minitrans_kernels.layers.masked_loss import launch as masked_loss
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -37,6 +40,16 @@ def test_dropout_takes_what_the_mask_says(shape: tuple[int, int], p: float) -> N
     assert torch.equal(y != 0.0, kept)
     (gradient,) = torch.autograd.grad(y.sum(), vector)
     torch.testing.assert_close(gradient, kept.sum(0) / (1.0 - p))
+
+
+@pytest.mark.parametrize("approximate", ["none", "tanh"])
+def test_gelu_far_from_zero(approximate: Literal["none", "tanh"]) -> None:
+    """Where exponentials overflow, the slope is 0 or 1."""
+    x = torch.tensor([[-1e4, -300.0, -30.0, 30.0, 300.0, 1e4]], requires_grad=True)
+    y = layers.bias_gelu(x, torch.zeros(6), approximate=approximate)
+    (gradient,) = torch.autograd.grad(y.sum(), x)
+    torch.testing.assert_close(y, x.clamp(min=0.0), rtol=0.0, atol=1e-30)
+    torch.testing.assert_close(gradient, (x > 0.0).float(), rtol=0.0, atol=1e-20)
 
 
 def runs(*lengths: int) -> Tensor:
@@ -80,6 +93,23 @@ def test_an_id_that_is_no_row_shows_and_harms_no_other() -> None:
     assert torch.equal(y.isnan().any(1), y.isnan().all(1))
     (gradient,) = torch.autograd.grad(y[[0, 3]].square().sum(), word)
     assert torch.equal(gradient.any(1), torch.tensor([True, False, True]))
+
+
+def test_a_table_row_that_no_token_has_is_not_looked_at() -> None:
+    word, position, vector = normal(3, 5).float(), normal(3, 5).float(), torch.ones(5)
+    word[0] = position[0] = torch.nan
+    leaves = [tensor.requires_grad_() for tensor in (word, position, vector)]
+    ids = torch.tensor([1, 2, 1])
+    y = layers.embedding_layer_norm(ids, ids, None, word, position, None, vector, torch.zeros(5), eps=EPS)
+    assert all(gradient.isfinite().all() for gradient in torch.autograd.grad(y.square().sum(), leaves))
+
+
+def test_the_sum_of_more_partial_sums_than_are_loaded_at_once() -> None:
+    partials = integers(9, 2, 150, 37).float()
+    totals = torch.full((37,), torch.nan), torch.full((37,), torch.nan)
+    sum_partials(partials, *totals)
+    for total, expected in zip(totals, partials.sum(1), strict=True):
+        assert torch.equal(total, expected)
 
 
 def test_rows_without_a_label_are_never_looked_at() -> None:
@@ -149,6 +179,8 @@ def test_packing_moves_any_dtype_and_stays_inside() -> None:
         packed = layers.pack_rows(x, indices)
         assert torch.equal(packed, x.flatten(0, 1)[indices])
         assert torch.equal(layers.pack_rows(layers.unpack_rows(packed, indices, 3, 5), indices), packed)
+    wide = integers(7, 4, 6)
+    assert torch.equal(layers.unpack_rows(wide[:, :2], indices, 3, 5).flatten(0, 1)[indices], wide[:, :2])
     outside = torch.tensor([1, 15, -1])
     rows = torch.ones(3, 5, 2)
     assert torch.equal(layers.pack_rows(rows, outside).any(1), torch.tensor([True, False, False]))

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from minitrans_kernels import RelativeBias, attention, attention_rows, attention_varlen
+from minitrans_kernels import RelativeBias, attention, attention_rows, attention_rows_varlen, attention_varlen
 from minitrans_kernels.attention import launch, operators, pytorch
 from torch import Tensor
 
@@ -101,6 +101,22 @@ def test_gradients_of_rows():
     scores = 3 * torch.tanh(q[:, :, rows] @ k.repeat_interleave(2, 1).mT / 4 / 3)
     expected = torch.autograd.grad((torch.exp(scores - lse[:, :, rows, None]) * weights).sum(), (q, k, lse))
     for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_gradients_of_rows_of_a_packed_batch():
+    q, k, lse = randn(19, H, K), randn(35, G, K), randn(19, H)
+    weights = torch.rand(2, H, 23)
+    rows = torch.tensor([18, 3])
+    found = torch.autograd.grad(
+        (attention_rows_varlen(q, k, lse, rows, STARTS_Q, STARTS_K, 14, 23, softcap=3.0) * weights).sum(), (q, k, lse)
+    )
+    total = torch.zeros(())
+    for number, (row, own) in enumerate(((18, slice(12, 35)), (3, slice(0, 9)))):
+        keys = k[own].transpose(0, 1).repeat_interleave(2, 0)  # (H, keys, K)
+        scores = 3 * torch.tanh((keys @ q[row][..., None])[..., 0] / 4 / 3)
+        total = total + (torch.exp(scores - lse[row, :, None]) * weights[number, :, : keys.shape[1]]).sum()
+    for ours, theirs in zip(found, torch.autograd.grad(total, (q, k, lse)), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from minitrans_kernels.dropout_kernel import column_keys, keep, row_keys
+from minitrans_kernels.dropout_kernel import column_keys
+from minitrans_kernels.layers.row_kernels import backward_of_normalise, drop, normalise, normalised_again
 
 
 @triton.jit
@@ -77,15 +78,12 @@ def forward_kernel(
         word, position, token_type, input_ids, position_ids, token_type_ids, word_rows, position_rows, type_rows,
         row, rows, column, D, HAS_TYPE,
     )  # fmt: skip
-    centre = tl.sum(total, 1) / D
-    centred = tl.where(inside[None, :], total - centre[:, None], 0.0)
-    inverse = tl.rsqrt(tl.sum(centred * centred, 1) / D + eps)
-    result = centred * inverse[:, None] * tl.load(weight + column, inside, other=0.0).to(tl.float32)[None, :]
+    normal, centre, inverse = normalise(total, inside, eps, D)
+    result = normal * tl.load(weight + column, inside, other=0.0).to(tl.float32)[None, :]
     result += tl.load(bias + column, inside, other=0.0).to(tl.float32)[None, :]
     if DROPOUT:
         number = tl.load(seed)
-        kept = keep(row_keys(number, 0, row)[:, None], column_keys(number, 0, column)[None, :], threshold)
-        result = tl.where(kept, result * scale, 0.0)
+        result = drop(result, number, row, column_keys(number, 0, column)[None, :], threshold, scale)
     tl.store(y + row[:, None] * D + column[None, :], result, (row < rows)[:, None] & inside[None, :])
     tl.store(mean + row, centre, row < rows)
     tl.store(rstd + row, inverse, row < rows)
@@ -139,15 +137,11 @@ def backward_kernel(
         )  # fmt: skip
         above = tl.load(grad_y + row[:, None] * grad_y_stride + column[None, :], mask, other=0.0).to(tl.float32)
         if DROPOUT:
-            above = tl.where(keep(row_keys(number, 0, row)[:, None], key, threshold), above * scale, 0.0)
-        centre = tl.load(mean + row, row < rows, other=0.0)[:, None]
-        inverse = tl.load(rstd + row, row < rows, other=0.0)[:, None]
-        normal = tl.where(mask, (total - centre) * inverse, 0.0)
+            above = drop(above, number, row, key, threshold, scale)
+        normal, inverse = normalised_again(total, mean, rstd, row, rows, mask)
         weight_sum += tl.sum(above * normal, 0)
         bias_sum += tl.sum(above, 0)
-        scaled = above * gain
-        along = tl.sum(scaled * normal, 1)[:, None] / D
-        result = (scaled - tl.sum(scaled, 1)[:, None] / D - normal * along) * inverse
+        result = backward_of_normalise(above * gain, normal, inverse, D)
         tl.store(grad_sum + row[:, None] * D + column[None, :], result, mask)
     tl.store(partials + program.to(tl.int64) * D + column, weight_sum, inside)
     tl.store(partials + (programs + program).to(tl.int64) * D + column, bias_sum, inside)

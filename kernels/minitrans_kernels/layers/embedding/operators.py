@@ -10,10 +10,11 @@ from torch import Tensor
 from minitrans_kernels.layers.embedding import pytorch
 from minitrans_kernels.layers.embedding.pytorch import Lookup
 from minitrans_kernels.layers.rows import sum_dtype
+from minitrans_kernels.registration import operator
 from minitrans_kernels.runtime import runs_on_triton
 
 
-@torch.library.custom_op("minitrans_kernels::embedding_layer_norm", mutates_args=())
+@operator("minitrans_kernels::embedding_layer_norm")
 def forward(
     input_ids: Tensor,
     position_ids: Tensor,
@@ -59,7 +60,7 @@ def _(
     return word.new_empty((count, word.shape[1])), mean, torch.empty_like(mean)
 
 
-@torch.library.custom_op("minitrans_kernels::embedding_layer_norm_backward", mutates_args=())
+@operator("minitrans_kernels::embedding_layer_norm_backward")
 def backward(
     grad_y: Tensor,
     input_ids: Tensor,

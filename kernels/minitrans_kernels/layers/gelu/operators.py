@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from minitrans_kernels.layers.gelu import pytorch
+from minitrans_kernels.registration import operator
 from minitrans_kernels.runtime import runs_on_triton
 
 
-@torch.library.custom_op("minitrans_kernels::bias_gelu", mutates_args=())
+@operator("minitrans_kernels::bias_gelu")
 def forward(x: Tensor, bias: Tensor, approximate: str) -> Tensor:
     """GELU of x (N, F) + bias (F), in the dtype of x."""
     if runs_on_triton(x):
@@ -26,7 +27,7 @@ def _(x: Tensor, bias: Tensor, approximate: str) -> Tensor:
     return x.new_empty(x.shape)
 
 
-@torch.library.custom_op("minitrans_kernels::bias_gelu_backward", mutates_args=())
+@operator("minitrans_kernels::bias_gelu_backward")
 def backward(grad_y: Tensor, x: Tensor, bias: Tensor, approximate: str) -> tuple[Tensor, Tensor]:
     """Gradients of (x, bias)."""
     if runs_on_triton(x):

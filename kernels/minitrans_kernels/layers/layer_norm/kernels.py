@@ -7,7 +7,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from minitrans_kernels.dropout_kernel import column_keys, keep, row_keys
+from minitrans_kernels.dropout_kernel import column_keys
+from minitrans_kernels.layers.row_kernels import backward_of_normalise, drop, normalise, normalised_again
 
 
 @triton.jit
@@ -42,15 +43,12 @@ def forward_kernel(
     total = tl.load(x + row[:, None] * x_stride + column[None, :], mask, other=0.0).to(tl.float32)
     if DROPOUT:
         number = tl.load(seed)
-        kept = keep(row_keys(number, 0, row)[:, None], column_keys(number, 0, column)[None, :], threshold)
-        total = tl.where(kept, total * scale, 0.0)
+        total = drop(total, number, row, column_keys(number, 0, column)[None, :], threshold, scale)
     total += tl.load(residual + row[:, None] * residual_stride + column[None, :], mask, other=0.0).to(tl.float32)
     # as the backward will find it
     total = total.to(z.dtype.element_ty).to(tl.float32)
-    centre = tl.sum(total, 1) / D
-    centred = tl.where(inside[None, :], total - centre[:, None], 0.0)
-    inverse = tl.rsqrt(tl.sum(centred * centred, 1) / D + eps)
-    result = centred * inverse[:, None] * tl.load(weight + column, inside, other=0.0).to(tl.float32)[None, :]
+    normal, centre, inverse = normalise(total, inside, eps, D)
+    result = normal * tl.load(weight + column, inside, other=0.0).to(tl.float32)[None, :]
     if HAS_BIAS:
         result += tl.load(bias + column, inside, other=0.0).to(tl.float32)[None, :]
     place = row[:, None] * D + column[None, :]
@@ -102,21 +100,16 @@ def backward_kernel(
         place = row[:, None] * D + column[None, :]
         above = tl.load(grad_y + row[:, None] * grad_y_stride + column[None, :], mask, other=0.0).to(tl.float32)
         total = tl.load(z + place, mask, other=0.0).to(tl.float32)
-        centre = tl.load(mean + row, row < rows, other=0.0)[:, None]
-        inverse = tl.load(rstd + row, row < rows, other=0.0)[:, None]
-        normal = tl.where(mask, (total - centre) * inverse, 0.0)
+        normal, inverse = normalised_again(total, mean, rstd, row, rows, mask)
         weight_sum += tl.sum(above * normal, 0)
         bias_sum += tl.sum(above, 0)
-        scaled = above * gain
-        along = tl.sum(scaled * normal, 1)[:, None] / D
-        result = (scaled - tl.sum(scaled, 1)[:, None] / D - normal * along) * inverse
+        result = backward_of_normalise(above * gain, normal, inverse, D)
         if HAS_GRAD_Z:
             result += tl.load(grad_z + row[:, None] * grad_z_stride + column[None, :], mask, other=0.0).to(tl.float32)
         tl.store(grad_residual + place, result, mask)
         if SEPARATE_X:
             if DROPOUT:
-                kept = keep(row_keys(number, 0, row)[:, None], key, threshold)
-                result = tl.where(kept, result * scale, 0.0)
+                result = drop(result, number, row, key, threshold, scale)
             tl.store(grad_x + place, result, mask)
     tl.store(partials + program.to(tl.int64) * D + column, weight_sum, inside)
     tl.store(partials + (programs + program).to(tl.int64) * D + column, bias_sum, inside)

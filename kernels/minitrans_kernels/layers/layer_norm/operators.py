@@ -9,10 +9,11 @@ from torch import Tensor
 
 from minitrans_kernels.layers.layer_norm import pytorch
 from minitrans_kernels.layers.rows import sum_dtype
+from minitrans_kernels.registration import operator
 from minitrans_kernels.runtime import runs_on_triton
 
 
-@torch.library.custom_op("minitrans_kernels::layer_norm", mutates_args=())
+@operator("minitrans_kernels::layer_norm")
 def forward(
     x: Tensor,
     residual: Tensor,
@@ -48,7 +49,7 @@ def _(
     return y, y.new_empty((count if keep_sum else 0, width)), mean, torch.empty_like(mean)
 
 
-@torch.library.custom_op("minitrans_kernels::layer_norm_backward", mutates_args=())
+@operator("minitrans_kernels::layer_norm_backward")
 def backward(
     grad_y: Tensor,
     grad_z: Tensor | None,

@@ -9,10 +9,11 @@ from torch import Tensor
 
 from minitrans_kernels.layers.masked_loss import pytorch
 from minitrans_kernels.layers.rows import sum_dtype
+from minitrans_kernels.registration import operator
 from minitrans_kernels.runtime import runs_on_triton
 
 
-@torch.library.custom_op("minitrans_kernels::masked_lm_loss", mutates_args=())
+@operator("minitrans_kernels::masked_lm_loss")
 def forward(
     hidden: Tensor, labels: Tensor, weight: Tensor, bias: Tensor | None, order: Tensor, count: Tensor
 ) -> tuple[Tensor, Tensor]:
@@ -32,7 +33,7 @@ def _(
     return statistics.new_empty(()), statistics
 
 
-@torch.library.custom_op("minitrans_kernels::masked_lm_loss_backward", mutates_args=())
+@operator("minitrans_kernels::masked_lm_loss_backward")
 def backward(
     grad_loss: Tensor,
     hidden: Tensor,

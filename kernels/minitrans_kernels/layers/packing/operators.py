@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from minitrans_kernels.layers.packing import pytorch
+from minitrans_kernels.registration import operator
 from minitrans_kernels.runtime import runs_on_triton
 
 
-@torch.library.custom_op("minitrans_kernels::pack_rows", mutates_args=())
+@operator("minitrans_kernels::pack_rows")
 def pack(x: Tensor, indices: Tensor) -> Tensor:
     """The rows `indices` (N) of x (M, W)."""
     if runs_on_triton(x):
@@ -26,7 +26,7 @@ def _(x: Tensor, indices: Tensor) -> Tensor:
     return x.new_empty((indices.shape[0], x.shape[1]))
 
 
-@torch.library.custom_op("minitrans_kernels::unpack_rows", mutates_args=())
+@operator("minitrans_kernels::unpack_rows")
 def unpack(x: Tensor, indices: Tensor, rows: int) -> Tensor:
     """(rows, W) with x (N, W) at rows `indices` and zeros elsewhere."""
     if runs_on_triton(x):

@@ -9,10 +9,11 @@ from torch import Tensor
 
 from minitrans_kernels.layers.rms import pytorch
 from minitrans_kernels.layers.rows import sum_dtype
+from minitrans_kernels.registration import operator
 from minitrans_kernels.runtime import runs_on_triton
 
 
-@torch.library.custom_op("minitrans_kernels::rms_norm", mutates_args=())
+@operator("minitrans_kernels::rms_norm")
 def forward(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """(y, rstd) of x (N, D); rstd is (N)."""
     if runs_on_triton(x):
@@ -27,7 +28,7 @@ def _(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     return x.new_empty(x.shape), x.new_empty(x.shape[0], dtype=sum_dtype(x.dtype))
 
 
-@torch.library.custom_op("minitrans_kernels::rms_norm_backward", mutates_args=())
+@operator("minitrans_kernels::rms_norm_backward")
 def backward(grad_y: Tensor, x: Tensor, weight: Tensor, rstd: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """Gradients of (x, weight)."""
     if runs_on_triton(x):
