@@ -41,7 +41,6 @@ CHOSEN = {
         "plain, K 64, fp32",
         "bias, K 64, bf16",
         "relative bias, K 64, bf16",
-        "packed, K 64, bf16",
         "packed dropout, K 64, bf16",
         "packed window, K 64, bf16",
         "window, global tokens, K 64, bf16",
@@ -52,7 +51,7 @@ CHOSEN = {
         "bias_gelu 768 bfloat16 tanh",
         "masked_lm_loss 768 bfloat16 bias True",
     ),
-    "sm_100": ("plain, K 64, bf16", "relative bias, K 64, bf16"),
+    "sm_100": ("plain, K 64, bf16",),
 }
 
 
