@@ -26,7 +26,7 @@ class Rectangle:
     """Rows of equal length that one call attends over.
 
     Attributes:
-        start: the first cell, counted over all rectangles.
+        start: the first cell.
         rows: how many.
         length: cells a row.
         mask: (rows, 1, length, length), or what spreads to it, added to the scores; None where each row is one sequence.
@@ -45,14 +45,17 @@ class Rows:
     """Where the tokens of a packed batch go for their attention.
 
     Attributes:
-        token_of_cell: (C) the token in each cell, any token in a free one; None where the cells are the tokens.
-        cell_of_token: (N) the cell of each token; None likewise.
-        rectangles: what shares a call.
+        in_place: rows of sequences as they lie in the batch; `start` counts its tokens.
+        shared: rows of cells; `start` counts those.
+        token_of_cell: (C) the token in each cell, any token in a free one.
+        place_of_token: (N) where each token comes out when the rows in place and then the shared ones are laid end to end; None
+            where it stays where it is.
     """
 
-    token_of_cell: Tensor | None
-    cell_of_token: Tensor | None
-    rectangles: tuple[Rectangle, ...]
+    in_place: tuple[Rectangle, ...]
+    shared: tuple[Rectangle, ...] = ()
+    token_of_cell: Tensor | None = None
+    place_of_token: Tensor | None = None
 
 
 def lay_out(lengths: Sequence[int], dtype: torch.dtype) -> Rows:
@@ -66,41 +69,39 @@ def lay_out(lengths: Sequence[int], dtype: torch.dtype) -> Rows:
     uniform = len(set(lengths)) == 1 and lengths[0] % step == 0
     limit = 0 if uniform else _LONG * step
     starts = torch.tensor([0, *lengths]).cumsum(0).tolist()
-    tokens: list[Tensor] = []
-    rectangles: list[Rectangle] = []
-    cell = 0
-
-    def put(tokens_here: Tensor, length: int, mask: Tensor | None) -> None:
-        nonlocal cell
-        tokens.append(tokens_here)
-        rectangles.append(Rectangle(cell, len(tokens_here) // length, length, mask))
-        cell += len(tokens_here)
-
+    in_place = []
     first = 0
     for length, equal in groupby(lengths):  # neighbours of equal length
         count = len(list(equal))
         if length > limit:
-            put(torch.arange(starts[first], starts[first + count]), length, None)
+            in_place.append(Rectangle(starts[first], count, length, None))
         first += count
-    if cell == starts[-1]:
-        return Rows(None, None, tuple(rectangles))
 
     members: dict[int, list[int]] = {}
     for number, length in enumerate(lengths):
         if 0 < length <= limit:
             members.setdefault(length, []).append(number)
+    if not members:
+        return Rows(tuple(in_place))
     counts = {length: len(numbers) for length, numbers in members.items()}
+    tokens: list[Tensor] = []
+    shared: list[Rectangle] = []
+    cell = 0
     while counts:
         length = _row_length(counts, step)
         rows = [[members[each].pop() for each in row] for row in _fill(counts, length)]
         spans = torch.tensor([[starts[n], lengths[n]] for row in rows for n in row])
         tokens_here, mask = _cells(spans, torch.tensor([len(row) for row in rows]), length, dtype)
-        put(tokens_here, length, mask)
+        tokens.append(tokens_here)
+        shared.append(Rectangle(cell, len(rows), length, mask))
+        cell += len(tokens_here)
     token_of_cell = torch.cat(tokens)
-    real = token_of_cell >= 0
-    cell_of_token = torch.empty(starts[-1], dtype=torch.int64)
-    cell_of_token[token_of_cell[real]] = real.nonzero().squeeze(1)
-    return Rows(token_of_cell.clamp_min(0), cell_of_token, tuple(rectangles))
+    staying = [torch.arange(part.start, part.start + part.rows * part.length) for part in in_place]
+    token_of_place = torch.cat([*staying, token_of_cell])
+    real = token_of_place >= 0
+    place_of_token = torch.empty(starts[-1], dtype=torch.int64)
+    place_of_token[token_of_place[real]] = real.nonzero().squeeze(1)
+    return Rows(tuple(in_place), tuple(shared), token_of_cell.clamp_min(0), place_of_token)
 
 
 def _cells(spans: Tensor, sizes: Tensor, length: int, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
