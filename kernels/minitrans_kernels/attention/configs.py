@@ -37,11 +37,11 @@ _C = Configuration
 _TABLE: Final[dict[tuple[str, Pass, Kind], tuple[Configuration, ...]]] = {
     ("sm_80", "forward", "plain"): (_C(128, 64, 4, 3), _C(128, 64, 4, 3), _C(128, 64, 8, 3), _C(64, 32, 4, 2)),
     ("sm_80", "forward", "heavy"): (_C(128, 64, 8, 3), _C(128, 64, 8, 3), _C(128, 32, 8, 2), _C(64, 32, 8, 2)),
-    ("sm_80", "forward", "narrow"): (_C(64, 64, 4, 3), _C(64, 64, 4, 3), _C(64, 64, 8, 2), _C(64, 32, 8, 2)),
+    ("sm_80", "forward", "narrow"): (_C(64, 64, 8, 3), _C(64, 64, 4, 3), _C(64, 64, 8, 2), _C(64, 32, 8, 2)),
     ("sm_80", "forward", "sparse"): (_C(64, 64, 4, 3), _C(64, 64, 4, 3), _C(64, 64, 8, 2), _C(64, 32, 8, 2)),
     ("sm_80", "forward", "float32"): (_C(64, 32, 8, 2), _C(32, 16, 4, 2), _C(32, 16, 4, 2), _C(32, 16, 8, 2)),
     ("sm_80", "grad_query", "plain"): (_C(64, 64, 4, 3), _C(128, 64, 8, 2), _C(64, 64, 8, 2), _C(64, 32, 8, 1)),
-    ("sm_80", "grad_query", "heavy"): (_C(64, 64, 4, 3), _C(64, 64, 8, 2), _C(64, 32, 8, 2), _C(64, 32, 8, 1)),
+    ("sm_80", "grad_query", "heavy"): (_C(64, 64, 4, 3), _C(64, 32, 8, 2), _C(64, 32, 8, 2), _C(64, 32, 8, 1)),
     ("sm_80", "grad_query", "narrow"): (_C(64, 64, 4, 3), _C(64, 64, 8, 2), _C(64, 32, 8, 2), _C(64, 32, 8, 1)),
     ("sm_80", "grad_query", "sparse"): (_C(64, 32, 4, 3), _C(64, 32, 4, 3), _C(64, 32, 4, 2), _C(64, 32, 8, 1)),
     ("sm_80", "grad_query", "float32"): (_C(32, 32, 4, 2), _C(32, 32, 8, 2), _C(32, 16, 4, 2), _C(16, 16, 4, 2)),
@@ -71,6 +71,11 @@ _TABLE: Final[dict[tuple[str, Pass, Kind], tuple[Configuration, ...]]] = {
 def choose(problem: Problem, which: Pass) -> Configuration:
     """The configuration of one pass of this call on the device of its query."""
     return look_up(architecture(problem.query.device), which, kind(problem), problem.width)
+
+
+def register_limit(problem: Problem) -> int | None:
+    """Registers a thread may take; None = as ptxas thinks best, which for sm_100 is 128 and then spills."""
+    return 255 if architecture(problem.query.device) == "sm_100" else None
 
 
 def every_configuration() -> Iterator[tuple[str, Pass, Kind, int, Configuration]]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from minitrans_kernels.attention import bias_gradients
 from minitrans_kernels.attention.backward import delta_kernel, grad_key_value_kernel, grad_query_kernel
 from minitrans_kernels.attention.call import Call
-from minitrans_kernels.attention.configs import Configuration, Pass, choose, in_one_pass
+from minitrans_kernels.attention.configs import Configuration, Pass, choose, in_one_pass, register_limit
 from minitrans_kernels.attention.forward import forward_kernel
 from minitrans_kernels.attention.preparation import (
     device_of,
@@ -186,6 +186,7 @@ def _options(problem: Problem, configuration: Configuration) -> dict[str, Any]:
         "precision": precision_of(problem),
         "num_warps": configuration.warps,
         "num_stages": configuration.stages,
+        "maxnreg": register_limit(problem),
         "enable_fp_fusion": True,
     }
 
