@@ -113,8 +113,8 @@ def _projection(shape: tuple[int, int], tokens: int, dtype: str) -> Callable[[],
     if dtype != "int8":
         kind = getattr(torch, dtype)
         weight = torch.ops.mkldnn._reorder_linear_weight(torch.randn(shape).to(kind), None)
-        x = torch.randn(tokens, shape[1]).to(kind)
-        return partial(torch.ops.mkldnn._linear_pointwise, x, weight, None, "none", [], "")
+        x, bias = torch.randn(tokens, shape[1]).to(kind), torch.randn(shape[0]).to(kind)  # without a bias it is slower
+        return partial(torch.ops.mkldnn._linear_pointwise, x, weight, bias, "none", [], "")
     weight = torch.ops.onednn.qlinear_prepack(torch.randint(-127, 128, shape, dtype=torch.int8), None)
     scales, zeros = torch.full(shape[:1], 0.01), torch.zeros(shape[0], dtype=torch.int32)
     x = torch.randint(0, 256, (tokens, shape[1]), dtype=torch.uint8)

@@ -32,7 +32,8 @@ from minitrans.attention.layout import PackedLayout
 from minitrans.attention.mask import AttentionMask
 from minitrans.cli import guard, options
 from minitrans.cli.writing import require_writable
-from minitrans.cpu.rows import Rectangle, Rows, lay_out
+from minitrans.cpu.attention import attend_in_rows
+from minitrans.cpu.rows import Rows, lay_out
 from minitrans.files import write_json
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -104,18 +105,7 @@ def nested_strided(batch: Batch, _: None) -> Tensor:
 
 def shared_rows(batch: Batch, rows: Rows) -> Tensor:
     """As the blocks of `minitrans.cpu` do it."""
-    outputs = [_of_rectangle(batch.packed, each) for each in rows.in_place]
-    if rows.token_of_cell is not None:
-        cells = batch.packed.index_select(0, rows.token_of_cell)
-        outputs += [_of_rectangle(cells, each) for each in rows.shared]
-    attended = torch.cat(outputs)
-    return attended if rows.place_of_token is None else attended.index_select(0, rows.place_of_token)
-
-
-def _of_rectangle(projected: Tensor, each: Rectangle) -> Tensor:
-    part = projected[each.start : each.start + each.rows * each.length]
-    q, k, v = part.view(each.rows, each.length, *part.shape[1:]).permute(2, 0, 3, 1, 4)
-    return sdpa(q, k, v, attn_mask=each.mask).transpose(1, 2).flatten(0, 1)
+    return attend_in_rows(batch.packed, rows).view(batch.packed[:, 0].shape)
 
 
 def _starts(lengths: Sequence[int]) -> list[int]:

@@ -11,11 +11,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import layer_norm, scaled_dot_product_attention
+from torch.nn.functional import layer_norm
 
 from minitrans.attention.bias import AttentionBias
 from minitrans.attention.layout import PackedLayout
 from minitrans.attention.mask import AttentionMask
+from minitrans.cpu.attention import attend_in_rows
 from minitrans.cpu.linear import FloatLinear, IntegerLinear
 from minitrans.cpu.rows import Rectangle, Rows, lay_out
 from minitrans.errors import NotSupportedError
@@ -73,24 +74,7 @@ class FusedBlock:
     def attend(self, x: Tensor, rows: Rows) -> Tensor:
         """(N, D) -> (N, H·K)."""
         projected = self.query_key_value(x)
-        heads = projected.shape[1] // (3 * self.head_width)
-        projected = projected.view(len(projected), 3, heads, self.head_width)  # (N, 3, H, K)
-        outputs = [self._fused(projected, each) for each in rows.in_place]
-        if rows.token_of_cell is not None:
-            cells = projected.index_select(0, rows.token_of_cell)
-            outputs += [self._fused(cells, each) for each in rows.shared]
-        attended = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-        return attended if rows.place_of_token is None else attended.index_select(0, rows.place_of_token)
-
-    def _fused(self, projected: Tensor, each: Rectangle) -> Tensor:
-        """(C, 3, H, K) -> (rows · length, H·K)."""
-        part = projected[each.start : each.start + each.rows * each.length]
-        grid = part.view(each.rows, each.length, *part.shape[1:])
-        q, k, v = grid.permute(2, 0, 3, 1, 4)  # (rows, H, length, K)
-        found = scaled_dot_product_attention(q, k, v, attn_mask=each.mask, scale=self.scale)
-        if each.blind is not None:
-            found = found.masked_fill(each.blind, 0.0)
-        return found.transpose(1, 2).flatten(2).flatten(0, 1)
+        return attend_in_rows(projected.view(len(x), 3, -1, self.head_width), rows, self.scale)
 
 
 class FusedEncoder(nn.Module):
@@ -177,10 +161,10 @@ def _grid(x: Tensor, mask: AttentionMask, dtype: torch.dtype) -> Rows:
     count, length = x.shape[:2]
     allowed = mask.to_dense(length, length, x.device)
     if allowed is None:
-        return Rows((Rectangle(0, count, length, None),))
+        return lay_out([length] * count, dtype)
     blind = ~allowed.any(dim=-1, keepdim=True)
     scores = torch.zeros(allowed.shape, dtype=dtype).masked_fill_(~(allowed | blind), -torch.inf)
-    return Rows((Rectangle(0, count, length, scores, blind if bool(blind.any()) else None),))
+    return Rows((Rectangle(0, count, length, length, 0, scores, blind if bool(blind.any()) else None),))
 
 
 def _pack(

@@ -48,7 +48,7 @@ class Packing:
         """(N, ...) -> (B, T, ...), with `fill` at padding."""
         batch, length = self.shape
         grid = packed.new_full((batch * length, *packed.shape[1:]), fill)
-        return grid.index_copy(0, self.cells, packed).view(batch, length, *packed.shape[1:])
+        return grid.index_copy_(0, self.cells, packed).view(batch, length, *packed.shape[1:])
 
 
 def is_contiguous(real: Tensor) -> bool:

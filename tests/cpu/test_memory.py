@@ -21,12 +21,12 @@ torch.set_num_threads(1)
 if sys.argv[1] == "prepared":
     prepare(BertModel(BertConfig(vocab_size=50, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64)).eval())
 
-def faults():
+def faults(larger):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    torch.ones(5_000_000)  # 4883 pages
+    torch.ones(5_000_000 + 250_000 * larger)  # 4883 pages, and 244 more each time
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
-print(faults(), faults())
+print(*map(faults, range(4)))
 """
 
 
@@ -36,6 +36,6 @@ print(faults(), faults())
 def test_pages_are_faulted_in_once(state: str, reused: bool):
     run = [sys.executable, "-c", PROGRAM, state]
     printed = subprocess.run(run, capture_output=True, text=True, check=True, timeout=120).stdout
-    first, second = map(int, printed.split())
+    first, *later = map(int, printed.split())
     assert first > 4000
-    assert (second < 500) == reused
+    assert (min(later) < 1000) == reused  # a small block just behind the first can make the second a new one

@@ -52,7 +52,9 @@ def batch(lengths: list[int]) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("kind", [BertModel, RobertaModel])
 @pytest.mark.parametrize("padding", ["remove", "keep"])
-@pytest.mark.parametrize("lengths", [[7], [3, 9, 1, 30, 30, 17], [120, 4, 70, 5]])
+@pytest.mark.parametrize(
+    "lengths", [[7], [9] * 40, [6] * 31 + [7] * 40, [3, 9, 1, 30, 30, 17], [9, 5] * 20, [120, 4, 70, 5]]
+)
 def test_float32_gives_the_numbers_of_the_model(kind: type[Any], padding: str, lengths: list[int]):
     model, inputs = body(kind), batch(lengths)
     with torch.no_grad():
