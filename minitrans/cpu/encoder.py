@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm
 
-from minitrans.attention.bias import AttentionBias
+from minitrans.attention.bias import AttentionBias, RelativeBuckets
 from minitrans.attention.layout import PackedLayout
 from minitrans.attention.mask import AttentionMask
 from minitrans.cpu.attention import attend_in_rows
+from minitrans.cpu.distances import Distances
 from minitrans.cpu.linear import FloatLinear, IntegerLinear
 from minitrans.cpu.rows import Rectangle, Rows, lay_out
 from minitrans.errors import NotSupportedError
@@ -85,10 +86,16 @@ class FusedEncoder(nn.Module):
         order: in which it runs them.
         norm: what follows the last.
         dtype: "float32", "bfloat16" or "int8".
+        distances: scores that every block adds, where there are any.
     """
 
     def __init__(
-        self, blocks: Sequence[EncoderBlock], order: Sequence[int], norm: LayerNorm | None, dtype: str
+        self,
+        blocks: Sequence[EncoderBlock],
+        order: Sequence[int],
+        norm: LayerNorm | None,
+        dtype: str,
+        distances: RelativeBuckets | None = None,
     ) -> None:
         super().__init__()
         self.order = tuple(order)
@@ -96,6 +103,7 @@ class FusedEncoder(nn.Module):
         before = [None, *(block.feed_forward_LayerNorm for block in blocks[:-1])]
         self.blocks = [FusedBlock(block, dtype, norm_before) for block, norm_before in zip(blocks, before, strict=True)]
         self.norm = None if norm is None else _Norm(norm, self.floats)
+        self.distances = None if distances is None else Distances(distances, self.inner)
 
     def forward(
         self,
@@ -126,6 +134,8 @@ class FusedEncoder(nn.Module):
             names = ", ".join(name for name, is_asked in asked.items() if is_asked)
             raise NotSupportedError(f"a prepared model does not go with {names}; use the model it was prepared from")
         rows = _grid(x, mask, self.inner) if layout is None else lay_out(layout.lengths(), self.inner)
+        if self.distances is not None:
+            rows = self.distances.added_to(rows)
         states = [state.view(x.shape) for state in self.states(x.flatten(0, -2), rows, keep_states)]
         return Stacked(states[-1], tuple(states) if keep_states else (), (), (), ())
 

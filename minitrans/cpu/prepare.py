@@ -8,12 +8,14 @@ from typing import Any, Self, TypeVar
 import torch
 from torch import nn
 
+from minitrans.attention.bias import RelativeBuckets
 from minitrans.attention.full import FullAttention
 from minitrans.cpu.encoder import FusedEncoder
 from minitrans.cpu.linear import check_operators
 from minitrans.errors import NotSupportedError
 from minitrans.layers.encoder_block import EncoderBlock
 from minitrans.models.encoder import Encoder
+from minitrans.models.mpnet import DistanceEncoder
 from minitrans.models.pretrained import PreTrainedModel
 
 DTYPES = ("float32", "bfloat16", "int8")
@@ -53,13 +55,13 @@ def prepare(model: M, dtype: str = "float32") -> M:
     not compute this way (attention probabilities, head masks, masks of scores) is refused in the call.
 
     Args:
-        model: an encoder on the CPU, in evaluation mode, with full attention and no relative positions.
+        model: an encoder on the CPU, in evaluation mode, with full attention and no vectors of relative positions.
         dtype: of the blocks' computation. "float32" gives the model's numbers to rounding; "bfloat16" is faster on processors
             that have it; "int8" quantises inputs and weights of the wider projections in each call (cosine of sentence vectors to
             float64 above 0.995, of single words above 0.987).
 
     Raises:
-        ValueError: for another dtype, or a model in training mode.
+        ValueError: for another dtype, a model in training mode, or one whose parts do not fit.
         NotSupportedError: for a model or a processor that this does not serve, saying why.
     """
     if dtype not in DTYPES:
@@ -72,7 +74,7 @@ def prepare(model: M, dtype: str = "float32") -> M:
     stack, blocks = _blocks(body)
     check_operators(dtype)
     with torch.no_grad():
-        encoder = FusedEncoder(blocks, stack.order, stack.LayerNorm, dtype).eval()
+        encoder = FusedEncoder(blocks, stack.order, stack.LayerNorm, dtype, _distances(stack, blocks)).eval()
     _reuse_memory()
     fast_body = _with(body, encoder=encoder)
     return fast_body if model is body else _with(model, **{model.base_model_prefix: fast_body})  # type: ignore[return-value]
@@ -99,13 +101,23 @@ def _blocks(body: PreTrainedModel) -> tuple[Encoder, list[EncoderBlock]]:
     """The stack of a body and its blocks. Raises NotSupportedError where one is not a plain encoder block."""
     encoder = getattr(body, "encoder", None)
     name = type(body).__name__
-    if type(encoder) is not Encoder:
+    if not isinstance(encoder, Encoder) or type(encoder) not in (Encoder, DistanceEncoder):
         raise NotSupportedError(f"{name} has no stack of encoder blocks of its own to prepare")
     for block in encoder.layer:
         reason = _obstacle(block)
         if reason:
             raise NotSupportedError(f"{name} cannot be prepared: {reason}")
     return encoder, [block for block in encoder.layer if isinstance(block, EncoderBlock)]
+
+
+def _distances(stack: Encoder, blocks: list[EncoderBlock]) -> RelativeBuckets | None:
+    """What every block adds to its scores. Raises ValueError where that is not for the heads of a block."""
+    if not isinstance(stack, DistanceEncoder):
+        return None
+    distances = stack.distances()
+    for block in blocks:
+        distances.check(block.attention.num_heads)
+    return distances
 
 
 def _obstacle(block: nn.Module) -> str:

@@ -71,8 +71,12 @@ class DistanceEncoder(Encoder):
 
     def forward(self, x: Tensor, *, bias: AttentionBias | None = None, **options: Any) -> Stacked:
         """(B, T, D) -> (B, T, D), or (N, D) -> (N, D); the arguments are those of `Encoder.forward`."""
-        distances = RelativeBuckets(self.relative_attention_bias.weight[:BUCKETS])
+        distances = self.distances()
         return super().forward(x, bias=distances if bias is None else SummedBias(distances, bias), **options)
+
+    def distances(self) -> RelativeBuckets:
+        """The bias that every block adds to its scores."""
+        return RelativeBuckets(self.relative_attention_bias.weight[:BUCKETS])
 
 
 class MPNetModel(EncoderModel):

@@ -15,7 +15,7 @@ from minitrans import (
     BertConfig,
     BertForSequenceClassification,
     BertModel,
-    RobertaConfig,
+    MPNetModel,
     RobertaModel,
     RobertaPreLayerNormConfig,
     RobertaPreLayerNormModel,
@@ -35,10 +35,9 @@ SENTENCES = [
 ]
 
 
-def body(kind: type[BertModel | RobertaModel] = BertModel, **changes: Any) -> Any:
+def body(kind: type[Any] = BertModel, **changes: Any) -> Any:
     torch.manual_seed(0)
-    config = BertConfig if kind is BertModel else RobertaConfig
-    model = kind(config(**{**SIZES, "initializer_range": 0.2, **changes}))
+    model = kind(kind.config_class(**{**SIZES, "initializer_range": 0.2, **changes}))
     for parameter in model.parameters():  # biases and norms too
         parameter.data += 0.05 * torch.randn(parameter.shape)
     return model.eval()
@@ -50,7 +49,7 @@ def batch(lengths: list[int]) -> dict[str, torch.Tensor]:
     return {"input_ids": ids * mask + (1 - mask), "attention_mask": mask}
 
 
-@pytest.mark.parametrize("kind", [BertModel, RobertaModel])
+@pytest.mark.parametrize("kind", [BertModel, RobertaModel, MPNetModel])
 @pytest.mark.parametrize("padding", ["remove", "keep"])
 @pytest.mark.parametrize(
     "lengths", [[7], [9] * 40, [6] * 31 + [7] * 40, [3, 9, 1, 30, 30, 17], [9, 5] * 20, [120, 4, 70, 5]]
@@ -114,10 +113,18 @@ def test_pruned_heads_are_served():
     torch.testing.assert_close(prepare(model)(**inputs).last_hidden_state, expected, rtol=1e-5, atol=1e-5)
 
 
+def test_pruned_heads_do_not_go_with_scores_of_distances():
+    model = body(MPNetModel)
+    model.prune_heads({1: [0]})
+    with pytest.raises(ValueError, match=r"RelativeBuckets needs a \(buckets, H=3\) table"):
+        prepare(model)
+
+
 @pytest.mark.parametrize(("dtype", "least"), [("bfloat16", 0.999), ("int8", 0.987)])
+@pytest.mark.parametrize("kind", [BertModel, MPNetModel])
 @pytest.mark.parametrize("padding", ["remove", "keep"])
-def test_low_precision_stays_near(dtype: str, least: float, padding: str):
-    model, inputs = body(initializer_range=0.05), batch([3, 9, 1, 30, 30, 17])
+def test_low_precision_stays_near(dtype: str, least: float, kind: type[Any], padding: str):
+    model, inputs = body(kind, initializer_range=0.05), batch([3, 9, 1, 30, 30, 17])
     with torch.no_grad():
         exact = model.double()(**inputs, padding="remove", output_hidden_states=True).hidden_states
     found = prepare(model.float(), dtype)(**inputs, padding=padding, output_hidden_states=True).hidden_states
