@@ -43,7 +43,8 @@ ALLOWED = {
     ),
     *(
         ("minitrans.embedding", below)
-        for below in FOUNDATION | {"minitrans.models", "minitrans.attention", "minitrans.tokenizers", "weights_convert"}
+        for below in FOUNDATION
+        | {"minitrans.models", "minitrans.attention", "minitrans.cpu", "minitrans.tokenizers", "weights_convert"}
     ),
     # the package itself: its version
     *(

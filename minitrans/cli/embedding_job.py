@@ -54,6 +54,7 @@ def describe(lines: LineFile, encoder: Encoder, options: Mapping[str, Any], back
         "options": {
             **options,
             "backend": backend,
+            "precision": encoder.precision,
             "model dtype": str(encoder.model.dtype).removeprefix("torch."),
             "machine": torch.cuda.get_device_name(device) if on_gpu else torch.backends.cpu.get_cpu_capability(),
             "device": device.type,

@@ -72,7 +72,7 @@ def load_encoder(runtime: Runtime) -> Encoder:
     """The encoder of texts in a checkpoint. Raises as `load` does."""
     recipe = read_recipe(runtime.model)
     loaded = load(replace(runtime, model=str(body_place(runtime.model, recipe))))
-    return Encoder.of(loaded.model, loaded.tokenizer, recipe, read_head(runtime.model, recipe))
+    return Encoder.of(loaded.model, loaded.tokenizer, recipe, read_head(runtime.model, recipe), runtime.precision)
 
 
 def note_truncated(encoder: Encoder, texts: int) -> None:

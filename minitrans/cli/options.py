@@ -42,6 +42,14 @@ Backend = Annotated[
         rich_help_panel=MODEL_PANEL,
     ),
 ]
+Precision = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PRECISION",
+        help="float32, bfloat16 or int8: compute the blocks in a faster way, on a CPU; default: by the model itself.",
+        rich_help_panel=MODEL_PANEL,
+    ),
+]
 BatchSize = Annotated[int, typer.Option(min=1, max=65536, help="Texts that run together.", rich_help_panel=MODEL_PANEL)]
 AutoBatchSize = Annotated[
     int | None,
@@ -73,6 +81,7 @@ class Runtime:
     dtype: str | None = None
     attention: str | None = None
     backend: str = "auto"
+    precision: str | None = None
     batch_size: int = 32
     threads: int | None = None
 

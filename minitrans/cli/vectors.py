@@ -50,6 +50,7 @@ def embed(
     dtype: options.Dtype = None,
     attention: options.AttentionName = None,
     backend: options.Backend = "auto",
+    precision: options.Precision = None,
     batch_size: options.AutoBatchSize = None,
     threads: options.Threads = None,
 ) -> None:
@@ -74,7 +75,13 @@ def embed(
     if model is None and not join:
         raise ValueError("missing option '--model' (see minitrans embed --help)")
     runtime = Runtime(
-        model=model or "", device=device, dtype=dtype, attention=attention, backend=backend, threads=threads
+        model=model or "",
+        device=device,
+        dtype=dtype,
+        attention=attention,
+        backend=backend,
+        precision=precision,
+        threads=threads,
     )
     call: dict[str, Any] = {
         "pooling": pooling, "normalize": not raw, "batch_size": batch_size or "auto", "prompt": prompt
@@ -118,6 +125,7 @@ def similar(
     dtype: options.Dtype = None,
     attention: options.AttentionName = None,
     backend: options.Backend = "auto",
+    precision: options.Precision = None,
     batch_size: options.AutoBatchSize = None,
     threads: options.Threads = None,
 ) -> None:
@@ -133,7 +141,15 @@ def similar(
     """
     checked(query, "QUERY")
     lines = [(number, line) for number, line in enumerate(read_lines(file), start=1) if line.strip()]
-    runtime = Runtime(model=model, device=device, dtype=dtype, attention=attention, backend=backend, threads=threads)
+    runtime = Runtime(
+        model=model,
+        device=device,
+        dtype=dtype,
+        attention=attention,
+        backend=backend,
+        precision=precision,
+        threads=threads,
+    )
     from minitrans.cli.loading import load_encoder, note_truncated
 
     encoder = load_encoder(runtime)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minitrans.attention.registry import VariantSpec
+from minitrans.cpu import prepare
 from minitrans.embedding.batching import CELLS, Tokens, cell_batches, length_sorted_batches, padded
 from minitrans.embedding.dense import Dense, read_dense
 from minitrans.embedding.memory import Heap
@@ -55,11 +56,14 @@ class Encoder:
         device: where to run; None = the CPU.
         attention: swap this attention into the pretrained weights.
         backend: how to compute it.
+        precision: "float32", "bfloat16" or "int8": compute the blocks by `minitrans.cpu.prepare`, faster, on a CPU; None = by the
+            model itself.
         revision: of a hub repository.
         local_files_only: never ask the network.
 
     Attributes:
         model: the body.
+        precision: as given.
         tokenizer: its tokenizer.
         recipe: what the folder says of pooling and all that follows.
         max_length: longer texts are cut to this many tokens.
@@ -81,6 +85,7 @@ class Encoder:
         device: torch.device | str | None = None,
         attention: VariantSpec | None = None,
         backend: str = "auto",
+        precision: str | None = None,
         revision: str | None = None,
         local_files_only: bool = False,
     ) -> None:
@@ -89,19 +94,33 @@ class Encoder:
         body = body_place(path_or_name, recipe, **hub)
         tokenizer = AutoTokenizer.from_pretrained(body, **hub)
         model = AutoModel.from_pretrained(body, dtype=dtype, device=device, attention=attention, backend=backend, **hub)
-        self._install(model, tokenizer, recipe, read_head(path_or_name, recipe, **hub))
+        self._install(model, tokenizer, recipe, read_head(path_or_name, recipe, **hub), precision)
 
     @classmethod
     def of(
-        cls, model: PreTrainedModel, tokenizer: Tokenizer, recipe: Recipe | None = None, head: Sequence[Dense] = ()
+        cls,
+        model: PreTrainedModel,
+        tokenizer: Tokenizer,
+        recipe: Recipe | None = None,
+        head: Sequence[Dense] = (),
+        precision: str | None = None,
     ) -> Self:
         """From parts that are loaded already; `head` has the "Dense" layers of the recipe, in their order."""
         encoder = cls.__new__(cls)
-        encoder._install(model, tokenizer, recipe or Recipe(), head)
+        encoder._install(model, tokenizer, recipe or Recipe(), head, precision)
         return encoder
 
-    def _install(self, model: PreTrainedModel, tokenizer: Tokenizer, recipe: Recipe, head: Sequence[Dense]) -> None:
+    def _install(
+        self,
+        model: PreTrainedModel,
+        tokenizer: Tokenizer,
+        recipe: Recipe,
+        head: Sequence[Dense],
+        precision: str | None,
+    ) -> None:
         self.model = model
+        self.precision = precision
+        self._runs = model if precision is None else prepare(model, precision)
         self.tokenizer = tokenizer
         self.recipe = recipe
         self.vector_dtype = torch.float64 if model.dtype == torch.float64 else torch.float32
@@ -260,7 +279,7 @@ class Encoder:
     def _run(self, rows: list[Tokens], call: Call) -> Tensor:
         """(B, D)"""
         batch = padded(rows, self.tokenizer.pad_token_id or 0, self.model.device)
-        states = self.model(**batch).last_hidden_state  # (B, T, D); whether padding is computed is the model's business
+        states = self._runs(**batch).last_hidden_state  # (B, T, D); whether padding is computed is the model's business
         mask = batch["attention_mask"].bool()
         pooled = torch.cat([pool(states, mask, name) for name in call.pooling], dim=-1).to(self.vector_dtype)
         layers = iter(self.head)

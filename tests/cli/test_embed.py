@@ -158,6 +158,7 @@ def half(file: Path, body: str, tmp_path: Path, whole: bytes, run, monkeypatch: 
         (["--batch-size", "3"], "options.batch_size"),
         (["--dtype", "float64"], "weights"),
         (["--backend", "eager"], "options.backend"),
+        (["--precision", "float32"], "options.precision"),
         (["--attention", '{"name": "sliding_window", "window": 2}'], "model.config"),
     ],
 )

@@ -85,6 +85,22 @@ def test_attention_and_backend_are_options(body: str, sentences: Path, run, atte
     assert not np.allclose(json.loads(narrow.out.splitlines()[0])["vector"], plain[0], atol=1e-3)
 
 
+def test_precision_is_an_option(body: str, sentences: Path, run):
+    plain = [json.loads(line)["vector"] for line in run("embed", sentences, "-m", body).out.splitlines()]
+    done = run("embed", sentences, "-m", body, "--precision", "bfloat16")
+    assert done.err == ""
+    found = [json.loads(line)["vector"] for line in done.out.splitlines()]
+    assert found != plain
+    assert np.allclose(found, plain, atol=0.05)
+    first, precise = (
+        run("similar", "the cat sat", sentences, "-m", body, *more).out for more in ([], ["--precision", "float32"])
+    )
+    assert [line.split("\t")[1:] for line in precise.splitlines()] == [
+        line.split("\t")[1:] for line in first.splitlines()
+    ]
+    run("embed", sentences, "-m", body, "--precision", "fp8").refused("'float32', 'bfloat16', 'int8', got 'fp8'")
+
+
 def test_dtype_is_an_option(body: str, sentences: Path, tmp_path: Path, run):
     out = tmp_path / "v.npy"
     assert run("embed", sentences, "-m", body, "-o", out, "--dtype", "float64").code == 0

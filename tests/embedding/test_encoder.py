@@ -13,6 +13,7 @@ import torch
 import minitrans
 from minitrans import AutoModel, AutoTokenizer, BertModel, Encoder
 from minitrans.embedding import POOLINGS, Recipe, fingerprint
+from minitrans.errors import NotSupportedError
 from tests.cli.conftest import WORDS
 from tests.embedding.conftest import TEXTS, sentence_folder
 
@@ -35,6 +36,26 @@ def test_minilm_equals_the_package(minilm: Path):
     found = Encoder(minilm).encode(texts)
     assert found.shape == (5, 384)
     assert torch.allclose(found, reference(minilm, texts), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("precision", "least"), [("float32", 1 - 1e-9), ("bfloat16", 0.999), ("int8", 0.987)])
+def test_a_faster_precision_gives_nearly_the_same_vectors(minilm: Path, precision: str, least: float):
+    texts = ["A man is eating.", "Someone has lunch.", "The sky is blue. " * 60, "naïve café 東京", *["He sat."] * 9]
+    encoder = Encoder(minilm, precision=precision)
+    found, exact = encoder.encode(texts), Encoder(minilm, dtype=torch.float64).encode(texts)
+    assert found.dtype == torch.float32
+    assert not torch.equal(found, Encoder(minilm).encode(texts))  # it did run in another way
+    assert torch.cosine_similarity(found.double(), exact).min() >= least
+    assert fingerprint(encoder) == fingerprint(Encoder(minilm))
+    parts = Encoder.of(encoder.model, encoder.tokenizer, encoder.recipe, precision=precision)
+    assert torch.equal(parts.encode(texts), found)
+
+
+def test_a_precision_that_there_is_not(body: str):
+    with pytest.raises(ValueError, match="one of 'float32', 'bfloat16', 'int8', got 'fp8'"):
+        Encoder(body, precision="fp8")
+    with pytest.raises(NotSupportedError, match="its weights are float64"):
+        Encoder(body, dtype="float64", precision="float32")
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
