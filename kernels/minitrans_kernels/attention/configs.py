@@ -65,6 +65,7 @@ _TABLE: Final[dict[tuple[str, Pass, Kind], tuple[Configuration, ...]]] = {
     ("sm_90", "grad_key_value", "narrow"): (_C(64, 64, 4, 3), _C(64, 64, 8, 2), _C(32, 64, 8, 2), _C(32, 32, 8, 2)),
     ("sm_90", "grad_key_value", "sparse"): (_C(64, 64, 4, 3), _C(32, 64, 4, 1), _C(32, 64, 4, 2), _C(32, 32, 8, 2)),
     ("sm_90", "grad_key_value", "float32"): (_C(32, 32, 4, 2), _C(32, 32, 8, 2), _C(16, 32, 4, 2), _C(16, 16, 4, 2)),
+    ("sm_100", "grad_key_value", "float32"): (_C(32, 32, 4, 2), _C(16, 32, 8, 2), _C(16, 32, 4, 2), _C(16, 16, 4, 2)),
 }
 
 

@@ -14,6 +14,9 @@ from minitrans_kernels.layers.partials_kernel import sum_partials_kernel
 # elements of a tile for 4 warps: each tensor held at once takes 32 registers a thread forward; a backward holds more tensors
 FORWARD_TILE = 4096
 BACKWARD_TILE = 2048
+# registers a thread of a kernel that holds several tiles may take: sixteen warps then share a processor, as 4, 2 or 1 programs.
+# Left to itself ptxas chooses a number of its own to fit more of them, at times a few too small, and spills
+REGISTERS = 128
 _PARTIAL_ROWS = 64
 _PARTIAL_COLUMNS = 32
 
@@ -29,12 +32,9 @@ def row_tile(width: int, elements: int) -> tuple[int, int, int]:
     return max(1, min(64, elements // columns)), columns, max(4, 4 * columns // elements)
 
 
-def register_limit(warps: int) -> int | None:
-    """Registers a thread of a backward may take: what lets its four programs a processor run side by side, if they are small.
-
-    Without a limit ptxas chooses a number of its own, at times one too few, and spills.
-    """
-    return 128 if warps == 4 else None
+def register_limit(warps: int) -> int:
+    """As REGISTERS, for a backward that holds so much that a program of more than 4 warps takes all it can have."""
+    return REGISTERS if warps == 4 else min(255, 65536 // (32 * warps))
 
 
 def program_count(device: torch.device, tiles: int) -> int:

@@ -31,7 +31,8 @@ def normalised_again(total, mean, rstd, row, rows, mask):
 def backward_of_normalise(grad, normal, rstd, D: tl.constexpr):
     """The gradient of the rows before `normalise`, from that of the rows after it."""
     along = tl.sum(grad * normal, 1)[:, None] / D
-    return (grad - tl.sum(grad, 1)[:, None] / D - normal * along) * rstd
+    # rstd goes in first: were grad, a product, only subtracted from, its factors would be held and multiplied again
+    return grad * rstd - (tl.sum(grad, 1)[:, None] / D + normal * along) * rstd
 
 
 @triton.jit

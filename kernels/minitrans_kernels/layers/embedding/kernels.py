@@ -122,25 +122,25 @@ def backward_kernel(
     programs = tl.num_programs(0)
     column = tl.arange(0, BLOCK_D)
     inside = column < D
-    gain = tl.load(weight + column, inside, other=0.0).to(tl.float32)[None, :]
     weight_sum = tl.zeros((BLOCK_D,), tl.float32)
     bias_sum = tl.zeros((BLOCK_D,), tl.float32)
-    if DROPOUT:
-        number = tl.load(seed)
-        key = column_keys(number, 0, column)[None, :]
     for start in range(program * BLOCK_ROWS, rows, programs * BLOCK_ROWS):
         row = start + tl.arange(0, BLOCK_ROWS).to(tl.int64)
         mask = (row < rows)[:, None] & inside[None, :]
+        above = tl.load(grad_y + row[:, None] * grad_y_stride + column[None, :], mask, other=0.0).to(tl.float32)
+        if DROPOUT:
+            number = tl.load(seed)
+            # drawn for every tile anew: a loop that holds the keys runs out of registers
+            above = drop(above, number, row, column_keys(number, 0, column)[None, :], threshold, scale)
         total = _sum_of_tables(
             word, position, token_type, input_ids, position_ids, token_type_ids, word_rows, position_rows, type_rows,
             row, rows, column, D, HAS_TYPE,
         )  # fmt: skip
-        above = tl.load(grad_y + row[:, None] * grad_y_stride + column[None, :], mask, other=0.0).to(tl.float32)
-        if DROPOUT:
-            above = drop(above, number, row, key, threshold, scale)
         normal, inverse = normalised_again(total, mean, rstd, row, rows, mask)
         weight_sum += tl.sum(above * normal, 0)
         bias_sum += tl.sum(above, 0)
+        # read for every tile again, from the cache: one tensor less to hold over the loop
+        gain = tl.load(weight + column, inside, other=0.0).to(tl.float32)[None, :]
         result = backward_of_normalise(above * gain, normal, inverse, D)
         tl.store(grad_sum + row[:, None] * D + column[None, :], result, mask)
     tl.store(partials + program.to(tl.int64) * D + column, weight_sum, inside)

@@ -10,10 +10,10 @@ from minitrans_kernels.layers.gelu.kernels import backward_kernel, forward_kerne
 from minitrans_kernels.layers.launching import (
     BACKWARD_TILE,
     FORWARD_TILE,
+    REGISTERS,
     contiguous_rows,
     on,
     program_count,
-    register_limit,
     row_tile,
     sum_partials,
 )
@@ -69,7 +69,7 @@ def backward(grad_y: Tensor, x: Tensor, bias: Tensor, approximate: str) -> tuple
             BLOCK_F=columns,
             TANH=approximate == "tanh",
             num_warps=warps,
-            maxnreg=register_limit(warps),
+            maxnreg=REGISTERS,
         )
         sum_partials(partials, grad_bias)
     return grad_x, grad_bias

@@ -88,28 +88,33 @@ def backward_kernel(
     programs = tl.num_programs(0)
     column = tl.arange(0, BLOCK_D)
     inside = column < D
-    gain = tl.load(weight + column, inside, other=0.0).to(tl.float32)[None, :]
     weight_sum = tl.zeros((BLOCK_D,), tl.float32)
     bias_sum = tl.zeros((BLOCK_D,), tl.float32)
-    if DROPOUT:
-        number = tl.load(seed)
-        key = column_keys(number, 0, column)[None, :]
+    if not DROPOUT:
+        gain = tl.load(weight + column, inside, other=0.0).to(tl.float32)[None, :]
+    if DROPOUT and BLOCK_ROWS > 1:
+        shared_key = column_keys(tl.load(seed), 0, column)[None, :]
     for start in range(program * BLOCK_ROWS, rows, programs * BLOCK_ROWS):
         row = start + tl.arange(0, BLOCK_ROWS).to(tl.int64)
         mask = (row < rows)[:, None] & inside[None, :]
-        place = row[:, None] * D + column[None, :]
         above = tl.load(grad_y + row[:, None] * grad_y_stride + column[None, :], mask, other=0.0).to(tl.float32)
-        total = tl.load(z + place, mask, other=0.0).to(tl.float32)
+        total = tl.load(z + row[:, None] * D + column[None, :], mask, other=0.0).to(tl.float32)
         normal, inverse = normalised_again(total, mean, rstd, row, rows, mask)
         weight_sum += tl.sum(above * normal, 0)
         bias_sum += tl.sum(above, 0)
+        if DROPOUT:
+            # from the cache again: with the masks to draw there are no registers to hold it
+            gain = tl.load(weight + column, inside, other=0.0).to(tl.float32)[None, :]
         result = backward_of_normalise(above * gain, normal, inverse, D)
         if HAS_GRAD_Z:
             result += tl.load(grad_z + row[:, None] * grad_z_stride + column[None, :], mask, other=0.0).to(tl.float32)
-        tl.store(grad_residual + place, result, mask)
+        tl.store(grad_residual + row[:, None] * D + column[None, :], result, mask)
         if SEPARATE_X:
             if DROPOUT:
+                number = tl.load(seed)
+                # a wide row has no other to share the keys with, and no registers to hold them
+                key = shared_key if BLOCK_ROWS > 1 else column_keys(number, 0, column)[None, :]
                 result = drop(result, number, row, key, threshold, scale)
-            tl.store(grad_x + place, result, mask)
+            tl.store(grad_x + row[:, None] * D + column[None, :], result, mask)
     tl.store(partials + program.to(tl.int64) * D + column, weight_sum, inside)
     tl.store(partials + (programs + program).to(tl.int64) * D + column, bias_sum, inside)

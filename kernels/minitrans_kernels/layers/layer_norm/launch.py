@@ -10,6 +10,7 @@ from minitrans_kernels.dropout import threshold
 from minitrans_kernels.layers.launching import (
     BACKWARD_TILE,
     FORWARD_TILE,
+    REGISTERS,
     contiguous_rows,
     on,
     program_count,
@@ -62,6 +63,7 @@ def forward(
             DROPOUT=seed is not None,
             KEEP_SUM=keep_sum,
             num_warps=warps,
+            maxnreg=REGISTERS,
         )
     return y, z, mean, rstd
 

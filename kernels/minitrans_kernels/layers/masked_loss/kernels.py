@@ -44,13 +44,14 @@ def _logits(
     states = hidden + row[:, None] * hidden_stride
     entries = weight + tl.cast(first, tl.int64) * weight_stride + existing[:, None] * weight_stride
     logits = tl.zeros((BLOCK_N, BLOCK_V), tl.float32)
+    if HAS_BIAS:
+        # first and not last, when every other register is taken
+        logits += tl.load(bias + first + existing).to(tl.float32)[None, :]
     for start in range(0, width, BLOCK_D):
         feature = start + tl.arange(0, BLOCK_D)[None, :]
         left = _part(states + feature, feature < width, WHOLE)
         right = _part(entries + feature, feature < width, WHOLE)
         logits = tl.dot(left, tl.trans(right), logits, input_precision=PRECISION)
-    if HAS_BIAS:
-        logits += tl.load(bias + first + existing).to(tl.float32)[None, :]
     return tl.where((first + place < vocabulary)[None, :], logits, float("-inf"))
 
 

@@ -9,10 +9,10 @@ from torch import Tensor
 from minitrans_kernels.layers.launching import (
     BACKWARD_TILE,
     FORWARD_TILE,
+    REGISTERS,
     contiguous_rows,
     on,
     program_count,
-    register_limit,
     row_tile,
     sum_partials,
 )
@@ -67,7 +67,7 @@ def backward(grad_y: Tensor, x: Tensor, weight: Tensor, rstd: Tensor) -> tuple[T
             BLOCK_ROWS=rows,
             BLOCK_D=columns,
             num_warps=warps,
-            maxnreg=register_limit(warps),
+            maxnreg=REGISTERS,
         )
         sum_partials(partials, grad_weight)
     return grad_x, grad_weight
