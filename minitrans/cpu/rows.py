@@ -152,8 +152,12 @@ def _apart(length: int, share: int, reach: int, before: int, dtype: torch.dtype)
     """The mask (1, 1, share · length, reach) of rows of so many sequences of equal length; (1, 1, 1, reach) for one a row."""
     if length == reach:
         return None
+    if share == 1:
+        mask = torch.full((1, 1, 1, reach), -torch.inf, dtype=dtype)
+        mask[..., before : before + length] = 0
+        return mask
     sequence = (torch.arange(reach) - before) // length
-    queries = sequence[before : before + share * length] if share > 1 else sequence[before, None]
+    queries = sequence[before : before + share * length]
     mask = torch.zeros(len(queries), reach, dtype=dtype).masked_fill_(queries[:, None] != sequence, -torch.inf)
     return mask[None, None]
 
