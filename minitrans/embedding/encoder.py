@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minitrans.attention.registry import VariantSpec
-from minitrans.cpu import prepare
+from minitrans.cpu import DTYPES, prepare
 from minitrans.embedding.batching import CELLS, Tokens, cell_batches, length_sorted_batches, padded
 from minitrans.embedding.dense import Dense, read_dense
 from minitrans.embedding.memory import Heap
@@ -118,6 +118,8 @@ class Encoder:
         head: Sequence[Dense],
         precision: str | None,
     ) -> None:
+        if precision not in (None, *DTYPES):
+            raise ValueError(f"precision must be one of {', '.join(map(repr, DTYPES))}, got {precision!r}")
         self.model = model
         self.precision = precision
         self._runs = model if precision is None else prepare(model, precision)

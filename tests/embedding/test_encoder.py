@@ -52,7 +52,7 @@ def test_a_faster_precision_gives_nearly_the_same_vectors(minilm: Path, precisio
 
 
 def test_a_precision_that_there_is_not(body: str):
-    with pytest.raises(ValueError, match="one of 'float32', 'bfloat16', 'int8', got 'fp8'"):
+    with pytest.raises(ValueError, match="precision must be one of 'float32', 'bfloat16', 'int8', got 'fp8'"):
         Encoder(body, precision="fp8")
     with pytest.raises(NotSupportedError, match="its weights are float64"):
         Encoder(body, dtype="float64", precision="float32")
