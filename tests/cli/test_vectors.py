@@ -98,7 +98,9 @@ def test_precision_is_an_option(body: str, sentences: Path, run):
     assert [line.split("\t")[1:] for line in precise.splitlines()] == [
         line.split("\t")[1:] for line in first.splitlines()
     ]
-    run("embed", sentences, "-m", body, "--precision", "fp8").refused("precision must be one of 'float32', 'bfloat16', 'int8', got 'fp8'")
+    run("embed", sentences, "-m", body, "--precision", "fp8").refused(
+        "precision must be one of 'float32', 'bfloat16', 'int8', got 'fp8'"
+    )
 
 
 def test_dtype_is_an_option(body: str, sentences: Path, tmp_path: Path, run):
