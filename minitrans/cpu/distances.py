@@ -25,9 +25,8 @@ class Distances:
     def added_to(self, rows: Rows) -> Rows:
         """The rows, their masks with these scores."""
         furthest = max((part.reach for part in rows.in_place + rows.shared), default=0)
-        scores = self.bias.table[
-            self.bias.buckets(torch.arange(-furthest, furthest + 1))
-        ].T.contiguous()  # (H, distances)
+        buckets = self.bias.buckets(torch.arange(-furthest, furthest + 1))
+        scores = self.bias.table[buckets].T.contiguous()  # (H, distances)
 
         def with_scores(part: Rectangle) -> Rectangle:
             keys, queries = torch.arange(part.reach) - part.before, torch.arange(part.length)

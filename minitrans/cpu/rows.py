@@ -38,7 +38,7 @@ class Rectangle:
         length: cells a row, its queries.
         reach: its keys: these cells and neighbouring ones of the rows beside it.
         before: how many of the keys come before the row's own cells.
-        mask: (rows, 1, length, reach), or what spreads to it, added to the scores; None where each row is one sequence.
+        mask: (rows, 1, length, reach), or what spreads to it, added to the scores; None where a row's keys are one sequence.
         blind: (rows, 1, length, 1), where a cell may see nothing, so that its output is 0; None where each sees some.
     """
 
