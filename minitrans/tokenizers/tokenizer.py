@@ -314,4 +314,22 @@ class Tokenizer(Conversion):
         Raises:
             ValueError: if `save_directory` is a file.
         """
-        return saving.save(self, Path(save_directory))
+        return saving.save(self.backend_tokenizer, self._config(), Path(save_directory))
+
+    def _config(self) -> dict[str, Any]:
+        """What tokenizer_config.json says: every added token is named, so that stale companions are not read."""
+        roles = self.special_tokens_map
+        of_family = saving.is_of_family(self.backend_tokenizer, self.family, self._options, roles)
+        return {
+            **(self._options if of_family else {}),
+            **dict.fromkeys(self.family.roles),
+            **roles,
+            "added_tokens_decoder": {str(i): saving.flags(token) for i, token in self.added_tokens_decoder.items()},
+            "clean_up_tokenization_spaces": self.clean_up_tokenization_spaces,
+            "additional_special_tokens": self.extra_special_tokens,  # transformers 4 fails on the newer name
+            "model_input_names": self.model_input_names,
+            "model_max_length": self.model_max_length,
+            "padding_side": self.padding_side,
+            "tokenizer_class": self.family.name if of_family else GENERIC.name,
+            "truncation_side": self.truncation_side,
+        }
