@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 import sys
 from functools import partial
-from pathlib import Path
 from typing import Annotated
 
 import torch
@@ -24,6 +23,7 @@ from benchmarks import attention_gate as gate
 from benchmarks.attention_cases import DROPOUT, Case, Inputs, cases, make
 from benchmarks.attention_providers import PROVIDERS, Provider
 from benchmarks.measuring import Budget, Quiet, first_line, is_fatal
+from benchmarks.options import CompileOnly, Only, Results, Resume, Seconds, Small
 from benchmarks.record import RESULTS, Record, Row, chosen_device, open_record
 from benchmarks.runs import Prepared, calls_of, measure
 from benchmarks.sweep import DeviceLostError, Job, sweep
@@ -149,15 +149,13 @@ def chosen_providers(only: str | None) -> list[Provider]:
 
 @app.command()
 def main(
-    small: Annotated[bool, typer.Option("--small", help="Tiny shapes; always so on a CPU.")] = False,
+    small: Small = False,
     kinds: Annotated[str | None, typer.Option(help="Kinds of cases, with commas.")] = None,
-    only: Annotated[str | None, typer.Option(help="Names of providers, with commas.")] = None,
-    seconds: Annotated[float, typer.Option(min=1, help="Start no further case after this.")] = 3600,
-    results: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the JSON goes.")] = RESULTS,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with today's file.")] = False,
-    compile_only: Annotated[
-        str | None, typer.Option(metavar="N/OF", help="Only fill the caches of the compilers, with share N of so many.")
-    ] = None,
+    only: Only = None,
+    seconds: Seconds = 3600,
+    results: Results = RESULTS,
+    resume: Resume = False,
+    compile_only: CompileOnly = None,
 ) -> None:
     """Time every provider on every case; print a line for each and write a dated JSON file.
 

@@ -16,10 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
-from importlib.metadata import version
-from importlib.util import find_spec
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -30,10 +27,11 @@ import typer
 from torch import Tensor
 
 from benchmarks.cpu_peers import PEERS, PRECISIONS
-from benchmarks.sts import RESULTS, environment, read_pairs
+from benchmarks.measuring import quantiles
+from benchmarks.options import AsJson, Results
+from benchmarks.record import RESULTS, result_file, save
+from benchmarks.sts import read_pairs
 from minitrans.cli import guard, options
-from minitrans.cli.writing import require_writable
-from minitrans.files import write_json
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 SUBJECTS = (
@@ -52,7 +50,6 @@ OBJECTS = (
 LEAST_COSINE = 0.98  # below, a provider computes something else
 _REST = 0.1  # seconds after which threads of the provider before have stopped waiting for work
 LIMITS = "limits"  # the process that measures the projections alone
-PACKAGES = ("transformers", "onnxruntime", "onnx", "ctranslate2")
 
 
 @dataclass(frozen=True)
@@ -120,11 +117,6 @@ def _projection(shape: tuple[int, int], tokens: int, dtype: str) -> Callable[[],
     x = torch.randint(0, 256, (tokens, shape[1]), dtype=torch.uint8)
     of_weight = (weight, scales, zeros, None)
     return partial(torch.ops.onednn.qlinear_pointwise, x, 0.01, 128, *of_weight, 1.0, 128, torch.uint8, "none", [], "")
-
-
-def quartiles(values: list[float]) -> dict[str, float]:
-    low, middle, high = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
-    return {"low": low, "median": middle, "high": high}
 
 
 @dataclass(frozen=True)
@@ -222,7 +214,7 @@ def measure(
         for name in timed:
             rates[name].append(tokens / ask(pipes[name], ("seconds", order)))
     for name in timed:
-        rows[name] |= {"tokens_per_second": quartiles(rates[name])}
+        rows[name] |= {"tokens_per_second": quantiles(rates[name])}
         limit_rate = statistics.median(gemm[rows[name]["precision"]])
         rows[name]["share_of_gemm"] = rows[name]["tokens_per_second"]["median"] / limit_rate
     base = rows.get("transformers float32", {}).get("tokens_per_second", {}).get("median")
@@ -250,9 +242,8 @@ def main(
     repeats: Annotated[int, typer.Option(min=1, help="Timed runs of each.")] = 9,
     threads: Annotated[int, typer.Option(min=1, help="Threads of every provider.")] = 2,
     only: Annotated[str | None, typer.Option(help="Names of providers, with commas.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Write a dated JSON file.")] = False,
-    results: Annotated[Path, typer.Option(metavar="FOLDER", help="Where that goes.")] = RESULTS,
-    force: options.Force = False,
+    as_json: AsJson = False,
+    results: Results = RESULTS,
 ) -> None:
     """Print tokens per second of every provider.
 
@@ -268,10 +259,7 @@ def main(
     from minitrans import AutoConfig, AutoTokenizer
     from minitrans.cli.demo_steps import demo_folder
 
-    now = datetime.now(UTC)
-    target = results / f"cpu-encoders-{now:%Y-%m-%d}.json"
-    if as_json:
-        require_writable(target, force=force)
+    target = result_file(results, "cpu_encoders") if as_json else None
     torch.set_num_threads(threads)
     folder = demo_folder() if model is None else model
     sentences = [text for p in read_pairs(texts) for text in (p.first, p.second)] if texts else built_in_texts()
@@ -290,14 +278,8 @@ def main(
             measured[order] = measure(pipes, said, order, task, exact, repeats)
             for row in measured[order]:
                 typer.echo(f"{order}\t" + "\t".join(_cells(row)))
-    if as_json:
-        found_versions = {name: version(name) for name in PACKAGES if find_spec(name) is not None}
-        write_json(target, {
-            "benchmark": "cpu_encoders", "date": now.isoformat(timespec="seconds"), "sentences": len(rows),
-            "tokens": sum(map(len, rows)), "batch_size": batch_size, "repeats": repeats, "results": measured, "absent": absent,
-            "capability": torch.backends.cpu.get_cpu_capability(), "peers": found_versions, **environment("cpu"),
-        })  # fmt: skip
-        typer.echo(str(target))
+    work = {"sentences": len(rows), "tokens": sum(map(len, rows)), "batch_size": batch_size, "repeats": repeats}
+    save(target, "cpu_encoders", **work, results=measured, absent=absent)
 
 
 def _cells(row: dict[str, Any]) -> list[str]:

@@ -17,17 +17,15 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from benchmarks.sts import RESULTS, environment
+from benchmarks.options import AsJson, Results
+from benchmarks.record import RESULTS, result_file, save
 from minitrans.cli import guard, options
-from minitrans.cli.writing import require_writable
-from minitrans.files import write_json
 
 WORDS = """the a of in was who where cat dog city film good bad night train late snow water music old new small river house
 people time year work day world life hand part place case week company system program question government number"""
@@ -106,9 +104,8 @@ def embed(
     ] = None,
     every: Annotated[float, typer.Option(min=0.1, help="Seconds between samples of the memory.")] = 5.0,
     kill: Annotated[bool, typer.Option(help="Kill a second run in the middle, resume it, compare.")] = True,
-    as_json: Annotated[bool, typer.Option("--json", help="Write a dated JSON file.")] = False,
-    results: Annotated[Path, typer.Option(metavar="FOLDER", help="Where that goes.")] = RESULTS,
-    force: options.Force = False,
+    as_json: AsJson = False,
+    results: Results = RESULTS,
     threads: options.Threads = None,
 ) -> None:
     """Print texts a second, megabytes in each quarter of the run and at most, and what became of the killed run.
@@ -121,10 +118,7 @@ def embed(
     """
     from minitrans.cli.demo_steps import demo_folder
 
-    now = datetime.now(UTC)
-    target = results / f"embed-{now:%Y-%m-%d}-cpu.json"
-    if as_json:
-        require_writable(target, force=force)
+    target = result_file(results, "embed") if as_json else None
     source = str(demo_folder()) if model is None else model
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -150,12 +144,7 @@ def embed(
         if kill:
             found["killed"] = kill_and_resume(common, folder, every)
             typer.echo("\t".join(f"{key} {value}" for key, value in found["killed"].items()))
-    if as_json:
-        write_json(target, {
-            "benchmark": "embed", "date": now.isoformat(timespec="seconds"), **found, **environment("cpu"),
-            "threads": threads or os.cpu_count(),
-        })  # fmt: skip
-        typer.echo(str(target))
+    save(target, "embed", **found, threads=threads or os.cpu_count())
     if kill and not found["killed"]["equal"]:
         raise ValueError("the resumed run gave another file than the unbroken one")
 

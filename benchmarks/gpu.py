@@ -16,7 +16,6 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
@@ -25,12 +24,12 @@ import torch
 import typer
 
 from benchmarks.measuring import Budget
-from benchmarks.record import CRASHED, RESULTS, target_file
+from benchmarks.options import Results, Small
+from benchmarks.record import CRASHED, RESULTS, ROOT, head, result_file
 from minitrans.cli import guard
 from minitrans.files import read_json, write_json
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-ROOT = Path(__file__).resolve().parent.parent
 TESTS = ("tests/kernels/test_gpu_attention.py", "tests/kernels/test_gpu_layers.py")
 SHARES = {"tests": 0.24, "compilers": 0.15, "attention": 0.31, "models": 0.2, "layers": 0.1}  # of the whole time
 _LONGEST_CASE = 25.0  # seconds; a part gets so much less, because it ends the case it is in
@@ -88,12 +87,12 @@ def fill_caches(count: int, seconds: float, logs: Path) -> float:
     return round(time.monotonic() - start, 1)
 
 
-def run_benchmark(name: str, seconds: float, results: Path, logs: Path, extra: Sequence[str]) -> list[Ran]:
-    """A benchmark, started again where it lost the device, until it is through or its time is over."""
+def run_benchmark(name: str, seconds: float, path: Path, logs: Path, extra: Sequence[str]) -> list[Ran]:
+    """A benchmark that writes this file, started again where it lost the device, until it is through or its time is over."""
     budget = Budget.of(seconds)
     ran: list[Ran] = []
     while budget.left > 1 and len(ran) < _MOST_STARTS:
-        arguments = ["-m", f"benchmarks.{name}", "--results", str(results), "--resume", *extra]
+        arguments = ["-m", f"benchmarks.{name}", "--results", str(path), "--resume", *extra]
         arguments += ["--seconds", str(max(budget.left - _LONGEST_CASE, 1))]
         ran.append(run(arguments, budget.left, logs / f"{name}-{len(ran)}.log"))
         if ran[-1].code != CRASHED and (ran[-1].code or 0) >= 0:  # negative: it died of a signal
@@ -112,8 +111,8 @@ def is_complete(path: Path) -> bool:
 @app.command()
 def main(
     seconds: Annotated[float, typer.Option(min=10, help="What all of it may take.")] = 530,
-    small: Annotated[bool, typer.Option("--small", help="Tiny cases; always so on a CPU.")] = False,
-    results: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the JSON goes.")] = RESULTS,
+    small: Small = False,
+    results: Results = RESULTS,
     tests: Annotated[bool, typer.Option(help="Run the GPU tests first.")] = True,
     processes: Annotated[
         int | None, typer.Option(min=1, help="That compile side by side; default: by the number of cores.")
@@ -131,17 +130,18 @@ def main(
     """
     budget = Budget.of(seconds)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    results = results.resolve()
-    results.mkdir(parents=True, exist_ok=True)
+    names = ("attention", "models", "layers")
+    target, *files = (result_file(results.resolve(), name, device) for name in ("gpu", *names))
+    paths = dict(zip(names, files, strict=True))
     logs = Path(tempfile.mkdtemp(prefix="minitrans-benchmarks-"))
     typer.echo(f"logs in {logs}")
-    began = datetime.now(UTC).isoformat(timespec="seconds")
     parts: dict[str, object] = {}
+    content = head("gpu", device, parts=parts)
     ok = True
 
     def note(name: str, value: object) -> None:
         parts[name] = value
-        write_json(target_file(results, "gpu", device), {"benchmark": "gpu", "date": began, "parts": parts})
+        write_json(target, content)
 
     workers = ["-n", "10"] if device.type == "cuda" and find_spec("xdist") is not None else []
     if tests:
@@ -156,16 +156,12 @@ def main(
         note("compilers", {"seconds": fill_caches(count, SHARES["compilers"] * seconds, logs), "processes": count})
         typer.echo(f"compilers\t{parts['compilers']}")
     extra = ["--small"] if small else []
-    names = ("attention", "models", "layers")
     for turn in ("first", "again"):
-        for name in names:
-            path = target_file(results, name, device)
+        for name, path in paths.items():
             if turn == "again" and (is_complete(path) or budget.left < 2 * _LONGEST_CASE):
                 continue
-            if turn == "first" and path.exists():
-                path.unlink()  # a whole run begins anew
             share = SHARES[name] * seconds + _LONGEST_CASE if turn == "first" else budget.left
-            ran = run_benchmark(name, min(share, budget.left), results, logs, extra)
+            ran = run_benchmark(name, min(share, budget.left), path, logs, extra)
             ok = ok and all(one.code in (0, None) for one in ran[-1:])  # None: its time was over
             note(f"{name}, {turn}", [{"code": one.code, "seconds": one.seconds, "tail": one.tail} for one in ran])
             typer.echo(f"{name}\t{sum(one.seconds for one in ran):.0f} s\tcodes {[one.code for one in ran]}\t{path}")

@@ -13,7 +13,6 @@ import math
 import sys
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any
 
 import torch
@@ -23,6 +22,7 @@ from torch import Tensor
 
 from benchmarks.layer_cases import DROPOUT, LAYERS, Leaves, Maker, Problem, Sizes, sizes_of
 from benchmarks.measuring import Budget, first_line
+from benchmarks.options import CompileOnly, Only, Results, Resume, Seconds, Small
 from benchmarks.record import RESULTS, Record, Row, chosen_device, open_record
 from benchmarks.runs import Prepared, calls_of, measure
 from benchmarks.sweep import Job, sweep
@@ -159,15 +159,13 @@ def warm_up(cases: list[tuple[str, Sizes]], device: torch.device, shard: tuple[i
 
 @app.command()
 def main(
-    small: Annotated[bool, typer.Option("--small", help="Tiny shapes; always so on a CPU.")] = False,
+    small: Small = False,
     layers: Annotated[str | None, typer.Option(help="Names of layers, with commas.")] = None,
-    only: Annotated[str | None, typer.Option(help="Names of providers, with commas.")] = None,
-    seconds: Annotated[float, typer.Option(min=1, help="Start no further case after this.")] = 3600,
-    results: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the JSON goes.")] = RESULTS,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with today's file.")] = False,
-    compile_only: Annotated[
-        str | None, typer.Option(metavar="N/OF", help="Only fill the caches of the compilers, with share N of so many.")
-    ] = None,
+    only: Only = None,
+    seconds: Seconds = 3600,
+    results: Results = RESULTS,
+    resume: Resume = False,
+    compile_only: CompileOnly = None,
 ) -> None:
     """Time every provider on every layer; print a line for each and write a dated JSON file.
 

@@ -15,7 +15,6 @@ import json
 import subprocess
 import sys
 import tempfile
-from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
@@ -23,10 +22,9 @@ from typing import Annotated, Any
 
 import typer
 
-from benchmarks.sts import RESULTS, environment
-from minitrans.cli import guard, options
-from minitrans.cli.writing import require_writable
-from minitrans.files import write_json
+from benchmarks.options import AsJson, Results
+from benchmarks.record import RESULTS, result_file, save
+from minitrans.cli import guard
 
 MEGABYTE = 10**6
 
@@ -53,7 +51,7 @@ WAYS: dict[str, tuple[str, str]] = {
     "read the file": ("", "value = open(folder + '/model.safetensors', 'rb').read()"),
     "read the file, in threads": (READERS, "value = read_in_threads(folder + '/model.safetensors')"),
     "minitrans": (
-        "from minitrans.models.bert import BertModel; import weights_convert.load; BertModel.from_pretrained(small)",
+        "from minitrans.models.bert import BertModel; BertModel.from_pretrained(small)",
         "value = BertModel.from_pretrained(folder)",
     ),
     "transformers": (
@@ -108,9 +106,8 @@ def load(
     model: Annotated[
         Path | None, typer.Option(help="A folder of BERT; default: one made with bert-base's sizes.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Write a dated JSON too.")] = False,
-    results: Annotated[Path, typer.Option(metavar="FOLDER", help="Where that goes.")] = RESULTS,
-    force: options.Force = False,
+    as_json: AsJson = False,
+    results: Results = RESULTS,
 ) -> None:
     """Print seconds (median and best), processor seconds, the ratio to reading the file, and peak memory beyond its size.
 
@@ -118,10 +115,7 @@ def load(
 
         python -m benchmarks.load --rounds 9 --json
     """
-    now = datetime.now(UTC)
-    target = results / f"load-{now:%Y-%m-%d}-cpu.json"
-    if as_json:
-        require_writable(target, force=force)
+    target = result_file(results, "load") if as_json else None
     ways = [way for way in WAYS if not way.startswith("transformers") or find_spec("transformers")]
     found: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
     with tempfile.TemporaryDirectory() as name:
@@ -152,10 +146,7 @@ def load(
     for way, row in rows.items():
         times = "".join(f"{row[name]:>9.3f}" for name in ("seconds", "best", "cpu_seconds"))
         typer.echo(f"{way:<27}{times}{row['ratio']:>8.2f}{row['peak_beyond_file_mb']:>20.0f}")
-    if as_json:
-        head = {"benchmark": "load", "date": now.isoformat(timespec="seconds"), "bytes": size, "rounds": rounds}
-        write_json(target, {**head, "ways": rows, **environment("cpu"), "threads": threads})
-        typer.echo(str(target))
+    save(target, "load", bytes=size, rounds=rounds, ways=rows, threads=threads)
 
 
 if __name__ == "__main__":

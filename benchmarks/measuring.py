@@ -43,7 +43,7 @@ class Budget:
 
 def quantiles(values: list[float]) -> dict[str, float]:
     """Quartiles and how many runs they are of."""
-    low, median, high = statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
+    low, median, high = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
     return {"low": low, "median": median, "high": high, "runs": len(values)}
 
 

@@ -26,6 +26,7 @@ import typer
 from torch import Tensor, nn
 
 from benchmarks.measuring import Budget, Call, interleaved_ms, peak_bytes, quantiles
+from benchmarks.options import Only, Results, Resume, Seconds, Small
 from benchmarks.record import RESULTS, Record, Row, chosen_device, open_record
 from benchmarks.sweep import Job, sweep
 from minitrans.cli import guard
@@ -293,11 +294,11 @@ def warm_up(device: torch.device) -> None:
 
 @app.command()
 def main(
-    small: Annotated[bool, typer.Option("--small", help="A tiny model; always so on a CPU.")] = False,
-    only: Annotated[str | None, typer.Option(help="Names of providers, with commas.")] = None,
-    seconds: Annotated[float, typer.Option(min=1, help="Start no further case after this.")] = 3600,
-    results_folder: Annotated[Path, typer.Option("--results", metavar="FOLDER", help="Where the JSON goes.")] = RESULTS,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with today's file.")] = False,
+    small: Small = False,
+    only: Only = None,
+    seconds: Seconds = 3600,
+    results_folder: Results = RESULTS,
+    resume: Resume = False,
     compile_only: Annotated[bool, typer.Option(help="Only fill the caches of the compilers.")] = False,
 ) -> None:
     """Time every provider on every model and data set; print a line for each and write a dated JSON file.

@@ -15,8 +15,6 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Annotated, Any
 
 import torch
@@ -24,17 +22,17 @@ import typer
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 
+from benchmarks.measuring import quantiles
+from benchmarks.options import AsJson, Results
 from benchmarks.padding import lengths_of_fill
-from benchmarks.sts import RESULTS, environment
+from benchmarks.record import RESULTS, result_file, save
 from minitrans.attention.dispatch import attend
 from minitrans.attention.full import FullAttention
 from minitrans.attention.layout import PackedLayout
 from minitrans.attention.mask import AttentionMask
 from minitrans.cli import guard, options
-from minitrans.cli.writing import require_writable
 from minitrans.cpu.attention import attend_in_rows
 from minitrans.cpu.rows import Rows, lay_out
-from minitrans.files import write_json
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -187,13 +185,11 @@ def measure(batch: Batch, dtype: str, repeats: int) -> list[dict[str, Any]]:
             times[name].append(time.perf_counter() - middle)
             planning[name].append(middle - start)
     for name in served:
-        low, middle, high = (
-            statistics.quantiles(times[name], n=4, method="inclusive") if repeats > 1 else times[name] * 3
-        )
-        rows[name] |= {"ms": 1e3 * middle, "ms_low": 1e3 * low, "ms_high": 1e3 * high}
+        timed = quantiles([1e3 * seconds for seconds in times[name]])
+        rows[name] |= {"ms": timed["median"], "ms_low": timed["low"], "ms_high": timed["high"]}
         rows[name] |= {
             "plan_ms": 1e3 * statistics.median(planning[name]),
-            "tokens_per_second": sum(batch.lengths) / middle,
+            "tokens_per_second": 1e3 * sum(batch.lengths) / timed["median"],
         }
     for name in served:
         rows[name]["ratio_to_padded"] = rows["padded"]["ms"] / rows[name]["ms"] if "padded" in served else None
@@ -206,9 +202,8 @@ def main(
     heads: Annotated[int, typer.Option(min=1, help="Of the attention.")] = 12,
     width: Annotated[int, typer.Option(min=1, help="Of a head.")] = 32,
     repeats: Annotated[int, typer.Option(min=1, help="Timed runs of each.")] = 21,
-    as_json: Annotated[bool, typer.Option("--json", help="Write a dated JSON file.")] = False,
-    results: Annotated[Path, typer.Option(metavar="FOLDER", help="Where that goes.")] = RESULTS,
-    force: options.Force = False,
+    as_json: AsJson = False,
+    results: Results = RESULTS,
     threads: options.Threads = None,
 ) -> None:
     """Print milliseconds a layer of every way.
@@ -222,10 +217,7 @@ def main(
         python -m benchmarks.packed_attention --sequences 32 --heads 12 --width 64 --json
     """
     warnings.filterwarnings("ignore", message="The PyTorch API of nested tensors")
-    now = datetime.now(UTC)
-    target = results / f"packed-attention-{now:%Y-%m-%d}-cpu.json"
-    if as_json:
-        require_writable(target, force=force)
+    target = result_file(results, "packed_attention") if as_json else None
     if threads is not None:
         torch.set_num_threads(threads)
     found = []
@@ -237,11 +229,8 @@ def main(
             found.append({"dtype": dtype, "lengths": case, "fill": fill, "tokens": len(batch.packed), "rows": rows})
             for row in rows:
                 typer.echo("\t".join((dtype, case, *_cells(row))))
-    if as_json:
-        shape = {"sequences": sequences, "heads": heads, "width": width, "repeats": repeats}
-        head = {"benchmark": "packed_attention", "date": now.isoformat(timespec="seconds"), **shape}
-        write_json(target, {**head, "cases": found, **environment("cpu")})
-        typer.echo(str(target))
+    shape = {"sequences": sequences, "heads": heads, "width": width, "repeats": repeats}
+    save(target, "packed_attention", **shape, cases=found)
 
 
 def _cells(row: dict[str, Any]) -> list[str]:

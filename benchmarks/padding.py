@@ -8,20 +8,17 @@ full as asked. Equality on the real tokens is checked before anything is timed; 
 
 from __future__ import annotations
 
-import statistics
 import sys
 import time
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
 
-from benchmarks.sts import RESULTS, environment
+from benchmarks.measuring import quantiles
+from benchmarks.options import AsJson, Results
+from benchmarks.record import RESULTS, result_file, save
 from minitrans.cli import guard, options
-from minitrans.cli.writing import require_writable
-from minitrans.files import write_json
 
 app = typer.Typer(add_completion=False)
 MODES = ("keep", "remove")
@@ -41,9 +38,8 @@ def main(
     batch: Annotated[int, typer.Option(min=2, help="Sequences a batch.")] = 32,
     longest: Annotated[int, typer.Option(min=4, help="Tokens of the longest sequence.")] = 128,
     repeats: Annotated[int, typer.Option(min=1, help="Timed runs of each.")] = 9,
-    as_json: Annotated[bool, typer.Option("--json", help="Write a dated JSON file.")] = False,
-    results: Annotated[Path, typer.Option(metavar="FOLDER", help="Where that goes.")] = RESULTS,
-    force: options.Force = False,
+    as_json: AsJson = False,
+    results: Results = RESULTS,
     threads: options.Threads = None,
 ) -> None:
     """Print real tokens per second, padded and padding-free.
@@ -59,21 +55,14 @@ def main(
     from minitrans import AutoModel
     from minitrans.cli.demo_steps import demo_folder
 
-    now = datetime.now(UTC)
-    target = results / f"padding-{now:%Y-%m-%d}-cpu.json"
-    if as_json:
-        require_writable(target, force=force)
+    target = result_file(results, "padding") if as_json else None
     if threads is not None:
         torch.set_num_threads(threads)
     net = AutoModel.from_pretrained(model if model is not None else demo_folder())
     rows = [measure(net, fill, batch, longest, repeats) for fill in (0.2, 0.5, 0.9)]
     for row in rows:
         typer.echo("\t".join(f"{row[name]:.2f}" for name in ("fill", "keep", "remove", "ratio")))
-    if as_json:
-        shape = {"batch": batch, "longest": longest, "repeats": repeats}
-        found = {"benchmark": "padding", "date": now.isoformat(timespec="seconds"), **shape, "rows": rows}
-        write_json(target, {**found, **environment("cpu")})
-        typer.echo(str(target))
+    save(target, "padding", batch=batch, longest=longest, repeats=repeats, rows=rows)
 
 
 @torch.no_grad()
@@ -95,10 +84,9 @@ def measure(net: Any, fill: float, batch: int, longest: int, repeats: int) -> di
     tokens = int(mask.sum())
     row = {"fill": tokens / mask.numel()}
     for mode in MODES:
-        timed = seconds[mode][1:]  # the first is a warm-up
-        row[mode] = tokens / statistics.median(timed)
-        low, _, high = statistics.quantiles(timed, n=4, method="inclusive") if len(timed) > 1 else timed * 3
-        row[f"{mode}_low"], row[f"{mode}_high"] = tokens / high, tokens / low
+        timed = quantiles(seconds[mode][1:])  # the first is a warm-up
+        row[mode] = tokens / timed["median"]
+        row[f"{mode}_low"], row[f"{mode}_high"] = tokens / timed["high"], tokens / timed["low"]
     row["ratio"] = row["remove"] / row["keep"]
     return row
 

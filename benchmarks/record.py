@@ -7,17 +7,23 @@ import subprocess
 import time
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
 import torch
+import typer
 
 from benchmarks.measuring import limits
+from minitrans.cli.writing import require_writable
 from minitrans.files import read_json, write_json
 
 Row = dict[str, Any]
-PACKAGES = ("minitrans", "torch", "triton", "transformers", "numpy")
-RESULTS = Path(__file__).resolve().parent / "results"
+PACKAGES = (
+    "minitrans", "torch", "triton", "transformers", "tokenizers", "numpy", "onnxruntime", "onnx", "ctranslate2",
+)  # fmt: skip
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
 CRASHED = 3  # exit code of a benchmark whose device was lost; starting it again with --resume goes on after the culprit
 
 
@@ -36,6 +42,10 @@ class Record:
         self._content: dict[str, Any] = {**head, "rows": [], "in_progress": None, "finished": False, "seconds": 0.0}
         if resume and path.exists():
             before = read_json(path)
+            if before.get("commit") != head.get("commit"):
+                raise ValueError(
+                    f"{path}: expected rows of this commit, found some of {before.get('commit')}; start anew"
+                )
             self._content |= {key: before[key] for key in ("seconds", "date", "limits") if key in before}
             self._content["rows"] = [row for row in before["rows"] if row["status"] != "cut"]
             self._blame(before["in_progress"])
@@ -89,21 +99,73 @@ class Record:
         write_json(self.path, self._content)
 
 
-def head(benchmark: str, device: torch.device, **settings: Any) -> dict[str, Any]:
-    """What was run, when, on what."""
-    found: dict[str, str | None] = {}
+def head(benchmark: str, device: torch.device | str = "cpu", **more: Any) -> Row:
+    """What was run, when, on what, and the rest."""
+    versions: dict[str, str | None] = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:  # a checkout that is not installed, or a peer that is absent
-            found[package] = None
+            versions[package] = None
     return {
         "benchmark": benchmark,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "device": device_facts(device),
-        "versions": {"python": platform.python_version(), **found},
-        "settings": settings,
+        **commit(),
+        "device": device_facts(torch.device(device)),
+        "threads": torch.get_num_threads(),
+        "versions": versions,
+        **more,
     }
+
+
+def commit() -> Row:
+    """The commit of the tree, and whether anything but results differs from it; None where git does not tell."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(ROOT), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout.strip()
+
+    try:
+        if Path(git("rev-parse", "--show-toplevel")) != ROOT:  # installed somewhere below another repository
+            return {"commit": None, "dirty": None}
+        status = git("status", "--porcelain", "--", ".", ":!benchmarks/results")
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(status)}
+    except (OSError, subprocess.SubprocessError):
+        return {"commit": None, "dirty": None}
+
+
+def result_file(results: Path, name: str, device: torch.device | str = "cpu", *, resume: bool = False) -> Path:
+    """results/NAME-DATE-DEVICE.json, then NAME-DATE-DEVICE-2.json, ...: the first that is free, so nothing is overwritten.
+
+    Args:
+        results: the folder, made where there is none; or the very file, where the name ends so.
+        name: of the benchmark.
+        device: what it runs on.
+        resume: the last of these files that exists, if one does.
+
+    Raises:
+        ValueError: where it cannot be written, before anything was measured.
+    """
+    if results.suffix == ".json":
+        path = results
+    else:
+        device = torch.device(device)
+        words = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+        slug = "-".join(words.lower().replace("nvidia", "").split())
+        stem = f"{name.replace('_', '-')}-{datetime.now(UTC):%Y-%m-%d}-{slug}"
+        names = (results / f"{stem}{'' if n == 1 else f'-{n}'}.json" for n in count(1))
+        taken = list(takewhile(Path.exists, names))
+        path = taken[-1] if resume and taken else results / f"{stem}{f'-{len(taken) + 1}' if taken else ''}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    require_writable(path, force=resume)
+    return path
+
+
+def save(path: Path | None, benchmark: str, device: torch.device | str = "cpu", **found: Any) -> None:
+    """Writes what was found, and says where; nothing where there is no path."""
+    if path is not None:
+        write_json(path, head(benchmark, device, **found))
+        typer.echo(str(path))
 
 
 def chosen_device(small: bool) -> tuple[torch.device, bool]:
@@ -115,8 +177,9 @@ def chosen_device(small: bool) -> tuple[torch.device, bool]:
 
 
 def open_record(benchmark: str, device: torch.device, results: Path, *, resume: bool, **settings: Any) -> Record:
-    """Today's file of a benchmark on this device, with the limits of the machine."""
-    record = Record(target_file(results, benchmark, device), head(benchmark, device, **settings), resume=resume)
+    """A file of a benchmark on this device, with the limits of the machine."""
+    path = result_file(results, benchmark, device, resume=resume)
+    record = Record(path, head(benchmark, device, settings=settings), resume=resume)
     if not record.limits:
         record.note(limits=limits(device, small=settings["small"]))
     return record
@@ -125,7 +188,7 @@ def open_record(benchmark: str, device: torch.device, results: Path, *, resume: 
 def device_facts(device: torch.device) -> dict[str, Any]:
     """Name, size and clocks; what a driver does not tell is None."""
     if device.type != "cuda":
-        return {"name": f"{platform.machine()} CPU", "threads": torch.get_num_threads()}
+        return {"name": f"{platform.machine()} CPU", "capability": torch.backends.cpu.get_cpu_capability()}
     properties = torch.cuda.get_device_properties(device)
     return {
         "name": properties.name,
@@ -147,10 +210,3 @@ def _clocks() -> dict[str, str] | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return dict(zip(names, (value.strip() for value in done.stdout.strip().split(",")), strict=False))
-
-
-def target_file(results: Path, benchmark: str, device: torch.device) -> Path:
-    """results/NAME-DATE-DEVICE.json."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    slug = "-".join(name.lower().replace("nvidia", "").split())
-    return results / f"{benchmark}-{datetime.now(UTC):%Y-%m-%d}-{slug}.json"

@@ -9,24 +9,21 @@ Task 1"; figure: sentence-transformers' model card).
 from __future__ import annotations
 
 import csv
-import platform
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from benchmarks.options import AsJson, Results
+from benchmarks.record import RESULTS, result_file, save
 from minitrans.cli import guard, options
 from minitrans.cli.options import Runtime
-from minitrans.cli.writing import progress, require_writable
-from minitrans.files import printable, write_json
-
-RESULTS = Path(__file__).resolve().parent / "results"
+from minitrans.cli.writing import progress
+from minitrans.files import printable
 
 
 @dataclass(frozen=True)
@@ -96,9 +93,8 @@ def sts(
     model: Annotated[
         str | None, typer.Option("--model", "-m", metavar="PATH_OR_NAME", help="Default: the extra demo's MiniLM.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Write a dated JSON too.")] = False,
-    results: Annotated[Path, typer.Option(metavar="FOLDER", help="Where that goes.")] = RESULTS,
-    force: options.Force = False,
+    as_json: AsJson = False,
+    results: Results = RESULTS,
     device: options.Device = "cpu",
     dtype: options.Dtype = None,
     attention: options.AttentionName = None,
@@ -122,10 +118,7 @@ def sts(
     from minitrans.embedding import Encoder, read_recipe
 
     source = model if model is not None else str(demo_folder())
-    now = datetime.now(UTC)
-    target = results / f"sts-{now:%Y-%m-%d}-{device.replace(':', '')}-{file.stem}.json"
-    if as_json:
-        require_writable(target, force=force)
+    target = result_file(results, "sts", device) if as_json else None
     runtime = Runtime(
         model=source, device=device, dtype=dtype, attention=attention, backend=backend, batch_size=batch_size,
         threads=threads,
@@ -141,40 +134,22 @@ def sts(
     cosines = (vectors[: len(pairs)] * vectors[len(pairs) :]).sum(dim=-1)  # (pairs)
     correlation = 100 * spearman(cosines.tolist(), [pair.score for pair in pairs])
     typer.echo(f"{correlation:.2f}\t{len(pairs)}\t{seconds:.1f}")
-    if as_json:
-        choice = chosen_backend(loaded.model, backend)
-        found: dict[str, Any] = {
-            "benchmark": "sts",
-            "date": now.isoformat(timespec="seconds"),
-            "file": file.name,
-            "pairs": len(pairs),
-            "spearman": round(correlation, 4),
-            "seconds": round(seconds, 3),
-            "model": "all-MiniLM-L6-v2" if model is None else Path(model).name,
-            "pooling": asdict(recipe),
-            "attention": loaded.model.config.attention,
-            "backend": {"asked": backend, "chosen": choice.name, "reason": choice.reason},
-            "dtype": str(loaded.model.dtype).removeprefix("torch."),
-            "batch_size": batch_size,
-            **environment(device),
-        }
-        write_json(target, found)
-        typer.echo(str(target))
-
-
-def environment(device: str) -> dict[str, Any]:
-    """What the numbers were measured on."""
-    import torch
-
-    on_gpu = torch.device(device).type == "cuda"
-    return {
-        "device": torch.cuda.get_device_name(device) if on_gpu else f"{platform.machine()} CPU",
-        "threads": torch.get_num_threads(),
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("minitrans", "torch", "tokenizers")},
-        },
-    }
+    choice = chosen_backend(loaded.model, backend)
+    save(
+        target,
+        "sts",
+        device,
+        file=file.name,
+        pairs=len(pairs),
+        spearman=round(correlation, 4),
+        seconds=round(seconds, 3),
+        model="all-MiniLM-L6-v2" if model is None else Path(model).name,
+        pooling=asdict(recipe),
+        attention=loaded.model.config.attention,
+        backend={"asked": backend, "chosen": choice.name, "reason": choice.reason},
+        dtype=str(loaded.model.dtype).removeprefix("torch."),
+        batch_size=batch_size,
+    )
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ def command(tmp_path: Path) -> Iterator[Command]:
         assert found["benchmark"] == module.__name__.removeprefix("benchmarks.")
         assert path.name.startswith(found["benchmark"].replace("_", "-"))
         assert found["date"][:10] in path.name
-        assert {"device", "threads", "versions"} <= found.keys()
+        assert {"device", "threads", "versions", "commit", "dirty"} <= found.keys()
         assert {"python", "minitrans", "torch"} <= found["versions"].keys()
         return found
 

@@ -27,7 +27,7 @@ def result(module: Any, folder: Path, *arguments: str, name: str = "") -> dict[s
     (path,) = folder.glob(f"{name}*.json")
     content: dict[str, Any] = json.loads(path.read_text(), parse_constant=pytest.fail)  # no NaN, no Infinity
     assert content["finished"]
-    assert {"benchmark", "date", "device", "versions", "settings", "limits", "seconds"} <= content.keys()
+    assert {"benchmark", "date", "commit", "device", "versions", "settings", "limits", "seconds"} <= content.keys()
     return content
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
 import torch
 
+from benchmarks import record as records
 from benchmarks.attention_cases import Case, cases, make
 from benchmarks.measuring import Budget, interleaved_ms, limits, peak_bytes, quantiles
-from benchmarks.record import Record
+from benchmarks.record import Record, commit, head, result_file, save
 from benchmarks.sweep import DeviceLostError, Job, attempt, is_done, run, sweep
 
 CPU = torch.device("cpu")
@@ -25,7 +27,7 @@ def test_calls_take_turns():
 
 
 def test_quantiles():
-    assert quantiles([3.0, 1.0, 2.0]) == {"low": 1.0, "median": 2.0, "high": 3.0, "runs": 3}
+    assert quantiles([3.0, 1.0, 2.0]) == {"low": 1.5, "median": 2.0, "high": 2.5, "runs": 3}
     assert quantiles([5.0])["median"] == 5.0
 
 
@@ -62,6 +64,53 @@ def test_a_later_process_goes_on_after_the_culprit(tmp_path: Path):
     assert not is_done({"case": "b"}, again)  # its other providers are still to be measured
     assert not is_done({"case": "c"}, again)  # there was no time
     assert not Record(path, {"benchmark": "x"}).rows
+
+
+def test_nothing_is_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    folder = tmp_path / "new"
+    paths = [result_file(folder, "cpu_encoders")]
+    for n in range(3):
+        save(paths[-1], "x", n=n)
+        paths.append(result_file(folder, "cpu_encoders"))
+    day = head("x")["date"][:10]
+    assert [path.name for path in paths] == [f"cpu-encoders-{day}-cpu{end}.json" for end in ("", "-2", "-3", "-4")]
+    assert [json.loads(path.read_text())["n"] for path in paths[:3]] == [0, 1, 2]
+    assert capsys.readouterr().out.splitlines() == [str(path) for path in paths[:3]]
+    assert result_file(folder, "cpu_encoders", resume=True) == paths[2]
+    assert result_file(folder, "other", resume=True).name == f"other-{day}-cpu.json"
+    assert result_file(paths[0], "cpu_encoders", resume=True) == paths[0]
+    with pytest.raises(ValueError, match="exists already"):
+        result_file(paths[0], "cpu_encoders")
+    save(None, "x")
+    assert capsys.readouterr().out == ""
+
+
+def test_a_result_names_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def git(*arguments: str) -> str:
+        command = ["git", "-c", "user.name=a", "-c", "user.email=b", "-C", str(tmp_path), *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    monkeypatch.setattr(records, "ROOT", tmp_path)
+    assert commit() == {"commit": None, "dirty": None}
+    git("init", "-q")
+    assert commit() == {"commit": None, "dirty": None}
+    (tmp_path / "a").write_text("a")
+    git("add", "a")
+    git("commit", "-qm", "a")
+    assert commit() == {"commit": git("rev-parse", "HEAD"), "dirty": False}
+    (tmp_path / "benchmarks" / "results").mkdir(parents=True)
+    (tmp_path / "benchmarks" / "results" / "x.json").write_text("{}")
+    assert commit()["dirty"] is False
+    (tmp_path / "b").write_text("b")
+    assert commit()["dirty"] is True
+    monkeypatch.setattr(records, "ROOT", tmp_path / "benchmarks")  # a folder inside of someone's repository
+    assert commit() == {"commit": None, "dirty": None}
+
+
+def test_rows_of_another_commit_are_not_gone_on_with(tmp_path: Path):
+    Record(tmp_path / "found.json", {"commit": "a"}).finish()
+    with pytest.raises(ValueError, match="expected rows of this commit, found some of a"):
+        Record(tmp_path / "found.json", {"commit": "b"}, resume=True)
 
 
 def job(key: dict[str, str], checks: dict[str, object], begin: object = lambda: None) -> Job:

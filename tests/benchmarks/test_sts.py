@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks.sts import ranks, read_pairs, spearman
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 def command(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -31,7 +31,7 @@ def test_minilm_reaches_the_published_correlation(shared_data: Path, minilm: Pat
     assert float(correlation) == pytest.approx(82.03, abs=0.05)
     assert pairs == "1379"
     found = json.loads(Path(path).read_text())
-    assert Path(path).name.startswith(f"sts-{found['date'][:10]}-cpu-")
+    assert Path(path).name.startswith(f"sts-{found['date'][:10]}-cpu")
     assert found["spearman"] == pytest.approx(82.03, abs=0.05)
     assert found["backend"]["chosen"] == "sdpa"
     assert {"torch", "minitrans"} <= set(found["versions"])
