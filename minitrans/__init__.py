@@ -67,6 +67,7 @@ _EXPORTS = {
     **dict.fromkeys(("Transformer", "TransformerConfig"), "minitrans.models.transformer"),
     "Encoder": "minitrans.embedding",
     "pack": "minitrans.packing",
+    "pipeline": "minitrans.pipelines.auto",
     "AutoTokenizer": "minitrans.tokenizers.auto",
     "BatchEncoding": "minitrans.tokenizers.batch_encoding",
     "Tokenizer": "minitrans.tokenizers.tokenizer",

@@ -1,0 +1,78 @@
+"""`minitrans.pipeline("fill-mask", model="bert-base-uncased")`: the pipeline of a task."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from minitrans.files import printable
+from minitrans.models.pretrained import PreTrainedModel
+
+if TYPE_CHECKING:
+    from minitrans.attention.registry import VariantSpec
+    from minitrans.pipelines.base import Pipeline
+    from minitrans.tokenizers.tokenizer import Tokenizer
+
+TASKS = {
+    "text-classification": "minitrans.pipelines.text_classification:TextClassification",
+    "token-classification": "minitrans.pipelines.token_classification:TokenClassification",
+    "question-answering": "minitrans.pipelines.question_answering:QuestionAnswering",
+    "fill-mask": "minitrans.pipelines.fill_mask:FillMask",
+    "feature-extraction": "minitrans.pipelines.feature_extraction:FeatureExtraction",
+}
+ALIASES = {"sentiment-analysis": "text-classification", "ner": "token-classification"}
+
+
+def pipeline(
+    task: str,
+    model: str | Path | PreTrainedModel,
+    tokenizer: str | Path | Tokenizer | None = None,
+    *,
+    device: torch.device | str | int | None = None,
+    dtype: torch.dtype | str | None = None,
+    attention: VariantSpec | None = None,
+    backend: str = "auto",
+    padding: str = "auto",
+    batch_size: int = 32,
+    revision: str | None = None,
+    local_files_only: bool = False,
+    **options: Any,
+) -> Pipeline:
+    """A model and its tokenizer, ready for a task: one text in, its result out; a list in, a list out.
+
+    Names, arguments and results are those of `transformers.pipeline`. Texts run in batches of like length, and their padding
+    is left out as the model chooses.
+
+    Args:
+        task: a key of `TASKS`, or "sentiment-analysis" or "ner".
+        model: a folder, a name on the Hugging Face hub, or a model that is loaded already.
+        tokenizer: the same; None = the model's own.
+        device: where to run; a number is that of a CUDA device, -1 the CPU; None = where the model is, the CPU for a fresh one.
+        dtype, attention, backend, padding, revision, local_files_only: see `PreTrainedModel.from_pretrained`.
+        batch_size: texts that run together.
+        options: of every call of the pipeline, such as top_k=3; a call may give others.
+
+    Raises:
+        ValueError, TypeError: for an unknown task, a faulty checkpoint, or one that lacks the head of this task.
+    """
+    path = TASKS.get(ALIASES.get(task, task))
+    if path is None:
+        raise ValueError(f"task: expected one of {', '.join([*TASKS, *ALIASES])}, got {printable(task)!r}")
+    module, _, name = path.partition(":")
+    cls: type[Pipeline] = getattr(import_module(module), name)
+    if isinstance(device, int):
+        device = f"cuda:{device}" if device >= 0 else "cpu"
+    if not isinstance(model, PreTrainedModel):
+        loaded = cls.load(
+            model, tokenizer, device=device, dtype=dtype, attention=attention, backend=backend, padding=padding,
+            revision=revision, local_files_only=local_files_only,
+        )  # fmt: skip
+        return cls(loaded, batch_size=batch_size, **options)
+    if tokenizer is None or (dtype, attention, backend, padding) != (None, None, "auto", "auto"):
+        raise ValueError(
+            "a model that is loaded already needs its tokenizer, and dtype, attention, backend and padding as it was loaded with"
+        )
+    return cls(cls.of(model.to(device), tokenizer), batch_size=batch_size, **options)
