@@ -17,7 +17,7 @@ SOURCES = {"minitrans": ROOT, "weights_convert": ROOT, "minitrans_kernels": ROOT
 # Rooms of the house, and the rooms each may import. An edge that is not here is a change of design.
 ROOMS = (
     "minitrans.attention", "minitrans.layers", "minitrans.models", "minitrans.tokenizers", "minitrans.training",
-    "minitrans.cli", "minitrans.cpu", "minitrans.embedding", "minitrans.packing", "minitrans.testing", "minitrans.__main__", "minitrans.errors", "minitrans.files", "minitrans.hub",
+    "minitrans.cli", "minitrans.cpu", "minitrans.embedding", "minitrans.pipelines", "minitrans.packing", "minitrans.testing", "minitrans.__main__", "minitrans.errors", "minitrans.files", "minitrans.hub",
     "weights_convert", "minitrans_kernels",
 )  # fmt: skip
 FOUNDATION = {"minitrans.errors", "minitrans.files", "minitrans.hub"}
@@ -42,9 +42,13 @@ ALLOWED = {
         for below in FOUNDATION | {"minitrans.models", "minitrans.layers", "minitrans.attention"}
     ),
     *(
+        ("minitrans.pipelines", below)
+        for below in FOUNDATION | {"minitrans.models", "minitrans.attention", "minitrans.tokenizers"}
+    ),
+    *(
         ("minitrans.embedding", below)
         for below in FOUNDATION
-        | {"minitrans.models", "minitrans.attention", "minitrans.cpu", "minitrans.tokenizers", "weights_convert"}
+        | {"minitrans.pipelines", "minitrans.models", "minitrans.attention", "minitrans.cpu", "minitrans.tokenizers", "weights_convert"}
     ),
     # the package itself: its version
     *(
@@ -56,6 +60,7 @@ ALLOWED = {
             "minitrans.tokenizers",
             "minitrans.attention",
             "minitrans.embedding",
+            "minitrans.pipelines",
             "weights_convert",
         }
     ),

@@ -139,7 +139,9 @@ def their_answers(folder: str, question: str, context: str, **options: Any) -> A
     answers: list[dict[str, Any]] = []
     nothing = 1e6
     for row, ids in enumerate(windows["input_ids"]):
-        fields = {name: torch.tensor([windows[name][row]]) for name in ("input_ids", "token_type_ids") if name in windows}
+        fields = {
+            name: torch.tensor([windows[name][row]]) for name in ("input_ids", "token_type_ids") if name in windows
+        }
         with torch.no_grad():
             out = model(**fields)
         parts = windows.sequence_ids(row)
@@ -150,7 +152,9 @@ def their_answers(folder: str, question: str, context: str, **options: Any) -> A
             sides.append(torch.tensor(scores, dtype=torch.float64).softmax(0).tolist())
         nothing = min(nothing, sides[0][0] * sides[1][0])
         sides[0][0] = sides[1][0] = 0.0
-        pairs = [(sides[0][i] * sides[1][j], i, j) for i in range(len(ids)) for j in range(i, min(i + longest, len(ids)))]
+        pairs = [
+            (sides[0][i] * sides[1][j], i, j) for i in range(len(ids)) for j in range(i, min(i + longest, len(ids)))
+        ]
         aligned = options.get("align_to_words", True)
         for score, i, j in sorted(pairs, key=lambda each: -each[0])[: 2 * top_k + 10 if aligned else top_k]:
             if score == 0.0:
