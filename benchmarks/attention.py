@@ -20,16 +20,18 @@ import torch
 import typer
 
 from benchmarks import attention_gate as gate
-from benchmarks.attention_cases import DROPOUT, Case, Inputs, cases, make
+from benchmarks.attention_cases import DROPOUT, KINDS, Case, Inputs, cases, make, of_shape
 from benchmarks.attention_providers import PROVIDERS, Provider
 from benchmarks.measuring import Budget, Quiet, first_line, is_fatal
 from benchmarks.options import CompileOnly, Only, Results, Resume, Seconds, Small
 from benchmarks.record import RESULTS, Record, Row, chosen_device, open_record
-from benchmarks.runs import Prepared, calls_of, measure
+from benchmarks.runs import Prepared, calls_of, measure, path_of
 from benchmarks.sweep import DeviceLostError, Job, sweep
 from minitrans.cli import guard
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+SHAPE = {"batch": 8, "heads": 12, "length": 512, "width": 64}
+DTYPES = ("bfloat16", "float16", "float32")
 
 
 def check(provider: Provider, inputs: Inputs, known: dict[bool, gate.Expected]) -> tuple[Prepared | None, Row]:
@@ -47,6 +49,8 @@ def check(provider: Provider, inputs: Inputs, known: dict[bool, gate.Expected]) 
     errors = gate.errors(found, wanted)
     finite = {name: error if math.isfinite(error) else None for name, error in errors.items()}
     row: Row = {"error": finite, "error_allowed": wanted.allowed}
+    if provider.ours:
+        row |= path_of(inputs.grad_out)
     if case.kind == "low_scores":
         return None, {**row, "status": "checked", "not_finite": gate.not_finite(found)}
     if any(errors[name] > wanted.allowed[name] for name in errors):
@@ -125,16 +129,24 @@ def warm_up(chosen: list[Case], wanted: list[Provider], device: torch.device, sh
                 raise DeviceLostError from error
 
 
-def chosen_cases(small: bool, kinds: str | None) -> list[Case]:
-    """Those whose kind is named, in order of priority. Raises ValueError for a kind that is none."""
-    found = cases(small=small)
-    if kinds is None:
-        return found
-    names = kinds.split(",")
-    unknown = set(names) - {case.kind for case in found}
+def chosen_cases(found: list[Case], kinds: str | None) -> list[Case]:
+    """Those whose kind is named. Raises ValueError for a kind that is none."""
+    names = list(KINDS) if kinds is None else kinds.split(",")
+    unknown = set(names) - set(KINDS)
     if unknown:
-        raise ValueError(f"unknown kinds {sorted(unknown)}; known: {', '.join(sorted({c.kind for c in found}))}")
+        raise ValueError(f"unknown kinds {sorted(unknown)}; known: {', '.join(KINDS)}")
     return [case for case in found if case.kind in names]
+
+
+def own_shape(device: torch.device, dtype: str | None, **sizes: int | None) -> Case | None:
+    """The case that was asked for by some of its sizes or its dtype, if any was given. Raises ValueError for another dtype."""
+    given = {name: size for name, size in sizes.items() if size is not None}
+    if not given and dtype is None:
+        return None
+    usual = "bfloat16" if device.type == "cuda" else "float32"
+    if dtype not in (None, *DTYPES):
+        raise ValueError(f"--dtype: expected one of {', '.join(DTYPES)}, got {dtype}")
+    return Case("dense", **{**SHAPE, **given}, dtype=getattr(torch, dtype or usual), priority=0)
 
 
 def chosen_providers(only: str | None) -> list[Provider]:
@@ -150,26 +162,31 @@ def chosen_providers(only: str | None) -> list[Provider]:
 @app.command()
 def main(
     small: Small = False,
-    kinds: Annotated[str | None, typer.Option(help="Kinds of cases, with commas.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Sequences of a shape of your own (8).")] = None,
+    heads: Annotated[int | None, typer.Option(min=1, help="Its heads (12).")] = None,
+    length: Annotated[int | None, typer.Option(min=1, help="Its tokens a sequence (512).")] = None,
+    width: Annotated[int | None, typer.Option(min=1, help="Its width of a head (64).")] = None,
+    dtype: Annotated[str | None, typer.Option(help=f"Its dtype: {', '.join(DTYPES)}.")] = None,
+    kinds: Annotated[str | None, typer.Option(help="Kinds of cases, with commas; in your own shape: dense.")] = None,
     only: Only = None,
     seconds: Seconds = 3600,
     results: Results = RESULTS,
     resume: Resume = False,
     compile_only: CompileOnly = None,
 ) -> None:
-    """Time every provider on every case; print a line for each and write a dated JSON file.
-
-    Columns: case, B, H, S, K, provider, mode, ms, TFLOP/s, share of matmul, share of copy, or why there is no time.
+    """Time every provider on every case; print a table of each, with why a provider has no time, and write a dated JSON file.
 
     Examples:
 
-        python -m benchmarks.attention --kinds dense,padded --only "minitrans,sdpa cudnn"
+        python -m benchmarks.attention --kinds dense,padded
 
-        python -m benchmarks.attention --small
+        python -m benchmarks.attention --length 384 --only "minitrans,sdpa math"
     """
     budget = Budget.of(seconds)
     device, small = chosen_device(small)
-    chosen, wanted = chosen_cases(small, kinds), chosen_providers(only)
+    own = own_shape(device, dtype, batch=batch, heads=heads, length=length, width=width)
+    chosen = chosen_cases(cases(small=small), kinds) if own is None else chosen_cases(of_shape(own), kinds or "dense")
+    wanted = chosen_providers(only)
     if compile_only is not None:
         number, _, of = compile_only.partition("/")
         warm_up(chosen, wanted, device, (int(number), int(of)))

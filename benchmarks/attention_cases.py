@@ -16,6 +16,7 @@ TOKENS = 16384
 BERT, WIDE = (12, 64), (32, 64)  # (H, K): BERT-base, and H * K = 2048 as in the published tables
 WIDE_128 = (16, 128)
 LOW_SCORE = -120.0
+KINDS = ("dense", "padded", "causal", "window", "bias", "t5", "dropout", "low_scores")
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,8 @@ class Case:
     """One attention problem, T = S.
 
     Attributes:
-        kind: dense, padded, causal, window, bias (learned, (1, H, S, S)), t5 (learned table), dropout, low_scores.
-        priority: 1 is measured first.
+        kind: one of `KINDS`; "bias" is learned, (1, H, S, S), "t5" a learned table.
+        priority: 1 is measured first; 0 was asked for by its shape.
         fill: share of real tokens of a padded batch.
     """
 
@@ -74,6 +75,9 @@ class Case:
         """Every real token of q, k, v, o moved once forward; of q, k, v, o, do, dq, dk, dv backward."""
         tensors = {"forward": 4, "backward": 8, "both": 12}[mode]
         return tensors * sum(self.lengths) * self.heads * self.width * self.dtype.itemsize
+
+
+SMALL = Case("dense", 2, 2, 24, 16, torch.float32, 1)
 
 
 @dataclass
@@ -128,13 +132,12 @@ def make(case: Case, device: torch.device) -> Inputs:
 
 def cases(*, small: bool) -> list[Case]:
     """All, the most important first; `small` ones are for trying the code on a CPU."""
-    return _small() if small else sorted(_full(), key=lambda case: case.priority)
+    return of_shape(SMALL) if small else sorted(_full(), key=lambda case: case.priority)
 
 
-def _small() -> list[Case]:
-    base = Case("dense", 2, 2, 24, 16, torch.float32, 1)
-    kinds = ("dense", "padded", "causal", "window", "bias", "t5", "dropout", "low_scores")
-    return [replace(base, kind=kind, fill=0.5 if kind == "padded" else 1.0) for kind in kinds]
+def of_shape(base: Case) -> list[Case]:
+    """Every kind in the shape and dtype of one case."""
+    return [replace(base, kind=kind, fill=0.5 if kind == "padded" else 1.0) for kind in KINDS]
 
 
 def _full() -> list[Case]:

@@ -33,6 +33,7 @@ class Provider:
         prepare: from inputs and a dropout probability.
         compiles: whether the first call of a case compiles something.
         drops_like_dropout_mask: whether its dropout is that of `minitrans_kernels.dropout_mask`.
+        ours: whether it calls our kernels.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Provider:
     prepare: Callable[[Inputs, float], Prepared]
     compiles: bool = False
     drops_like_dropout_mask: bool = False
+    ours: bool = False
 
 
 def _serves_all(case: Case, device: torch.device) -> str | None:
@@ -136,7 +138,7 @@ def _flex_refuses(case: Case, device: torch.device) -> str | None:
         return "it has no gradient on a CPU"
     if case.kind == "dropout":
         return "it has no dropout"
-    if case.kind != "low_scores" and case.length not in FLEX_LENGTHS:
+    if case.priority and case.kind != "low_scores" and case.length not in FLEX_LENGTHS:
         return "left out: each of its cases is a long compilation"
     return None
 
@@ -197,8 +199,8 @@ def _sdpa_provider(name: str, backend: SDPBackend) -> Provider:
 
 
 PROVIDERS = (
-    Provider("minitrans", _serves_all, _ours, compiles=True, drops_like_dropout_mask=True),
-    Provider("minitrans varlen", _only_padded, _varlen, compiles=True),
+    Provider("minitrans", _serves_all, _ours, compiles=True, drops_like_dropout_mask=True, ours=True),
+    Provider("minitrans varlen", _only_padded, _varlen, compiles=True, ours=True),
     _sdpa_provider("cudnn", SDPBackend.CUDNN_ATTENTION),
     _sdpa_provider("flash", SDPBackend.FLASH_ATTENTION),
     _sdpa_provider("efficient", SDPBackend.EFFICIENT_ATTENTION),

@@ -24,7 +24,7 @@ from benchmarks.layer_cases import DROPOUT, LAYERS, Leaves, Maker, Problem, Size
 from benchmarks.measuring import Budget, first_line
 from benchmarks.options import CompileOnly, Only, Results, Resume, Seconds, Small
 from benchmarks.record import RESULTS, Record, Row, chosen_device, open_record
-from benchmarks.runs import Prepared, calls_of, measure
+from benchmarks.runs import Prepared, calls_of, measure, path_of
 from benchmarks.sweep import Job, sweep
 from minitrans.cli import guard
 
@@ -102,6 +102,8 @@ def check(
     """What can be timed, or None, and a row that says how large the errors are."""
     checked_p = dropout_p if name == OURS else 0.0  # the bits of others are their own
     row = gates[0].row(prepared(problem, function, checked_p).results(), checked_p)
+    if name == OURS:
+        row |= path_of(problem.grad_out)
     return (None if "status" in row else prepared(problem, function, dropout_p)), row
 
 
@@ -167,13 +169,11 @@ def main(
     resume: Resume = False,
     compile_only: CompileOnly = None,
 ) -> None:
-    """Time every provider on every layer; print a line for each and write a dated JSON file.
-
-    Columns: case, N, D, provider, mode, ms, shares of the limits, or why there is no time.
+    """Time every provider on every layer; print a table of each, with why a provider has no time, and write a dated JSON file.
 
     Examples:
 
-        python -m benchmarks.layers --layers add_dropout_layer_norm,bias_gelu
+        python -m benchmarks.layers --layers bias_gelu,rms_norm
 
         python -m benchmarks.layers --small
     """

@@ -24,6 +24,7 @@ import typer
 
 from benchmarks.options import AsJson, Results
 from benchmarks.record import RESULTS, result_file, save
+from benchmarks.tables import table
 from minitrans.cli import guard
 
 MEGABYTE = 10**6
@@ -142,10 +143,8 @@ def load(
             "peak_beyond_file_mb": (median(one["peak"] for one in found[way]) - size) / MEGABYTE,
         }
     typer.echo(f"{size / MEGABYTE:.0f} MB, {threads} threads, median of {rounds}")
-    typer.echo(f"{'way':<27}{'seconds':>9}{'best':>9}{'cpu':>9}{'ratio':>8}{'MB beyond the file':>20}")
-    for way, row in rows.items():
-        times = "".join(f"{row[name]:>9.3f}" for name in ("seconds", "best", "cpu_seconds"))
-        typer.echo(f"{way:<27}{times}{row['ratio']:>8.2f}{row['peak_beyond_file_mb']:>20.0f}")
+    heading = ("way", "seconds", "best", "cpu", "x reading", "MB beyond the file")
+    typer.echo(table(heading, [[way, *row.values()] for way, row in rows.items()]))
     save(target, "load", bytes=size, rounds=rounds, ways=rows, threads=threads)
 
 

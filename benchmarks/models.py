@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from benchmarks.measuring import Budget, Call, interleaved_ms, peak_bytes, quantiles
 from benchmarks.options import Only, Results, Resume, Seconds, Small
 from benchmarks.record import RESULTS, Record, Row, chosen_device, open_record
+from benchmarks.runs import path_of
 from benchmarks.sweep import Job, sweep
 from minitrans.cli import guard
 from minitrans.files import read_json
@@ -195,6 +196,8 @@ def check(
     errors = distances(results(model, batches[0]), known["exact"])
     allowed: dict[str, float] = known["allowed"]
     row: Row = {"error": errors, "error_allowed": allowed}
+    if OURS.get(name, ("", ""))[1] == "triton":
+        row |= path_of(known["exact"]["hidden"])
     if not all(errors[part] <= allowed[part] for part in errors):
         return None, {**row, "status": "wrong", "reason": f"errors {errors}, allowed {allowed}"}
     call = inference(model, name, batches) if case.mode == "inference" else training(model, name, batches)
@@ -301,9 +304,9 @@ def main(
     resume: Resume = False,
     compile_only: Annotated[bool, typer.Option(help="Only fill the caches of the compilers.")] = False,
 ) -> None:
-    """Time every provider on every model and data set; print a line for each and write a dated JSON file.
+    """Time every provider on every model and data set; print a table of each and write a dated JSON file.
 
-    Columns: case, B, provider, mode, ms of all batches, TFLOP/s, real tokens per second, MFU, or why there is no time.
+    Milliseconds are those of all batches, tokens per second count real tokens only.
 
     Examples:
 

@@ -26,6 +26,7 @@ from benchmarks.measuring import quantiles
 from benchmarks.options import AsJson, Results
 from benchmarks.padding import lengths_of_fill
 from benchmarks.record import RESULTS, result_file, save
+from benchmarks.tables import quartiles, shown, table
 from minitrans.attention.dispatch import attend
 from minitrans.attention.full import FullAttention
 from minitrans.attention.layout import PackedLayout
@@ -37,6 +38,7 @@ from minitrans.cpu.rows import Rows, lay_out
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 # What rounding may do to a weighted mean of numbers near 1: a few units in the last place of the dtype.
+HEADING = ("way", "ms", "quartiles", "x padded", "ms to plan", "not timed")
 ALLOWED = {"float32": 1e-5, "bfloat16": 3e-2}
 
 
@@ -208,13 +210,11 @@ def main(
 ) -> None:
     """Print milliseconds a layer of every way.
 
-    Columns: dtype, lengths, way, ms, its quartiles, times as fast as padded, ms to plan.
-
     Examples:
 
         python -m benchmarks.packed_attention
 
-        python -m benchmarks.packed_attention --sequences 32 --heads 12 --width 64 --json
+        python -m benchmarks.packed_attention --sequences 32 --width 64 --json
     """
     warnings.filterwarnings("ignore", message="The PyTorch API of nested tensors")
     target = result_file(results, "packed_attention") if as_json else None
@@ -227,25 +227,16 @@ def main(
             fill = len(batch.packed) / batch.real.numel()
             rows = measure(batch, dtype, repeats)
             found.append({"dtype": dtype, "lengths": case, "fill": fill, "tokens": len(batch.packed), "rows": rows})
-            for row in rows:
-                typer.echo("\t".join((dtype, case, *_cells(row))))
+            typer.echo(f"\n{dtype}, {case}\n{table(HEADING, list(map(_cells, rows)))}")
     shape = {"sequences": sequences, "heads": heads, "width": width, "repeats": repeats}
     save(target, "packed_attention", **shape, cases=found)
 
 
-def _cells(row: dict[str, Any]) -> list[str]:
-    if "unserved" in row:
-        return [row["way"], row["unserved"]]
+def _cells(row: dict[str, Any]) -> list[object]:
     if "ms" not in row:
-        return [row["way"], f"not timed: error {row['error']:.1e}"]
-    ratio = "-" if row["ratio_to_padded"] is None else f"{row['ratio_to_padded']:.2f}"
-    return [
-        row["way"],
-        f"{row['ms']:.2f}",
-        f"{row['ms_low']:.2f}..{row['ms_high']:.2f}",
-        ratio,
-        f"{row['plan_ms']:.2f}",
-    ]
+        return [row["way"], None, None, None, None, row.get("unserved") or f"wrong: error {row['error']:.1e}"]
+    spread = quartiles({"low": row["ms_low"], "high": row["ms_high"]})
+    return [row["way"], row["ms"], spread, shown(row["ratio_to_padded"]), row["plan_ms"], None]
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import typer
 from benchmarks.measuring import quantiles
 from benchmarks.options import AsJson, Results
 from benchmarks.record import RESULTS, result_file, save
+from benchmarks.tables import table
 from minitrans.cli import guard, options
 
 app = typer.Typer(add_completion=False)
@@ -42,9 +43,7 @@ def main(
     results: Results = RESULTS,
     threads: options.Threads = None,
 ) -> None:
-    """Print real tokens per second, padded and padding-free.
-
-    Columns: fill, keep, remove, ratio.
+    """Print real tokens per second, padded ("keep") and padding-free ("remove").
 
     Examples:
 
@@ -60,8 +59,8 @@ def main(
         torch.set_num_threads(threads)
     net = AutoModel.from_pretrained(model if model is not None else demo_folder())
     rows = [measure(net, fill, batch, longest, repeats) for fill in (0.2, 0.5, 0.9)]
-    for row in rows:
-        typer.echo("\t".join(f"{row[name]:.2f}" for name in ("fill", "keep", "remove", "ratio")))
+    names = ("fill", *MODES, "ratio")
+    typer.echo(table(names, [[row[name] for name in names] for row in rows]))
     save(target, "padding", batch=batch, longest=longest, repeats=repeats, rows=rows)
 
 

@@ -15,10 +15,10 @@ import torch
 import typer
 
 from benchmarks.measuring import limits
+from benchmarks.tables import Row
 from minitrans.cli.writing import require_writable
 from minitrans.files import read_json, write_json
 
-Row = dict[str, Any]
 PACKAGES = (
     "minitrans", "torch", "triton", "transformers", "tokenizers", "numpy", "onnxruntime", "onnx", "ctranslate2",
 )  # fmt: skip

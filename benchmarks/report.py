@@ -1,45 +1,27 @@
 """Tables and plots of what the kernel benchmarks wrote, and ratios of two results.
 
-python -m benchmarks.report benchmarks/results/attention-2026-11-22-nvidia-h100.json > attention.md
-python -m benchmarks.report before.json after.json
-python -m benchmarks.report attention.json --plots folder          (extra `plot`)
+python -m benchmarks.report FILE [--baseline PROVIDER] [--plots FOLDER]          (plots: extra `plot`)
+python -m benchmarks.report BEFORE AFTER
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from benchmarks.tables import OURS, Row, against_baseline, best, case_of, number, shown, table, timed_table
 from minitrans.cli import guard
 from minitrans.errors import CheckpointError
 from minitrans.files import read_json
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-Row = dict[str, Any]
 Content = dict[str, Any]
-_SIZES = ("B", "H", "S", "K", "N", "D", "dtype")
-# headings and how a row gives them; a column that no row of a table fills is left out
-_COLUMNS: dict[str, Callable[[Row], str]] = {
-    "ms": lambda row: f"{row['ms']['median']:.4g}",
-    "quartiles": lambda row: f"{row['ms']['low']:.4g}..{row['ms']['high']:.4g}",
-    "graph ms": lambda row: f"{row['graph_ms']['median']:.4g}" if row.get("graph_ms") else "",
-    "TFLOP/s": lambda row: f"{_best(row, 'tflops'):.3g}" if "tflops" in row else "",
-    "% of matmul": lambda row: f"{100 * _best(row, 'share_of_matmul'):.0f}" if "share_of_matmul" in row else "",
-    "% of copy": lambda row: f"{100 * _best(row, 'share_of_copy'):.0f}" if "share_of_copy" in row else "",
-    "real tokens/s": lambda row: f"{row['tokens_per_second']:.3g}" if "tokens_per_second" in row else "",
-    "MFU %": lambda row: f"{100 * row['mfu']:.0f}" if "mfu" in row else "",
-    "peak MB": lambda row: f"{row['peak_bytes'] / 1e6:.0f}" if row.get("peak_bytes") is not None else "",
-}
-
-
-def _best(row: Row, name: str) -> float:
-    """The figure of the graph where there is one: it has no launches in it."""
-    value: float = row.get(f"graph_{name}", row[name])
-    return value
 
 
 def load(path: Path) -> Content:
@@ -50,86 +32,80 @@ def load(path: Path) -> Content:
     return content
 
 
-def case_of(row: Row) -> str:
-    """A case in words."""
-    return " ".join([str(row["case"]), *(f"{name}={row[name]}" for name in _SIZES if name in row)])
-
-
-def markdown(rows: list[list[str]], heading: list[str]) -> str:
-    """A table."""
-    lines = [heading, ["---"] * len(heading), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "/") for cell in line) + " |" for line in lines)
-
-
-def tables(content: Content) -> str:
-    """Everything in a result, as markdown."""
+def tables(content: Content, baseline: str | None = None) -> str:
+    """Everything in a result, as markdown; `baseline` as in `against_baseline`."""
+    timed = against_baseline(content["rows"], baseline)
+    name = _namer(content["rows"])
     parts = [_facts(content)]
-    timed = [row for row in content["rows"] if row["status"] == "timed"]
     for mode in dict.fromkeys(row["mode"] for row in timed):
         chosen = [row for row in timed if row["mode"] == mode]
-        names = [name for name, column in _COLUMNS.items() if any(column(row) for row in chosen)]
-        lines = [[case_of(row), row["provider"], *(_COLUMNS[name](row) for name in names)] for row in chosen]
-        details = markdown(lines, ["case", "provider", *names])
-        parts.append(f"## {mode}\n\n{overview(chosen)}\n\n{details}")
-    parts += _counts(content["rows"]) + _others(content["rows"])
+        details = timed_table(chosen, {"case": name, "provider": itemgetter("provider")})
+        parts.append(f"## {mode}\n\n{overview(chosen, name)}\n\n{details}")
+    parts += _counts(content["rows"], name) + _others(content["rows"], name)
     return "\n\n".join(parts) + "\n"
 
 
-def overview(rows: list[Row]) -> str:
-    """A line a case, a column a provider: the figure that says most, the best in bold."""
-    names = ("tokens_per_second", "share_of_copy", "tflops")
-    # attention says how fast it computes, a layer without products how fast it moves memory
-    figure = next(
-        name for name in names if all(name in row for row in rows) and not ("S" in rows[0] and "share" in name)
-    )
-    factor, unit = (100, "% of copy") if figure == "share_of_copy" else (1, figure.replace("_", " "))
-    cases = dict.fromkeys(case_of(row) for row in rows)
+def overview(rows: list[Row], name: Callable[[Row], str]) -> str:
+    """A line a case, a column a provider: milliseconds, the fewest in bold; then how our fastest compares."""
     providers = list(dict.fromkeys(row["provider"] for row in rows))
-    found = {(case_of(row), row["provider"]): factor * _best(row, figure) for row in rows}
     lines = []
-    for case in cases:
-        best = max(value for (of, _), value in found.items() if of == case)
-        values = [found.get((case, provider)) for provider in providers]
-        shown = ["" if value is None else f"{value:.4g}" for value in values]
-        lines.append(
-            [case, *(f"**{text}**" if value == best else text for text, value in zip(shown, values, strict=True))]
-        )
-    return markdown(lines, [f"case, {unit}", *providers])
+    for case in dict.fromkeys(map(name, rows)):
+        mine = {row["provider"]: row for row in rows if name(row) == case}
+        least = min(row["ms"]["median"] for row in mine.values())
+        texts = [number(mine[each]["ms"]["median"]) if each in mine else None for each in providers]
+        bold = [f"**{text}**" if text == number(least) else text for text in texts]
+        ours = min(
+            (row for each, row in mine.items() if each.startswith(OURS)),
+            key=lambda row: row["ms"]["median"], default={},
+        )  # fmt: skip
+        lines.append([case, *bold, ours.get("baseline"), shown(ours.get("times"))])
+    return table(["case, ms", *providers, "baseline", "x times"], lines)
+
+
+def _namer(rows: list[Row]) -> Callable[[Row], str]:
+    """A case in words, without a dtype that all share: it stands above."""
+    return partial(case_of, dtype=len({row.get("dtype") for row in rows}) > 1)
 
 
 def _facts(content: Content) -> str:
     device = content.get("device", {})
     found = [f"# {content['benchmark']}, {device.get('name', 'unknown device')}, {content.get('date', 'no date')}"]
+    commit, changed = content.get("commit"), ", with changes" if content.get("dirty") else ""
     versions = ", ".join(f"{name} {version}" for name, version in content.get("versions", {}).items() if version)
-    found.append(versions)
+    found.append(f"{versions}; commit {commit or 'unknown'}{changed}")
     if content.get("limits"):
         limits = content["limits"]
-        found.append(f"Limits: matmul {limits['matmul_tflops']:.4g} TFLOP/s, copy {limits['copy_tb_per_s']:.3g} TB/s.")
+        found.append(
+            f"Limits: matmul {number(limits['matmul_tflops'])} TFLOP/s, copy {number(limits['copy_tb_per_s'])} TB/s."
+        )
+    dtypes = {row["dtype"] for row in content["rows"] if "dtype" in row}
+    if len(dtypes) == 1:
+        found.append(f"All in {dtypes.pop()}.")
     if not content.get("finished", True):
         found.append("The run was cut before its end.")
     return "\n\n".join(found)
 
 
-def _counts(rows: list[Row]) -> list[str]:
+def _counts(rows: list[Row], name: Callable[[Row], str]) -> list[str]:
     """Where elements were counted that are not finite."""
     counted = [row for row in rows if "not_finite" in row]
     if not counted:
         return []
     names = list(counted[0]["not_finite"])
-    lines = [[case_of(row), row["provider"], *(str(row["not_finite"][name]) for name in names)] for row in counted]
-    heading = ["case", "provider", *("output" if name == "output" else f"gradient of {name}" for name in names)]
-    return ["## elements that are not finite\n\n" + markdown(lines, heading)]
+    lines = [[name(row), row["provider"], *(row["not_finite"][each] for each in names)] for row in counted]
+    heading = ["case", "provider", *("output" if each == "output" else f"gradient of {each}" for each in names)]
+    return ["## elements that are not finite\n\n" + table(heading, lines)]
 
 
-def _others(rows: list[Row]) -> list[str]:
-    """What was not timed, and why; who does not serve a case is not listed."""
-    silent = ("timed", "unserved")
-    lines = [
-        [case_of(row), row["provider"], row["mode"], row.get("status", ""), row.get("reason", "")]
-        for row in rows
-        if row["status"] not in silent and "not_finite" not in row
-    ]
-    return ["## not timed\n\n" + markdown(lines, ["case", "provider", "mode", "status", "why"])] if lines else []
+def _others(rows: list[Row], name: Callable[[Row], str]) -> list[str]:
+    """What was not timed, and why: a line a reason."""
+    cases: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        if row["status"] != "timed" and "not_finite" not in row:
+            reason = (row["provider"], row["mode"], row["status"], row.get("reason", ""))
+            cases.setdefault(reason, []).append(row)
+    lines = [[*reason, ", ".join(dict.fromkeys(map(name, mine)))] for reason, mine in cases.items()]
+    return ["## not timed\n\n" + table(["provider", "mode", "status", "why", "cases"], lines)] if lines else []
 
 
 def comparison(one: Content, other: Content) -> str:
@@ -140,19 +116,21 @@ def comparison(one: Content, other: Content) -> str:
         return {(case_of(row), row["provider"], row["mode"]): row for row in chosen}
 
     before, after = timed(one), timed(other)
-    lines = []
+    name = _namer(one["rows"] + other["rows"])
+    lines: list[list[object]] = []
     for key in before:
         if key in after:
             first, second = before[key]["ms"], after[key]["ms"]
             apart = first["high"] < second["low"] or second["high"] < first["low"]
+            times = shown(first["median"] / second["median"])
             lines.append([
-                *key, f"{first['median']:.4g}", f"{second['median']:.4g}", f"{first['median'] / second['median']:.2f}",
-                "" if apart else "within the quartiles",
+                name(before[key]), *key[1:], first["median"], second["median"], times,
+                None if apart else "within the quartiles",
             ])  # fmt: skip
-    heading = ["case", "provider", "mode", "ms before", "ms after", "times as fast", ""]
+    heading = ["case", "provider", "mode", "ms before", "ms after", "x times", ""]
     only = f"{len(before.keys() - after.keys())} only before, {len(after.keys() - before.keys())} only after."
     titles = f"{_facts(one)}\n\n{_facts(other)}"
-    return f"{titles}\n\n{markdown(lines, heading)}\n\n{only}\n"
+    return f"{titles}\n\n{table(heading, lines)}\n\n{only}\n"
 
 
 def plot(content: Content, folder: Path) -> list[Path]:
@@ -167,7 +145,7 @@ def plot(content: Content, folder: Path) -> list[Path]:
     for row in content["rows"]:
         if row["status"] == "timed" and "S" in row and "tflops" in row:
             name = f"{row['case']} H{row['H']} K{row['K']} {row['mode']}"
-            groups.setdefault(name, {}).setdefault(row["provider"], []).append((row["S"], _best(row, "tflops")))
+            groups.setdefault(name, {}).setdefault(row["provider"], []).append((row["S"], best(row, "tflops")))
     written = []
     for name, providers in groups.items():
         if max(len(points) for points in providers.values()) < 2:
@@ -189,16 +167,23 @@ def plot(content: Content, folder: Path) -> list[Path]:
 def main(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A result.")],
     other: Annotated[Path | None, typer.Argument(metavar="[OTHER]", help="A later one, to compare.")] = None,
+    baseline: Annotated[
+        str | None,
+        typer.Option(metavar="PROVIDER", help="What others are compared with; default: the fastest that is not ours."),
+    ] = None,
     plots: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Draw FILE into this folder.")] = None,
 ) -> None:
     """Print a result, or the comparison of two, as markdown.
 
     Examples:
 
-        python -m benchmarks.report benchmarks/results/attention-2026-11-22-nvidia-h100.json
+        python -m benchmarks.report benchmarks/results/attention-2026-11-28-cpu.json
     """
     content = load(file)
-    typer.echo(tables(content) if other is None else comparison(content, load(other)), nl=False)
+    providers = dict.fromkeys(row["provider"] for row in content["rows"])
+    if baseline is not None and baseline not in providers:
+        raise ValueError(f"--baseline: expected one of {', '.join(providers)}, got {baseline}")
+    typer.echo(tables(content, baseline) if other is None else comparison(content, load(other)), nl=False)
     if plots is not None:
         for path in plot(content, plots):
             typer.echo(str(path), err=True)

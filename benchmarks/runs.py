@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import torch
+from minitrans_kernels.runtime import runs_on_triton
 from torch import Tensor
 
 from benchmarks.measuring import Call, graph_row, interleaved_ms, peak_bytes, quantiles
@@ -52,6 +53,13 @@ class Prepared:
             name: self.padded(found[name]) if name in ("query", "key", "value") else found[name] for name in found
         }
         return {"output": self.padded(out.detach()), **shaped}
+
+
+def path_of(tensor: Tensor) -> Row:
+    """What a row says of our kernels where it is not Triton on a GPU that runs for this tensor."""
+    if tensor.is_cuda and runs_on_triton(tensor):
+        return {}
+    return {"runs": "Triton's interpreter" if runs_on_triton(tensor) else "the PyTorch path"}
 
 
 def calls_of(prepared: Prepared) -> dict[str, Call]:

@@ -27,7 +27,7 @@ from benchmarks.imports import ROOT, circles, graph, modules, room, up_arrows
 from benchmarks.measuring import interleaved_ms, quantiles
 from benchmarks.options import AsJson, Results
 from benchmarks.record import RESULTS, result_file, save
-from benchmarks.tables import number, table
+from benchmarks.tables import quartiles, table
 from minitrans.cli import guard
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -230,9 +230,7 @@ def tables(found: dict[str, Any]) -> Iterator[str]:
         **{f"microseconds of a small call, {name}": each for name, each in found["overhead"]["microseconds"].items()},
         **{f"seconds, {IMPORTS[name]}": each for name, each in found["import_seconds"].items()},
     }
-    rows += [
-        [f"{name} ({number(each['low'])}..{number(each['high'])})", each["median"]] for name, each in timed.items()
-    ]
+    rows += [[f"{name} ({quartiles(each)})", each["median"]] for name, each in timed.items()]
     rows.append(["a small call, times torch's", found["overhead"]["ratio"]])
     yield table(["what", "measured"], rows)
     full, padded = found["forward"]["full"], found["forward"]["padded"]

@@ -6,6 +6,7 @@ import gc
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ import typer
 
 from benchmarks.measuring import Budget, Quiet, first_line, is_fatal
 from benchmarks.record import CRASHED, Record, Row
+from benchmarks.tables import against_baseline, case_of, timed_table
 
 
 class DeviceLostError(RuntimeError):
@@ -124,17 +126,16 @@ def is_done(key: Row, record: Record) -> bool:
 
 
 def show(rows: list[Row]) -> None:
-    """One line a row, except for who does not serve the case."""
+    """The rows of one case: a table of those that are timed, and why the others are not."""
+    if not rows:
+        return
+    typer.echo(f"\n{case_of(rows[0])}")
+    timed = sorted(against_baseline(rows), key=itemgetter("mode"))
+    if timed:
+        typer.echo(timed_table(timed, {"provider": itemgetter("provider"), "mode": itemgetter("mode")}))
     for row in rows:
-        cells = [str(row[name]) for name in row if name in ("case", "B", "H", "S", "K", "N", "D", "provider", "mode")]
-        if row["status"] == "unserved":
-            continue
-        if row["status"] == "timed":
-            cells.append(f"{row['ms']['median']:.4f} ms")
-            names = ("tflops", "share_of_matmul", "share_of_copy", "tokens_per_second", "mfu")
-            cells += [f"{name} {row[name]:.4g}" for name in names if name in row]
-        elif "not_finite" in row:
-            cells.append("not finite: " + ", ".join(f"{name} {count}" for name, count in row["not_finite"].items()))
-        else:
-            cells.append(f"{row['status']}: {row['reason']}")
-        typer.echo("\t".join(cells))
+        if "not_finite" in row:
+            counts = ", ".join(f"{name} {count}" for name, count in row["not_finite"].items())
+            typer.echo(f"{row['provider']}: not finite: {counts}")
+        elif row["status"] != "timed":
+            typer.echo(f"{row['provider']}: {row['status']}: {row['reason']}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,29 @@ class TestAttention:
         )
         content = result(attention, tmp_path, "--kinds", "dense")
         assert statuses(content) == {("minitrans", "timed"), ("wrong", "wrong"), ("failing", "failed")}
+
+    def test_a_shape_of_ones_own(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+        sizes = ["--batch", "3", "--heads", "1", "--length", "40", "--width", "32", "--dtype", "bfloat16"]
+        content = result(
+            attention, tmp_path / "one", *sizes, "--only", "minitrans,minitrans varlen,sdpa cudnn,sdpa math"
+        )
+        (key,) = {tuple(row[name] for name in ("case", "B", "H", "S", "K", "dtype")) for row in content["rows"]}
+        assert key == ("dense", 3, 1, 40, 32, "bfloat16")
+        text = capsys.readouterr().out
+        assert "dense B=3 H=1 S=40 K=32 bfloat16" in text
+        assert "minitrans varlen: unserved: nothing to pack" in text
+        assert "sdpa cudnn: unserved: it needs CUDA" in text
+        ours = [line for line in text.splitlines() if line.startswith("| minitrans ")]
+        assert len(ours) == 3
+        assert all("the PyTorch path" in line and "sdpa math" in line for line in ours)
+        content = result(
+            attention, tmp_path / "two", "--length", "8", "--kinds", "causal,padded", "--only", "sdpa math"
+        )
+        assert {(row["case"], row["B"], row["S"]) for row in content["rows"]} == {
+            ("causal", 8, 8),
+            ("padded 0.5", 8, 8),
+        }
+        assert guard.run(attention.app, "benchmark", ["--results", str(tmp_path), "--dtype", "int8"]) == 2
 
     def test_resuming_measures_nothing_twice(self, tmp_path: Path):
         before = result(attention, tmp_path, "--kinds", "dense", "--only", "sdpa math")
@@ -188,12 +212,26 @@ class TestReport:
         assert guard.run(report.app, "report", [str(path)]) == 0
         text = capsys.readouterr().out
         assert "## forward" in text
-        assert "| dense B=2 H=2 S=24 K=16 dtype=float32 | minitrans |" in text
+        lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
+        heading = next(line for line in lines if line[:2] == ["case", "provider"])
+        details = [dict(zip(heading, line, strict=True)) for line in lines if line[:1] == ["dense B=2 H=2 S=24 K=16"]
+                   and len(line) == len(heading)]  # fmt: skip
+        ours = next(row for row in details if row["provider"] == "minitrans")
+        assert ours["runs"] == "the PyTorch path"
+        assert ours["baseline"].startswith("sdpa ")
+        times = {row["provider"]: float(row["ms"]) for row in details[: len({row["provider"] for row in details})]}
+        others = min(ms for provider, ms in times.items() if provider != "minitrans")
+        assert float(ours["x times"]) == pytest.approx(others / times["minitrans"], rel=0.01)
         assert "no kernel / at all" in text
         assert "gradient of query" in text
-        for line in text.splitlines():
-            if line.startswith("|"):
-                assert line.endswith("|")
+        assert ["minitrans varlen", "all", "unserved", "nothing to pack"] in [line[:4] for line in lines]
+        assert text.count("float32") == 1
+        assert not re.search(r"\de[-+]\d", text)
+        assert f"commit {content['commit']}" in text
+        assert guard.run(report.app, "report", [str(path), "--baseline", "sdpa math"]) == 0
+        assert "sdpa flash |   1.00" not in capsys.readouterr().out
+        assert guard.run(report.app, "report", [str(path), "--baseline", "sdpa moth"]) == 2
+        assert "expected one of minitrans" in capsys.readouterr().err
 
     def test_comparison(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
         row = {"case": "a", "provider": "p", "mode": "forward", "status": "timed"}
@@ -203,7 +241,8 @@ class TestReport:
             paths.append(tmp_path / f"{name}.json")
             paths[-1].write_text(json.dumps({"benchmark": "x", "rows": [{**row, "ms": ms}]}))
         assert guard.run(report.app, "report", [str(path) for path in paths]) == 0
-        assert "| a | p | forward | 3 | 2 | 1.50 |  |" in capsys.readouterr().out
+        cells = [cell.strip() for cell in capsys.readouterr().out.split("| a ")[1].splitlines()[0].split("|")]
+        assert cells[:-1] == ["", "p", "forward", "3.000", "2.000", "1.50", ""]
 
     def test_other_files_are_refused(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
         path = tmp_path / "x.json"

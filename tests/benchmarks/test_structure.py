@@ -29,7 +29,7 @@ def shape() -> dict[str, Any]:
         pytest.param("circles", 0, marks=not_yet("3")),
         pytest.param("up_arrows", 0, marks=not_yet("13")),
         pytest.param("checks_percent", 7.99, marks=not_yet("14.7")),
-        pytest.param("lines", 26_681, marks=not_yet("26,682")),
+        ("lines", 26_681),
     ],
 )
 def test_bounds(shape: dict[str, Any], what: str, at_most: float) -> None:
@@ -122,5 +122,7 @@ def test_tables_line_up_without_exponents() -> None:
     assert [number(value) for value in (0.00002075, 12345.6, 0.0, 9.9996, -3.0)] == [
         "0.00002075", "12,346", "0", "10.000", "-3.000",
     ]  # fmt: skip
-    lines = table(["a", "number"], [["x | y", 1.0], ["z", None]]).splitlines()
-    assert lines == ["| a     | number |", "| ----- | -----: |", "| x / y |  1.000 |", "| z     |        |"]
+    lines = table(["a", "number"], [["x | y", 1.0], ["z", None], ["**2**", "-**3**"]]).splitlines()
+    assert lines == [
+        "| a     | number |", "| ----- | -----: |", "| x / y |  1.000 |", "| z     |        |", "| **2** | -**3** |",
+    ]  # fmt: skip
