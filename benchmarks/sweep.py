@@ -130,7 +130,9 @@ def show(rows: list[Row]) -> None:
     if not rows:
         return
     typer.echo(f"\n{case_of(rows[0])}")
-    timed = sorted(against_baseline(rows), key=itemgetter("mode"))
+    timed = against_baseline(rows)
+    modes = list(dict.fromkeys(row["mode"] for row in timed))
+    timed.sort(key=lambda row: modes.index(row["mode"]))
     if timed:
         typer.echo(timed_table(timed, {"provider": itemgetter("provider"), "mode": itemgetter("mode")}))
     for row in rows:
