@@ -13,10 +13,10 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = {"minitrans": ROOT, "weights_convert": ROOT, "minitrans_kernels": ROOT / "kernels"}
 # the rooms of the house from the ground up: an import of a room further down this list is an arrow that points up
 ROOMS = (
-    "minitrans", "minitrans.errors", "minitrans.files", "minitrans.hub", "minitrans_kernels", "weights_convert",
-    "minitrans.attention", "minitrans.packing", "minitrans.testing", "minitrans.layers", "minitrans.tokenizers",
-    "minitrans.models", "minitrans.cpu", "minitrans.generation", "minitrans.pipelines", "minitrans.embedding",
-    "minitrans.checkpoints", "minitrans.training", "minitrans.lab", "minitrans.cli", "minitrans.__main__",
+    "minitrans", "minitrans.errors", "minitrans.families", "minitrans.files", "minitrans.hub", "minitrans_kernels",
+    "weights_convert", "minitrans.attention", "minitrans.packing", "minitrans.testing", "minitrans.layers",
+    "minitrans.tokenizers", "minitrans.models", "minitrans.cpu", "minitrans.generation", "minitrans.pipelines",
+    "minitrans.embedding", "minitrans.checkpoints", "minitrans.training", "minitrans.lab", "minitrans.cli", "minitrans.__main__",
 )  # fmt: skip
 KINDS = ("top", "deferred", "types", "table")
 _TABLE_ENTRY = re.compile(rf"(?:{'|'.join(PACKAGES)})(?:\.\w+)*")

@@ -1,40 +1,31 @@
-"""Hugging Face checkpoints <-> minitrans models: read, check, convert, write, compare.
+"""A translator between a Hugging Face checkpoint and named tensors: read, check, account for, write.
 
-    model, report = load_model(BertModel, "bert-base-uncased")
-    save_model(model, "folder")
+    family = weights_convert.families.bert.FAMILY                  # names there -> names here, one table for each family
+    with open_checkpoint(find_folder("bert-base-uncased")) as checkpoint:
+        job = translate(checkpoint, family, config, shapes)        # every tensor accounted for, nothing read yet
+        job.require_sound("bert-base-uncased", "BertModel")
+        fill_parameters(job, parameters)                           # {name: tensor}; job.report has a row for each
+    report = ConversionReport()
+    write_files("folder", file_tensors(parameters, family, config, report), {"model_type": "bert"}, report)
 
-    from weights_convert.verify import verify; verify("folder").summary()
-
-One table of names per family lies in `weights_convert/families/`; everything else works for all of them.
+It knows no model class and no configuration class: `shapes` and `parameters` are by name, and `config` is whatever has the
+few fields that a table reads. Models are loaded and saved by `minitrans.models.loading` and `minitrans.models.saving`.
 """
 
-from __future__ import annotations
+from weights_convert.checkpoint import find_folder, open_checkpoint
+from weights_convert.filling import fill_parameters
+from weights_convert.plan import make_plan
+from weights_convert.report import ConversionReport
+from weights_convert.translate import file_tensors, translate
+from weights_convert.writing import write_files
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from weights_convert.configs import read_config as read_config
-    from weights_convert.configs import write_config as write_config
-    from weights_convert.conversion import convert as convert
-    from weights_convert.inspection import inspect as inspect
-    from weights_convert.load import load_model as load_model
-    from weights_convert.report import ConversionReport as ConversionReport
-    from weights_convert.save import save_model as save_model
-
-_EXPORTS = {
-    "convert": "weights_convert.conversion",
-    "ConversionReport": "weights_convert.report",
-    "inspect": "weights_convert.inspection",
-    "load_model": "weights_convert.load",
-    "read_config": "weights_convert.configs",
-    "save_model": "weights_convert.save",
-    "write_config": "weights_convert.configs",
-}
-__all__ = sorted(_EXPORTS)  # noqa: PLE0605
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _EXPORTS:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_EXPORTS[name]), name)
+__all__ = [
+    "ConversionReport",
+    "file_tensors",
+    "fill_parameters",
+    "find_folder",
+    "make_plan",
+    "open_checkpoint",
+    "translate",
+    "write_files",
+]

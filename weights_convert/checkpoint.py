@@ -12,16 +12,18 @@ import torch
 
 from minitrans.errors import CheckpointError
 from minitrans.files import printable, read_json
+from minitrans.hub import local_folder
 from weights_convert.header import read_header
 from weights_convert.journal import Folder
 from weights_convert.pickles import load_pickled
 from weights_convert.plan import TensorInfo
 
+CONFIG = "config.json"
 SAFE, SAFE_INDEX = "model.safetensors", "model.safetensors.index.json"
 BIN, BIN_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 # What to ask the hub for, in this order: pickles are fetched only where there is nothing better.
-SAFE_PATTERNS = ("config.json", "model*.safetensors", SAFE_INDEX)
-BIN_PATTERNS = ("config.json", "pytorch_model*.bin", BIN_INDEX)
+SAFE_PATTERNS = (CONFIG, "model*.safetensors", SAFE_INDEX)
+BIN_PATTERNS = (CONFIG, "pytorch_model*.bin", BIN_INDEX)
 PIECE_BYTES = 512 * 1024  # a fraction of a core's cache, and many enough that a call costs nothing beside it
 REOPEN_AFTER = 64 * 1024 * 1024  # pages read through a mapping count as ours until it is closed
 
@@ -147,6 +149,16 @@ class Checkpoint:
             self._fail(
                 index, f"total_size: expected at most the {held} bytes of the shards, found {printable(total_size)}"
             )
+
+
+def find_folder(name_or_path: str | Path, *, revision: str | None = None, local_files_only: bool = False) -> Folder:
+    """The folder of a checkpoint, fetched from the hub if it is not here; pickles are fetched only if there is nothing else."""
+    for patterns in (SAFE_PATTERNS, BIN_PATTERNS):
+        root = local_folder(name_or_path, patterns=patterns, revision=revision, local_files_only=local_files_only)
+        folder = Folder(root)
+        if folder.has(SAFE) or folder.has(SAFE_INDEX):
+            break
+    return folder
 
 
 @contextmanager

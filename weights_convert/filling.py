@@ -1,22 +1,17 @@
-"""Giving a planned model its memory and its values."""
+"""Giving planned parameters their values."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import replace
 
 import torch
-from torch import nn
 
-from weights_convert.checkpoint import Checkpoint
-from weights_convert.plan import Plan, Step, TensorInfo
-from weights_convert.report import ConversionReport, TensorRow, dtype_name, tensor_sha256
+from weights_convert.plan import Step, TensorInfo
+from weights_convert.report import TensorRow, dtype_name, tensor_sha256
 from weights_convert.rules import Rename
-
-if TYPE_CHECKING:
-    from minitrans.models.pretrained import PreTrainedModel
+from weights_convert.translate import Translation
 
 # The integers as wide as each dtype of weights.
 INTEGERS = {
@@ -29,68 +24,37 @@ INTEGERS = {
 INFINITIES = {dtype: int(torch.tensor(torch.inf, dtype=dtype).view(bits)) for dtype, bits in INTEGERS.items()}
 
 
-def materialise(
-    model: PreTrainedModel, dtype: torch.dtype, device: torch.device | str | None, fresh: list[str]
-) -> None:
-    """Gives every parameter memory of its own, keeps ties, and initialises the modules that own a fresh parameter."""
-    device = torch.device("cpu" if device is None else device)
-    made: dict[int, nn.Parameter] = {}
-    for module in list(model.modules()):
-        for name, parameter in list(module.named_parameters(recurse=False)):
-            if id(parameter) not in made:
-                values = torch.empty(parameter.shape, dtype=dtype, device=device)
-                made[id(parameter)] = nn.Parameter(values, requires_grad=parameter.requires_grad)
-            setattr(module, name, made[id(parameter)])
-    for owner in dict.fromkeys(name.rpartition(".")[0] for name in fresh):
-        model.init_weights(model.get_submodule(owner))
+def fill_parameters(job: Translation, parameters: Mapping[str, torch.Tensor], *, hashes: bool = False) -> None:
+    """Copies every planned tensor into its parameter, by the model's names, and completes the report, a row each.
 
-
-@dataclass(frozen=True)
-class Filling:
-    """What `fill_parameters` needs: the model, the plan for it, and where the tensors are."""
-
-    model: PreTrainedModel
-    targets: Mapping[str, str]
-    plan: Plan
-    checkpoint: Checkpoint
-    names: Mapping[str, str]
-    hashes: bool
-
-    def keys(self, step: Step) -> tuple[str, ...]:
-        """The keys in the files that a step reads."""
-        return tuple(self.names[self.plan.served_by.get(name, name)] for name in step.sources)
-
-
-def fill_parameters(job: Filling, report: ConversionReport) -> None:
-    """Copies every planned tensor into its parameter, one row of the report each, with as many threads as torch may use."""
-    parameters = {name: p.detach() for name, p in job.model.named_parameters(remove_duplicate=False)}
-    owners: dict[int, str] = {}  # address -> the name under which tied parameters are filled
+    One tensor under two names is a tie, and filled once. As many threads work as torch may use. With `hashes` the rows
+    carry the SHA-256 of what was stored.
+    """
+    owners: dict[int, str] = {}  # identity -> the name under which tied parameters are filled
     tied_to: dict[str, str] = {}
-    for name, parameter in job.model.named_parameters(remove_duplicate=False):
+    for name, parameter in parameters.items():
         owner = owners.setdefault(id(parameter), name)
         if owner != name:
             tied_to[name] = owner
-    steps = sorted(job.plan.steps, key=lambda step: job.checkpoint.tensors[job.keys(step)[0]].file)
+    values = {name: parameter.detach() for name, parameter in parameters.items()}
+    steps = sorted(job.plan.steps, key=lambda step: job.checkpoint.tensors[job.keys_of(step)[0]].file)
     filled = {job.targets[bare] for step in steps for bare in step.targets}
     copied = {name for name in filled if tied_to.get(name) not in filled}
 
     def fill(step: Step) -> list[TensorRow]:
-        return _fill(job, step, parameters, copied, tied_to)
+        rows = _fill(job, step, values, copied, hashes)
+        return [replace(row, tied_to=tied_to.get(row.target)) for row in rows]
 
     with ThreadPoolExecutor(1 if job.checkpoint.pickled else torch.get_num_threads()) as pool:
         rows = {row.target: row for some in pool.map(fill, steps) for row in some}
-    report.rows = [rows[name] for name in parameters if name in rows]
+    job.report.rows = [rows[name] for name in parameters if name in rows]
 
 
 def _fill(
-    job: Filling,
-    step: Step,
-    parameters: Mapping[str, torch.Tensor],
-    copied: Set[str],
-    tied_to: Mapping[str, str],
+    job: Translation, step: Step, parameters: Mapping[str, torch.Tensor], copied: Set[str], hashes: bool
 ) -> list[TensorRow]:
     """Carries out one step; only the parameters in `copied` get values, the others are the same tensors by other names."""
-    keys = job.keys(step)
+    keys = job.keys_of(step)
     names = [job.targets[bare] for bare in step.targets]
     info = job.checkpoint.tensors[keys[0]]
     whole = parameters[names[0]]
@@ -114,8 +78,7 @@ def _fill(
             stored=dtype_name(tensor.dtype),
             dtype=dtype_name(parameters[name].dtype),
             shape=tuple(parameters[name].shape),
-            tied_to=tied_to.get(name),
-            sha256=tensor_sha256(tensor) if job.hashes else None,
+            sha256=tensor_sha256(tensor) if hashes else None,
             finite=is_finite,
         )
         for name, tensor, is_finite in zip(names, tensors, finite, strict=True)

@@ -14,7 +14,13 @@ import torch
 from minitrans.files import printable
 from weights_convert.rules import Drop, Numbers, Refuse, Rule, Shape, TableRow, fill, match, movements, ties
 
-FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+DTYPES = {
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "float32": torch.float32,
+    "float64": torch.float64,
+}
+FLOATS = tuple(DTYPES.values())
 
 
 @dataclass(frozen=True)

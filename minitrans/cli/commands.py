@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 
 from minitrans import __version__
+from minitrans.checkpoints import commands as checkpoints
 from minitrans.cli import answers, labels, masks, vectors
 from minitrans.cli.demo import demo
-from weights_convert import commands as checkpoints
 
 app = typer.Typer(
     name="minitrans",
@@ -56,5 +56,5 @@ def minitrans(
 
 
 for _name, _command in COMMANDS.items():
-    _help = (introspection.getdoc(_command) or "").replace("python -m weights_convert", "minitrans")
+    _help = introspection.getdoc(_command) or ""
     app.command(_name, help=_help, rich_help_panel=PANELS.get(_name, "Models at work"))(_command)

@@ -23,9 +23,9 @@ from minitrans.cli.writing import busy
 from minitrans.files import printable
 
 if TYPE_CHECKING:
+    from minitrans.checkpoints.verification import Verification
     from minitrans.cli.demo_steps import AttentionMap, Ranked, Speed
     from weights_convert.report import ConversionReport
-    from weights_convert.verify import Verification
 
 BAR = 12
 
@@ -82,10 +82,10 @@ def demo(
             checked(text, name)
     page = Page(silent=as_json)
     with busy("starting"):
+        from minitrans.checkpoints.conversion import convert
         from minitrans.cli import demo_steps as steps
         from minitrans.cli.loading import checked_device, chosen_backend, load
         from minitrans.embedding import Encoder, read_recipe
-        from weights_convert.conversion import convert
 
         source = Path(model) if model is not None else steps.demo_folder()
         checked_device(device)

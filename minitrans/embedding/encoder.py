@@ -20,6 +20,7 @@ from minitrans.cpu import DTYPES, prepare
 from minitrans.embedding.batching import CELLS, Tokens, cell_batches, length_sorted_batches, padded
 from minitrans.embedding.dense import Dense, read_dense
 from minitrans.embedding.memory import Heap
+from minitrans.embedding.modules import PATTERNS
 from minitrans.embedding.pooling import pool
 from minitrans.embedding.recipe import Recipe, body_place, check_pooling, read_recipe
 from minitrans.embedding.windowing import windows
@@ -31,7 +32,6 @@ from minitrans.models.pretrained import PreTrainedModel
 from minitrans.tokenizers.auto import AutoTokenizer
 from minitrans.tokenizers.tokenizer import Tokenizer
 from weights_convert.journal import Folder
-from weights_convert.modules import PATTERNS
 
 Progress = Callable[[int], None]
 _AT_ONCE = 512  # texts that one call of the tokenizer takes: what it returns is large until only the ids are kept

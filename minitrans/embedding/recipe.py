@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from minitrans.embedding.modules import PATTERNS, Module, read_modules
 from minitrans.embedding.pooling import POOLINGS
 from minitrans.errors import CheckpointError, NotSupportedError
 from minitrans.files import printable, read_json
 from minitrans.hub import local_folder
 from weights_convert.journal import Folder
-from weights_convert.modules import PATTERNS, Module, read_modules
 
 PROMPTS_FILE = "config_sentence_transformers.json"
 LENGTH_FILE = "sentence_bert_config.json"

@@ -13,7 +13,9 @@ from minitrans.attention.registry import VariantSpec
 from minitrans.layers.multi_head_attention import MultiHeadAttention
 from minitrans.layers.norms import LayerNorm, RMSNorm
 from minitrans.models.config import EncoderConfig
+from minitrans.models.loading import load_model
 from minitrans.models.padding import check_mode
+from minitrans.models.saving import save_model
 
 if TYPE_CHECKING:
     from weights_convert.report import ConversionReport
@@ -95,8 +97,6 @@ class PreTrainedModel(nn.Module):
             CheckpointError: where the files are not a checkpoint of this model, naming every fault.
             ValueError, TypeError: for wrong arguments.
         """
-        from weights_convert import load_model
-
         if config is not None:
             overrides = {**config.to_dict(), **overrides}
         model, report = load_model(
@@ -108,8 +108,6 @@ class PreTrainedModel(nn.Module):
 
     def save_pretrained(self, folder: str | Path, *, max_shard_size: int | str = "5GB") -> ConversionReport:
         """Writes config.json and model.safetensors in Hugging Face's layout: `transformers` opens the folder too."""
-        from weights_convert import save_model
-
         return save_model(self, folder, max_shard_size=max_shard_size)
 
     # -- parts -------------------------------------------------------------------------------------------------------

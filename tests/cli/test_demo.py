@@ -79,7 +79,7 @@ def test_without_the_reference_it_says_so(body: str, run, monkeypatch: pytest.Mo
 
 
 def test_a_difference_is_shown_and_fails(body: str, run, monkeypatch: pytest.MonkeyPatch):
-    from weights_convert.verify import Comparison, Verification
+    from minitrans.checkpoints.verification import Comparison, Verification
 
     found = Verification("BertModel", (Comparison("forward", "encoder.layer.0.output", 1e-3),))
     monkeypatch.setattr(demo_steps, "verify", lambda *_, **__: found)

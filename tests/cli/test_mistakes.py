@@ -226,7 +226,7 @@ def test_the_first_page_lists_all_commands(run):
 
 def test_the_help_names_every_backend_and_dtype(run):
     from minitrans.attention.registry import BACKENDS
-    from weights_convert.configs import DTYPES
+    from weights_convert.plan import DTYPES
 
     words = "".join(run("embed", "--help").out.replace("│", "").split())
     assert all(name in words for name in (*BACKENDS, *DTYPES))

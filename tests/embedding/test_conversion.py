@@ -14,9 +14,9 @@ import torch
 from safetensors.torch import load_file
 
 from minitrans import AutoTokenizer, BertTokenizer, CheckpointError, Encoder
+from minitrans.checkpoints.conversion import COMPANIONS, convert
 from minitrans.tokenizers.loading import PATTERNS
 from tests.embedding.conftest import PLACE, TEXTS, sentence_folder
-from weights_convert.conversion import COMPANIONS, convert
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ import torch
 
 from minitrans import CheckpointError, Encoder, NotSupportedError
 from minitrans.embedding import Recipe, read_recipe
+from minitrans.embedding.modules import Module
 from tests.embedding.conftest import PLACE, sentence_folder, write_dense
-from weights_convert.modules import Module
 
 
 def test_the_real_recipe_is_read(minilm: Path):

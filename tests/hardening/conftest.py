@@ -26,9 +26,9 @@ import torch
 torch.set_num_threads(1)
 
 from minitrans import AutoModel, AutoTokenizer, BertConfig, BertModel  # noqa: E402
+from minitrans.checkpoints import convert, inspect  # noqa: E402
 from minitrans.cli.app import main  # noqa: E402
 from minitrans.errors import CheckpointError  # noqa: E402
-from weights_convert import convert, inspect  # noqa: E402
 
 SECONDS = 5.0  # of the processor, so that a busy machine is not blamed on the code
 HANG = 120  # seconds by the clock

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 import minitrans
 from minitrans import AutoModel, AutoTokenizer, BertTokenizer, Encoder
+from minitrans.checkpoints import inspect
 from minitrans.errors import CheckpointError, NotSupportedError
 from tests.embedding.conftest import sentence_folder
-from weights_convert import inspect
 
 MANY = settings(
     max_examples=300, deadline=5000, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]

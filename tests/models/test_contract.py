@@ -9,7 +9,9 @@ import pytest
 import torch
 
 import minitrans
-from minitrans.models.auto import FAMILIES, TASKS, class_by_name, class_names, model_class
+from minitrans import families
+from minitrans.families import FAMILIES, class_names
+from minitrans.models.auto import class_by_name, model_class
 
 TINY = {
     "vocab_size": 23, "hidden_size": 12, "num_hidden_layers": 1, "num_attention_heads": 3, "intermediate_size": 16,
@@ -139,7 +141,7 @@ def build(auto_name: str, model_type: str):
     return cls(cls.config_class(**own_fields(cls.config_class, {**TINY, "embedding_size": 12}), **decoder)).eval()
 
 
-CASES = [(auto, family) for auto, (_, families) in TASKS.items() for family in families]
+CASES = [(families.auto_name(head), family) for head in families.HEADS for family in families.families_with(head)]
 
 
 @pytest.mark.parametrize(("auto_name", "model_type"), CASES)
@@ -255,6 +257,6 @@ def test_a_foreign_attention_object():
 def test_every_class_name_is_exported():
     for name in class_names():
         assert getattr(minitrans, name) is class_by_name(name)
-    for auto in TASKS:
-        assert hasattr(getattr(minitrans, auto), "from_pretrained")
+    for head in families.HEADS:
+        assert hasattr(getattr(minitrans, families.auto_name(head)), "from_pretrained")
     assert set(FAMILIES) >= {"bert", "roberta", "xlm-roberta", "camembert", *ARCHITECTURES}

@@ -11,14 +11,14 @@ import torch
 import transformers
 
 import minitrans
-from minitrans.models.auto import FAMILIES, class_names
+from minitrans.families import FAMILIES, class_names
 
 SIZES = {"vocab_size": 11, "hidden_size": 6, "num_attention_heads": 2, "num_hidden_layers": 2, "intermediate_size": 5}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_head_of_the_reference_is_there(family: str):
-    pattern = FAMILIES[family][1] + r"(Model|LMHeadModel|For[A-Za-z]+)"
+    pattern = FAMILIES[family].prefix + r"(Model|LMHeadModel|For[A-Za-z]+)"
     theirs = {name for name in dir(transformers) if re.fullmatch(pattern, name) and not name.endswith("Output")}
     assert theirs == {name for name in class_names() if re.fullmatch(pattern, name)}
 

@@ -9,15 +9,16 @@ import pytest
 import torch
 
 from minitrans import NotSupportedError, PackedLayout, RobertaConfig, RobertaModel
+from minitrans.families import HEADS, auto_name, families_with
 from minitrans.layers.multi_head_attention import MultiHeadAttention
-from minitrans.models.auto import TASKS, model_class
+from minitrans.models.auto import model_class
 from minitrans.models.padding import WORTH_IT
 
 FIELDS = {
     "vocab_size": 37, "hidden_size": 21, "num_attention_heads": 3, "num_hidden_layers": 2, "intermediate_size": 35,
     "max_position_embeddings": 40, "type_vocab_size": 2,
 }  # fmt: skip
-CASES = [(auto, family) for auto, (_, families) in TASKS.items() for family in families]
+CASES = [(auto_name(head), family) for head in HEADS for family in families_with(head)]
 LENGTHS = {
     "mixed": [7, 1, 13, 4],
     "one long": [2, 17, 1, 1],

@@ -13,10 +13,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from minitrans.models.auto import FAMILIES, TASKS
+from minitrans.families import FAMILIES, HEADS, families_with
 
-CASES = [(family, head) for head, families in TASKS.values() for family in families]
-DECODERS = TASKS["AutoModelForCausalLM"][1]
+CASES = [(family, head) for head in HEADS for family in families_with(head)]
+DECODERS = families_with("ForCausalLM")
 
 ODD = {"vocab_size": 37, "hidden_size": 21, "num_attention_heads": 3, "num_hidden_layers": 3, "intermediate_size": 35}
 CONFIGS = {

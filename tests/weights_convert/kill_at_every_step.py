@@ -24,7 +24,8 @@ os.fsync = lambda descriptor: None  # a killed process loses nothing that was wr
 import safetensors.torch  # noqa: E402
 
 from minitrans.models.bert import BertConfig, BertForMaskedLM  # noqa: E402
-from weights_convert import load_model, save_model  # noqa: E402
+from minitrans.models.loading import load_model  # noqa: E402
+from minitrans.models.saving import save_model  # noqa: E402
 
 STEPS = (
     (os, "replace"),

@@ -20,8 +20,8 @@ from kill_at_every_step import killed_at
 from safetensors.torch import load_file, save_file
 
 from minitrans import AutoModel, AutoTokenizer, BertConfig, BertModel, BertTokenizer, Encoder
+from minitrans.checkpoints import convert
 from minitrans.errors import CheckpointError
-from weights_convert import convert
 
 SIZES = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8, "max_position_embeddings": 9}  # fmt: skip
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdef"]

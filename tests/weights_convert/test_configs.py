@@ -12,14 +12,13 @@ import torch
 import transformers
 
 from minitrans.errors import CheckpointError
-from minitrans.models.auto import FAMILIES as MODELS
-from minitrans.models.auto import config_class
+from minitrans.families import FAMILIES
+from minitrans.models.auto import AutoConfig, config_class
 from minitrans.models.bert import BertConfig, BertModel
+from minitrans.models.config_fields import IGNORED, MUST_EQUAL
+from minitrans.models.config_file import interpret_config, model_type_of, write_config
+from minitrans.models.loading import family_of, load_model
 from minitrans.models.roberta import RobertaModel
-from weights_convert import load_model, read_config, write_config
-from weights_convert.config_fields import IGNORED, MUST_EQUAL
-from weights_convert.configs import interpret_config
-from weights_convert.families.registry import FAMILIES
 
 HERE = Path("folder/config.json")
 BERT: dict[str, Any] = {
@@ -35,24 +34,28 @@ BERT: dict[str, Any] = {
 
 
 def interpret(**changes: Any) -> Any:
-    return interpret_config({**BERT, **changes}, HERE)
+    return understood({**BERT, **changes})
+
+
+def understood(stored: dict[str, Any]) -> Any:
+    return interpret_config(stored, HERE, config_class(model_type_of(stored, HERE)))
 
 
 def test_every_family_of_models_has_a_table() -> None:
-    assert set(FAMILIES) == set(MODELS)
+    assert all(family_of(model_type).prefix for model_type in FAMILIES)
 
 
 def test_no_key_has_two_meanings() -> None:
-    fields = {field for model_type in MODELS for field in config_class(model_type).__dataclass_fields__}
+    fields = {field for model_type in FAMILIES for field in config_class(model_type).__dataclass_fields__}
     assert not fields & set(IGNORED)
     assert not fields & set(MUST_EQUAL)
     assert not set(IGNORED) & set(MUST_EQUAL)
 
 
-@pytest.mark.parametrize("model_type", MODELS)
+@pytest.mark.parametrize("model_type", FAMILIES)
 def test_the_reference_s_own_config_is_understood(model_type: str) -> None:
     theirs = transformers.AutoConfig.for_model(model_type, num_labels=3)
-    stored = interpret_config(json.loads(theirs.to_json_string(use_diff=False)), HERE)
+    stored = understood(json.loads(theirs.to_json_string(use_diff=False)))
     ours = stored.config.to_dict()
     shared = {
         key: value for key, value in theirs.to_dict().items() if key in ours and key not in ("id2label", "label2id")
@@ -117,7 +120,7 @@ def test_wrong_values_are_named_with_what_is_accepted(key: str, value: Any, mess
 @pytest.mark.parametrize("key", [key for key in BERT if key != "model_type"])
 def test_sizes_have_no_defaults(key: str) -> None:
     with pytest.raises(CheckpointError, match=f"{key}: expected a value, found none"):
-        interpret_config({name: value for name, value in BERT.items() if name != key}, HERE)
+        understood({name: value for name, value in BERT.items() if name != key})
 
 
 def test_code_and_kernel_keys_are_ignored_never_followed() -> None:
@@ -136,7 +139,7 @@ def test_code_and_kernel_keys_are_ignored_never_followed() -> None:
 
 def test_a_silent_roberta_file_means_what_the_reference_takes_it_for() -> None:
     # R3: our class has the published eps as its default, the reference's class another one.
-    stored = interpret_config({**BERT, "model_type": "roberta"}, HERE)
+    stored = understood({**BERT, "model_type": "roberta"})
     assert stored.config.layer_norm_eps == transformers.RobertaConfig().layer_norm_eps == 1e-12
 
 
@@ -144,7 +147,7 @@ def test_a_silent_roberta_file_means_what_the_reference_takes_it_for() -> None:
 def test_a_file_that_is_no_config_is_refused(content: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_bytes(content.encode("latin-1"))
     with pytest.raises(CheckpointError, match=r"config\.json"):
-        read_config(tmp_path)
+        AutoConfig.from_pretrained(tmp_path)
 
 
 def write(folder: Path, **changes: Any) -> Path:
@@ -155,16 +158,18 @@ def write(folder: Path, **changes: Any) -> Path:
 def test_overrides_of_fine_tuning_scripts(tmp_path: Path) -> None:
     names = {"id2label": {"0": "no", "1": "yes"}, "label2id": {"no": 0, "yes": 1}}
     folder = write(tmp_path, **names, num_labels=2)
-    assert read_config(folder).id2label == {0: "no", 1: "yes"}
-    assert read_config(folder, overrides={"num_labels": 2}).id2label == {0: "no", 1: "yes"}
-    three = read_config(folder, overrides={"num_labels": 3, "hidden_dropout_prob": 0.2, "problem_type": "regression"})
+    assert AutoConfig.from_pretrained(folder).id2label == {0: "no", 1: "yes"}
+    assert AutoConfig.from_pretrained(folder, **{"num_labels": 2}).id2label == {0: "no", 1: "yes"}
+    three = AutoConfig.from_pretrained(
+        folder, **{"num_labels": 3, "hidden_dropout_prob": 0.2, "problem_type": "regression"}
+    )
     assert three.id2label == {0: "LABEL_0", 1: "LABEL_1", 2: "LABEL_2"}
     assert (three.num_labels, three.hidden_dropout_prob, three.problem_type) == (3, 0.2, "regression")
-    named = read_config(folder, overrides={"id2label": {0: "a", 1: "b", 2: "c"}})
+    named = AutoConfig.from_pretrained(folder, **{"id2label": {0: "a", 1: "b", 2: "c"}})
     assert named.num_labels == 3
     assert named.label2id == {"a": 0, "b": 1, "c": 2}
     with pytest.raises(TypeError, match="num_label'"):
-        read_config(folder, overrides={"num_label": 3})
+        AutoConfig.from_pretrained(folder, **{"num_label": 3})
 
 
 def test_the_wrong_family_is_refused_and_an_unnamed_one_is_taken_at_its_class(reference: Callable[..., Any]) -> None:
@@ -174,7 +179,7 @@ def test_the_wrong_family_is_refused_and_an_unnamed_one_is_taken_at_its_class(re
     del source.config["model_type"]
     assert isinstance(load_model(BertModel, source.write().folder)[0], BertModel)
     with pytest.raises(CheckpointError, match="model_type: expected one of"):
-        read_config(source.folder)
+        AutoConfig.from_pretrained(source.folder)
 
 
 def test_what_is_written_is_read_back_by_both(tmp_path: Path) -> None:
@@ -189,7 +194,7 @@ def test_what_is_written_is_read_back_by_both(tmp_path: Path) -> None:
         classifier_dropout=0.25,
     )
     write_config(config, tmp_path, ["BertForSequenceClassification"], torch.bfloat16)
-    assert read_config(tmp_path) == config
+    assert AutoConfig.from_pretrained(tmp_path) == config
     theirs = transformers.AutoConfig.from_pretrained(tmp_path)
     assert theirs.architectures == ["BertForSequenceClassification"]
     assert theirs.dtype == torch.bfloat16

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from minitrans.models.auto import class_by_name
-from weights_convert import checkpoint, load_model
+from minitrans.models.loading import load_model
+from weights_convert import checkpoint
 from weights_convert.filling import INTEGERS, _is_finite
 
 DTYPES = sorted(INTEGERS, key=str)

@@ -13,9 +13,9 @@ import pytest
 import torch
 import transformers
 
+from minitrans.checkpoints.verification import verify
 from minitrans.models.auto import class_by_name
-from weights_convert import load_model
-from weights_convert.verify import verify
+from minitrans.models.loading import load_model
 
 Make = Callable[..., Any]
 IDS = torch.tensor([[3, 4, 5, 6, 7]])
@@ -128,7 +128,7 @@ def test_pickles_are_fetched_from_the_hub_only_where_there_is_nothing_else(
 
 def test_loading_does_not_wake_torch_s_compiler(reference: Make) -> None:
     code = (
-        "import sys; from minitrans.models.bert import BertModel; from weights_convert import load_model;"
+        "import sys; from minitrans.models.bert import BertModel; from minitrans.models.loading import load_model;"
         f"load_model(BertModel, {str(reference('BertModel').folder)!r}); assert 'torch._dynamo' not in sys.modules"
     )
     root = str(Path(__file__).resolve().parents[2])

@@ -19,9 +19,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save, save_file
 
+from minitrans.checkpoints import inspect
 from minitrans.errors import CheckpointError
 from minitrans.models.bert import BertModel
-from weights_convert import inspect, load_model
+from minitrans.models.loading import load_model
 from weights_convert.header import read_header
 from weights_convert.pickles import load_pickled
 

@@ -13,7 +13,8 @@ import transformers
 
 from minitrans.errors import CheckpointError
 from minitrans.models.auto import class_by_name
-from weights_convert import load_model, save_model
+from minitrans.models.loading import load_model
+from minitrans.models.saving import save_model
 from weights_convert.names import bare_name, bare_names
 
 Make = Callable[..., Any]

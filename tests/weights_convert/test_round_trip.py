@@ -11,9 +11,10 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
+from minitrans.checkpoints.verification import verify
 from minitrans.models.auto import class_by_name, class_names
-from weights_convert import load_model, save_model
-from weights_convert.verify import verify
+from minitrans.models.loading import load_model
+from minitrans.models.saving import save_model
 
 CLASSES = [name for name in class_names() if not name.endswith("Config")]
 

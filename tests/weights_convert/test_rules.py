@@ -7,8 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from minitrans.families import FAMILIES
 from minitrans.models.auto import config_class
-from weights_convert.families.registry import FAMILIES, family_of
+from minitrans.models.loading import family_of
 from weights_convert.plan import Plan, TensorInfo, make_plan
 from weights_convert.rules import (
     Concat,

@@ -20,7 +20,8 @@ from torch import nn
 
 from minitrans.errors import CheckpointError
 from minitrans.models.bert import BertForMaskedLM, BertForSequenceClassification, BertModel
-from weights_convert import load_model, save_model
+from minitrans.models.loading import load_model
+from minitrans.models.saving import save_model
 from weights_convert.journal import JOURNAL, Folder
 
 Make = Callable[..., Any]
@@ -257,7 +258,7 @@ def transformers_sizes() -> dict[str, int]:
     ("text", "size"), [("5GB", 5 * 10**9), ("1MiB", 2**20), ("200 mb", 2 * 10**8), ("77", 77), (12, 12)]
 )
 def test_sizes(text: Any, size: int) -> None:
-    from weights_convert.save import _bytes_from
+    from weights_convert.writing import _bytes_from
 
     assert _bytes_from(text) == size
 

@@ -11,7 +11,8 @@ import torch
 import transformers
 
 from minitrans.models.auto import class_by_name
-from weights_convert import load_model, save_model
+from minitrans.models.loading import load_model
+from minitrans.models.saving import save_model
 
 Make = Callable[..., Any]
 IDS = torch.tensor([[3, 4, 5, 6, 7]])

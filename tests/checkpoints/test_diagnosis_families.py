@@ -15,7 +15,7 @@ import torch
 from minitrans.attention.bias import RelativeBuckets
 from minitrans.layers.activations import activation
 from minitrans.models import mpnet
-from tests.weights_convert.test_diagnosis import (
+from tests.checkpoints.test_diagnosis import (
     Make,
     Patch,
     causal,

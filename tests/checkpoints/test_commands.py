@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from weights_convert.__main__ import app
+from minitrans.cli.commands import app
 
 Make = Callable[..., Any]
 ROOT = Path(__file__).resolve().parents[2]
@@ -78,8 +78,8 @@ def test_verify_says_equal(reference: Make) -> None:
 
 
 def test_verify_exits_with_1_where_the_models_differ(reference: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("weights_convert.verify.TOLERANCE", 0.0)
-    monkeypatch.setattr("weights_convert.verify._error", lambda *_: 1.0)
+    monkeypatch.setattr("minitrans.checkpoints.verification.TOLERANCE", 0.0)
+    monkeypatch.setattr("minitrans.checkpoints.verification._error", lambda *_: 1.0)
     result = call("verify", reference("BertModel").folder)
     assert result.exit_code == 1
     assert "differs from the reference: first at forward of embeddings" in result.output
@@ -138,12 +138,12 @@ def test_names_from_files_cannot_drive_the_terminal(reference: Make) -> None:
 def test_help_has_examples(command: str) -> None:
     result = call(command, "--help")
     assert result.exit_code == 0
-    assert f"python -m weights_convert {command}" in result.output
+    assert f"minitrans {command}" in result.output
 
 
 def test_importing_the_package_is_cheap() -> None:
     code = (
-        "import sys, weights_convert; assert weights_convert.load_model;"
+        "import sys, weights_convert; from minitrans.models.loading import load_model; import minitrans.models.saving;"
         "bad = {'transformers', 'safetensors', 'typer', 'rich', 'huggingface_hub', 'tokenizers'} & set(sys.modules);"
         "assert not bad, bad"
     )
@@ -152,7 +152,7 @@ def test_importing_the_package_is_cheap() -> None:
 
 def test_it_runs_as_a_module(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "weights_convert", "inspect", str(tmp_path)],
+        [sys.executable, "-m", "minitrans", "inspect", str(tmp_path)],
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 2

@@ -11,18 +11,16 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import torch
 
 from minitrans.errors import CheckpointError
+from minitrans.families import FAMILIES
 from minitrans.files import printable, read_json
-from minitrans.hub import local_folder
-from weights_convert.config_fields import IGNORED, LACKING, LARGEST, MUST_EQUAL, REFERENCE_DEFAULTS, REQUIRED
+from minitrans.models.config_fields import IGNORED, LACKING, LARGEST, MUST_EQUAL, REFERENCE_DEFAULTS, REQUIRED
+from weights_convert.checkpoint import CONFIG
 from weights_convert.journal import Folder, saving
-from weights_convert.plan import FLOATS
+from weights_convert.plan import DTYPES
 from weights_convert.report import dtype_name
 
 if TYPE_CHECKING:
     from minitrans.models.config import EncoderConfig
-
-CONFIG = "config.json"
-DTYPES = {dtype_name(dtype): dtype for dtype in FLOATS}
 
 
 @dataclass(frozen=True)
@@ -35,33 +33,15 @@ class StoredConfig:
     ignored: dict[str, str] = field(default_factory=dict)
 
 
-def read_config(
-    name_or_path: str | Path,
-    *,
-    revision: str | None = None,
-    local_files_only: bool = False,
-    overrides: Mapping[str, Any] | None = None,
-) -> EncoderConfig:
-    """The configuration of a checkpoint, with `overrides` of its fields.
-
-    Raises:
-        CheckpointError: naming file, key, value and what is accepted. TypeError, ValueError: for wrong overrides.
-    """
-    root = local_folder(name_or_path, patterns=[CONFIG], revision=revision, local_files_only=local_files_only)
-    return read_stored_config(Folder(root)).config.updated(**dict(overrides or {}))
-
-
-def read_stored_config(folder: Folder, config_class: type[EncoderConfig] | None = None) -> StoredConfig:
-    """The config.json of a folder. With `config_class` it must be of that type; old files name none."""
+def read_stored_config(folder: Folder, config_class: type[EncoderConfig]) -> StoredConfig:
+    """The config.json of a folder, which must be of this type; old files name none."""
     path = folder.path(CONFIG)
     return interpret_config(read_json(path), path, config_class)
 
 
-def interpret_config(
-    stored: Mapping[str, Any], path: Path, config_class: type[EncoderConfig] | None = None
-) -> StoredConfig:
+def interpret_config(stored: Mapping[str, Any], path: Path, config_class: type[EncoderConfig]) -> StoredConfig:
     """The meaning of the keys of a config.json; `path` is for the messages. Raises CheckpointError."""
-    config_class = _class_for(stored, path, config_class)
+    _require_model_type(stored, path, config_class)
     known = {item.name for item in dataclasses.fields(config_class)}
     values: dict[str, Any] = {key: value for key, value in REFERENCE_DEFAULTS.items() if key in known}
     ignored: dict[str, str] = {}
@@ -96,20 +76,20 @@ def _fail(path: Path, key: str, expected: str, found: object) -> NoReturn:
     raise CheckpointError(f"{printable(path)}: {printable(key)}: expected {expected}, found {printable(found)}")
 
 
-def _class_for(stored: Mapping[str, Any], path: Path, asked: type[EncoderConfig] | None) -> type[EncoderConfig]:
-    from minitrans.models.auto import FAMILIES, config_class
-
+def model_type_of(stored: Mapping[str, Any], path: Path) -> str:
+    """The family that a config.json names. Raises CheckpointError where that is none of ours."""
     model_type = stored.get("model_type")
-    if model_type is None and asked is not None:
-        return asked
     if not isinstance(model_type, str) or model_type not in FAMILIES:
         _fail(path, "model_type", f"one of {', '.join(FAMILIES)}", model_type)
-    if asked is not None and asked.model_type != model_type:
+    return model_type
+
+
+def _require_model_type(stored: Mapping[str, Any], path: Path, config_class: type[EncoderConfig]) -> None:
+    wanted = config_class.model_type
+    if stored.get("model_type") is not None and model_type_of(stored, path) != wanted:
         _fail(
-            path, "model_type", f"{asked.model_type} for this class (the Auto classes choose the right one)", model_type
+            path, "model_type", f"{wanted} for this class (the Auto classes choose the right one)", stored["model_type"]
         )
-    found: type[EncoderConfig] = config_class(model_type)
-    return found
 
 
 def _stored_dtype(stored: Mapping[str, Any], path: Path) -> torch.dtype | None:

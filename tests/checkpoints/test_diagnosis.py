@@ -12,12 +12,12 @@ import transformers
 from torch import Tensor, nn
 
 from minitrans.attention.mask import AttentionMask
+from minitrans.checkpoints.verification import Verification, compare
 from minitrans.layers.activations import gelu_tanh
 from minitrans.models import encoder
 from minitrans.models.auto import class_by_name
+from minitrans.models.loading import load_model
 from minitrans.models.outputs import EncoderOutput
-from weights_convert import load_model
-from weights_convert.verify import Verification, compare
 
 Make = Callable[..., Any]
 Patch = pytest.MonkeyPatch

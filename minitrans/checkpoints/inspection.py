@@ -7,9 +7,9 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from weights_convert.checkpoint import open_checkpoint
-from weights_convert.configs import StoredConfig, read_stored_config
-from weights_convert.load import find_folder
+from minitrans.models.auto import stored_config
+from minitrans.models.config_file import StoredConfig
+from weights_convert.checkpoint import find_folder, open_checkpoint
 from weights_convert.plan import TensorInfo
 from weights_convert.report import dtype_name
 
@@ -51,6 +51,6 @@ def inspect(name_or_path: str | Path, *, revision: str | None = None, local_file
         CheckpointError: naming the file and what is wrong with it.
     """
     folder = find_folder(name_or_path, revision=revision, local_files_only=local_files_only)
-    stored = read_stored_config(folder)
+    stored = stored_config(folder)
     with open_checkpoint(folder) as checkpoint:
         return Inspection(folder.root, stored, tuple(checkpoint.files), tuple(checkpoint.tensors.values()))

@@ -1,4 +1,4 @@
-"""The commands convert, inspect and verify; `python -m weights_convert` and the `minitrans` command both mount them."""
+"""The commands convert, inspect and verify of the `minitrans` command."""
 
 from __future__ import annotations
 
@@ -59,11 +59,11 @@ def convert(
 
     Examples:
 
-        python -m weights_convert convert bert-base-uncased clean-bert
+        minitrans convert bert-base-uncased clean-bert
 
-        python -m weights_convert convert old-checkpoint clean --as BertForMaskedLM --dtype float16
+        minitrans convert old-checkpoint clean --as BertForMaskedLM --dtype float16
     """
-    from weights_convert.conversion import convert as run
+    from minitrans.checkpoints.conversion import convert as run
 
     with _busy(f"converting {printable(source)}"):
         report = run(
@@ -93,11 +93,11 @@ def inspect(
 
     Examples:
 
-        python -m weights_convert inspect bert-base-uncased
+        minitrans inspect bert-base-uncased
 
-        python -m weights_convert inspect ./checkpoint --json
+        minitrans inspect ./checkpoint --json
     """
-    from weights_convert.inspection import inspect as run
+    from minitrans.checkpoints.inspection import inspect as run
 
     with _busy(f"inspecting {printable(source)}"):
         found = run(source, revision=revision, local_files_only=offline)
@@ -132,11 +132,11 @@ def verify(
 
     Examples:
 
-        python -m weights_convert verify bert-base-uncased
+        minitrans verify bert-base-uncased
 
-        python -m weights_convert verify ./checkpoint --as BertForSequenceClassification
+        minitrans verify ./checkpoint --as BertForSequenceClassification
     """
-    from weights_convert.verify import verify as run
+    from minitrans.checkpoints.verification import verify as run
 
     with _busy(f"verifying {printable(source)}"):
         result = run(source, class_name=class_name, revision=revision, local_files_only=offline)
@@ -149,12 +149,6 @@ def verify(
     _console().print(_text(result.summary(), 400), soft_wrap=True)
     if not result.equal:
         raise typer.Exit(1)
-
-
-def mount(app: typer.Typer) -> None:
-    """Adds the three commands to an app."""
-    for command in (convert, inspect, verify):
-        app.command(no_args_is_help=True)(command)
 
 
 def _table(*columns: str, title: str | None = None) -> Table:

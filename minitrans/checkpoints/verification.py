@@ -12,22 +12,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from minitrans.errors import CheckpointError, NotSupportedError
-from minitrans.files import printable
-from weights_convert.configs import StoredConfig, read_stored_config
-from weights_convert.diagnosis import likely_cause
+from minitrans.checkpoints.diagnosis import likely_cause
+from minitrans.checkpoints.formulas import Inputs
+from minitrans.checkpoints.stages import Evidence
+from minitrans.checkpoints.watching import Run, layer_of, pairs_of, shown_name, watched_run
+from minitrans.errors import NotSupportedError
+from minitrans.models.auto import architecture, class_by_name, stored_config
+from minitrans.models.loading import family_of, load_folder
+from weights_convert.checkpoint import find_folder
 from weights_convert.families.family import Family
-from weights_convert.families.registry import family_of
-from weights_convert.formulas import Inputs
-from weights_convert.journal import Folder
-from weights_convert.load import find_folder, load_folder
 from weights_convert.names import bare_names
 from weights_convert.plan import TensorInfo, instances
 from weights_convert.report import ConversionReport
 from weights_convert.rules import movements, ties
-from weights_convert.save import file_tensors
-from weights_convert.stages import Evidence
-from weights_convert.watching import Run, layer_of, pairs_of, shown_name, watched_run
+from weights_convert.translate import file_tensors
 
 TOLERANCE = 1e-10
 LENGTH = 16
@@ -125,10 +123,8 @@ def verify(
         raise NotSupportedError(
             "verify compares with transformers, which is not installed: pip install transformers"
         ) from None
-    from minitrans.models.auto import class_by_name
-
     folder = find_folder(name_or_path, revision=revision, local_files_only=local_files_only)
-    stored = read_stored_config(folder)
+    stored = stored_config(folder)
     name = class_name or architecture(folder, stored)
     if stored.config.attention != "full" or stored.config.position_embedding_type != "absolute":
         raise NotSupportedError(
@@ -153,19 +149,6 @@ def _without_progress_bars() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
-
-
-def architecture(folder: Folder, stored: StoredConfig) -> str:
-    """The class that wrote the checkpoint. Raises CheckpointError where config.json names none that we have."""
-    from minitrans.models.auto import class_names
-
-    for name in stored.architectures:
-        if name in class_names():
-            return name
-    raise CheckpointError(
-        f"{printable(folder.root)}: architectures: expected a class we know, found {printable(list(stored.architectures))}; "
-        "say which class to load, for example BertModel"
-    )
 
 
 def compare(ours: Any, theirs: nn.Module, class_name: str) -> Verification:
@@ -288,18 +271,18 @@ def _scalar(result: Any, weigh: Callable[[Tensor], Tensor]) -> Tensor:
 def _compare_gradients(ours: Any, theirs: nn.Module) -> list[Comparison]:
     parameters = dict(ours.named_parameters(remove_duplicate=False))
     mine = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in parameters.items()}
-    translated, _ = file_tensors(mine, ours.config, ConversionReport())
+    family = family_of(ours.config.model_type)
+    translated = file_tensors(mine, family, ours.config, ConversionReport())
     expected = {
         name: torch.zeros_like(p) if p.grad is None else p.grad
         for name, p in theirs.named_parameters(remove_duplicate=False)
     }
-    table = family_of(ours.config.model_type).table(ours.config)
     unread = {
-        tie.second for tie in ties(table) if tie.saved == "both"
+        tie.second for tie in ties(family.table(ours.config)) if tie.saved == "both"
     }  # B3: no forward reads an untied predictions.bias
     largest = max((float(gradient.abs().max()) for gradient in expected.values()), default=0.0)
     return [
-        Comparison("gradient", name, _error(translated[name], expected[name], GRADIENT_FLOOR * largest))
+        Comparison("gradient", name, _error(translated[name].values, expected[name], GRADIENT_FLOOR * largest))
         for name in reversed(expected)
         if name in translated and name not in unread
     ]

@@ -10,10 +10,10 @@ import pytest
 import torch
 import transformers
 
+from minitrans.checkpoints.verification import compare, verify
 from minitrans.errors import CheckpointError, NotSupportedError
 from minitrans.models.bert import BertForMaskedLM, BertModel
-from weights_convert import load_model
-from weights_convert.verify import compare, verify
+from minitrans.models.loading import load_model
 
 Make = Callable[..., Any]
 

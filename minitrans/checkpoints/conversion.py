@@ -6,16 +6,16 @@ from pathlib import Path
 
 import torch
 
+from minitrans.embedding.modules import MODULES_FILE, PATTERNS, SETTINGS_FILES, Module, read_modules, read_parts
 from minitrans.errors import CheckpointError, NotSupportedError
 from minitrans.files import MAX_TEXT_BYTES, printable, read_json, read_text, require_regular_file
 from minitrans.hub import local_folder
-from weights_convert.configs import read_stored_config
+from minitrans.models.auto import architecture, class_by_name, stored_config
+from minitrans.models.loading import load_folder
+from minitrans.models.saving import save_model
+from weights_convert.checkpoint import find_folder
 from weights_convert.journal import Folder, Save, require_own_folder
-from weights_convert.load import find_folder, load_folder
-from weights_convert.modules import MODULES_FILE, PATTERNS, SETTINGS_FILES, Module, read_modules, read_parts
 from weights_convert.report import ConversionReport
-from weights_convert.save import save_together
-from weights_convert.verify import architecture
 
 # A tokenizer goes along unchanged. Settings come before the vocabulary, which nothing loads without, and of vocabularies
 # first the one that is preferred.
@@ -59,8 +59,6 @@ def convert(
     Raises:
         CheckpointError: naming every fault of the source. ValueError: for a destination that cannot be used.
     """
-    from minitrans.models.auto import class_by_name
-
     target = Path(destination)
     folder = find_folder(source, revision=revision, local_files_only=local_files_only)
     origin = folder.root.resolve()
@@ -79,14 +77,14 @@ def convert(
     others = _read_others(folder, modules)
     for name in others:
         require_own_folder(target, name)
-    name = class_name or architecture(folder, read_stored_config(folder))
+    name = class_name or architecture(folder, stored_config(folder))
     model, report = load_folder(class_by_name(name), folder, dtype=dtype, changes={}, hashes=True)
     if report.fresh:
         raise CheckpointError(
             f"{printable(folder.root)}: expected the head of {name}, found none: {', '.join(report.fresh[:4])}; "
             "a random head is not converted, name the class of what is there, for example the bare model"
         )
-    save_together(model, target, lambda save: _stage_others(save, others), max_shard_size=max_shard_size)
+    save_model(model, target, max_shard_size=max_shard_size, others=lambda save: _stage_others(save, others))
     report.notes += no_modules
     report.notes.append(f"written to {printable(target)} as {name}{', with ' + ', '.join(others) if others else ''}")
     return report

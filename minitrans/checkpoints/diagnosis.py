@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from minitrans.checkpoints.formulas import Recipe, Weights
+from minitrans.checkpoints.stages import Evidence, Stage
 from minitrans.layers.activations import ACTIVATIONS
-from weights_convert.formulas import Recipe, Weights
-from weights_convert.stages import Evidence, Stage
 
 EQUAL = 1e-8
 EPSILONS = (1e-12, 1e-8, 1e-7, 1e-6, 1e-5, 1e-3)

@@ -11,9 +11,9 @@ from typing import Any
 
 from torch import Tensor
 
+from minitrans.checkpoints import formulas
+from minitrans.checkpoints.formulas import Inputs, Recipe, Weights
 from minitrans.layers.activations import ACTIVATIONS, activation
-from weights_convert import formulas
-from weights_convert.formulas import Inputs, Recipe, Weights
 
 # What leaves the embeddings, by the modules that a family has: the first of these that there is.
 EMBEDDED = ("embeddings.projection", "embeddings", "embeddings.LayerNorm")

@@ -1,0 +1,86 @@
+"""The one table of families: the file, the classes, the heads, the weights and the tokenizer of each `model_type`.
+
+Plain words, and nothing is imported by them here. A family is a file in `minitrans/models/`, a table of names in
+`weights_convert/families/` and a row below.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from minitrans.errors import NotSupportedError
+
+# What follows a family's prefix in the names of its classes: the body, then the heads.
+HEADS = (
+    "Model", "ForMaskedLM", "ForCausalLM", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering",
+    "ForMultipleChoice", "ForPreTraining", "ForNextSentencePrediction",
+)  # fmt: skip
+_ENCODER = tuple(head for head in HEADS if head not in ("ForCausalLM", "ForPreTraining", "ForNextSentencePrediction"))
+_DECODER = (*_ENCODER, "ForCausalLM")
+# the one class whose name does not follow the pattern
+_NAMES = {"BertForCausalLM": "BertLMHeadModel"}
+
+
+class FamilyRow(NamedTuple):
+    """One family.
+
+    Attributes:
+        module: the file in `minitrans/models/`.
+        prefix: how the names of its classes begin.
+        weights: the file in `weights_convert/families/`.
+        tokenizer: the class in `minitrans/tokenizers/classes.py`.
+        heads: those of HEADS that it has.
+    """
+
+    module: str
+    prefix: str
+    weights: str
+    tokenizer: str
+    heads: tuple[str, ...]
+
+    def class_name(self, head: str) -> str:
+        """The class with this head."""
+        name = f"{self.prefix}{head}"
+        return _NAMES.get(name, name)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The configuration, the body, and the models with a head."""
+        return (f"{self.prefix}Config", *(self.class_name(head) for head in self.heads))
+
+
+FAMILIES = {
+    "bert": FamilyRow("bert", "Bert", "bert", "BertTokenizer", HEADS),
+    "roberta": FamilyRow("roberta", "Roberta", "roberta", "RobertaTokenizer", _DECODER),
+    "xlm-roberta": FamilyRow("xlm_roberta", "XLMRoberta", "roberta", "XLMRobertaTokenizer", _DECODER),
+    "camembert": FamilyRow("camembert", "Camembert", "roberta", "CamembertTokenizer", _DECODER),
+    "distilbert": FamilyRow("distilbert", "DistilBert", "distilbert", "DistilBertTokenizer", _ENCODER),
+    "albert": FamilyRow("albert", "Albert", "albert", "AlbertTokenizer", (*_ENCODER, "ForPreTraining")),
+    "electra": FamilyRow("electra", "Electra", "electra", "ElectraTokenizer", (*_DECODER, "ForPreTraining")),
+    "mpnet": FamilyRow("mpnet", "MPNet", "mpnet", "MPNetTokenizer", _ENCODER),
+    "roberta-prelayernorm": FamilyRow(
+        "roberta_prelayernorm", "RobertaPreLayerNorm", "roberta_prelayernorm", "RobertaTokenizer", _DECODER
+    ),
+}
+
+
+def family_row(model_type: object) -> FamilyRow:
+    """The row of a model type. Raises NotSupportedError, naming the known ones, for any other."""
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
+        raise NotSupportedError(f"unknown model type {model_type!r}; known: {', '.join(FAMILIES)}")
+    return FAMILIES[model_type]
+
+
+def auto_name(head: str) -> str:
+    """The Auto class that means this head: "AutoModel" for the body."""
+    return f"AutoModel{head.removeprefix('Model')}"
+
+
+def families_with(head: str) -> tuple[str, ...]:
+    """The model types that have this head."""
+    return tuple(model_type for model_type, row in FAMILIES.items() if head in row.heads)
+
+
+def class_names() -> dict[str, str]:
+    """Every public class of every family, and the file in `minitrans/models/` that has it."""
+    return {name: row.module for row in FAMILIES.values() for name in row.class_names}

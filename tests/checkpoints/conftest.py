@@ -1,0 +1,5 @@
+"""The checkpoints of the translator's tests."""
+
+from tests.weights_convert.conftest import reference
+
+__all__ = ["reference"]
