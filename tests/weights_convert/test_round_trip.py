@@ -12,7 +12,8 @@ import transformers
 from safetensors.torch import load_file
 
 from minitrans.checkpoints.verification import verify
-from minitrans.models.auto import class_by_name, class_names
+from minitrans.families import class_names
+from minitrans.models.auto import class_by_name
 from minitrans.models.loading import load_model
 from minitrans.models.saving import save_model
 
