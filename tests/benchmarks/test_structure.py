@@ -29,7 +29,7 @@ def shape() -> dict[str, Any]:
         pytest.param("circles", 0, marks=not_yet("1")),
         ("up_arrows", 0),
         pytest.param("checks_percent", 7.99, marks=not_yet("14.7")),
-        ("lines", 26_681),
+        pytest.param("lines", 26_681, marks=not_yet("27,599")),
     ],
 )
 def test_bounds(shape: dict[str, Any], what: str, at_most: float) -> None:
