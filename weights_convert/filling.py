@@ -58,7 +58,7 @@ def _fill(
     names = [job.targets[bare] for bare in step.targets]
     info = job.checkpoint.tensors[keys[0]]
     whole = parameters[names[0]]
-    if isinstance(step.rule, Rename) and not job.checkpoint.pickled and _takes_bytes(whole, info):
+    if type(step.rule) is Rename and not job.checkpoint.pickled and _takes_bytes(whole, info):
         values = whole if names[0] in copied else torch.empty_like(whole)
         found = {_is_finite(piece) for piece in job.checkpoint.read_pieces(keys[0], values)}  # reads to the end
         finite = [False not in found]

@@ -41,11 +41,10 @@ DTYPES: dict[str, torch.dtype] = {
 
 @dataclass(frozen=True)
 class Header:
-    """The tensors of a safetensors file, where in the file the bytes of each begin, and its free-form metadata."""
+    """The tensors of a safetensors file, and where in it the bytes of each begin."""
 
     tensors: dict[str, TensorInfo]
     begins: dict[str, int]
-    metadata: dict[str, str]
 
 
 def read_header(path: Path) -> Header:
@@ -77,7 +76,7 @@ def read_header(path: Path) -> Header:
         name: TensorInfo(name, DTYPES[entry["dtype"]], tuple(entry["shape"]), path.name)
         for name, entry in entries.items()
     }
-    return Header(tensors, {name: 8 + length + begin for name, (begin, _) in spans.items()}, metadata)
+    return Header(tensors, {name: 8 + length + begin for name, (begin, _) in spans.items()})
 
 
 def _fail(path: Path, what: str) -> NoReturn:

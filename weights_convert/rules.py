@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
+from typing import Protocol, Self
 
 import torch
 
@@ -110,27 +110,14 @@ class Rename:
         """The tensor as it is."""
         return list(tensors)
 
-    def inverse(self) -> Rename:
+    def inverse(self) -> Self:
         """The names swapped."""
-        return Rename(self.target, self.source)
+        return type(self)(self.target, self.source)
 
 
 @dataclass(frozen=True)
-class Transpose:
+class Transpose(Rename):
     """A matrix stored the other way round (the reference's Conv1D keeps (in, out), a Linear keeps (out, in))."""
-
-    source: str
-    target: str
-
-    @property
-    def sources(self) -> tuple[str, ...]:
-        """The one key that is read."""
-        return (self.source,)
-
-    @property
-    def targets(self) -> tuple[str, ...]:
-        """The one name that is filled."""
-        return (self.target,)
 
     def shapes(self, shapes: Sequence[Shape]) -> list[Shape] | str:
         """(a, b) -> (b, a)."""
@@ -140,10 +127,6 @@ class Transpose:
     def apply(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """(a, b) -> (b, a), a view."""
         return [tensors[0].T]
-
-    def inverse(self) -> Transpose:
-        """The names swapped."""
-        return Transpose(self.target, self.source)
 
 
 @dataclass(frozen=True)
@@ -254,12 +237,12 @@ class Tied:
     switch: str | None = None
 
 
-TableRow = Rename | Transpose | Split | Concat | Drop | Refuse | Tied
+TableRow = Rename | Split | Concat | Drop | Refuse | Tied
 
 
 def movements(table: Sequence[TableRow]) -> list[Rule]:
     """The rows of a table that move tensors."""
-    return [row for row in table if isinstance(row, Rename | Transpose | Split | Concat)]
+    return [row for row in table if isinstance(row, Rename | Split | Concat)]
 
 
 def ties(table: Sequence[TableRow]) -> list[Tied]:

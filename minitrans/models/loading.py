@@ -40,6 +40,7 @@ def family_of(model_type: str) -> Family:
     return family
 
 
+@torch.inference_mode(mode=False)  # parameters are ordinary tensors whatever the caller's mode, which threads do not have
 def load_model(
     cls: type[Model],
     name_or_path: str | Path,
@@ -89,6 +90,7 @@ def load_model(
     return model, report
 
 
+@torch.inference_mode(mode=False)
 def load_folder(
     cls: Any,
     folder: Folder,

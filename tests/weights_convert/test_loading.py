@@ -319,3 +319,27 @@ def test_a_body_without_its_pooler(reference: Make) -> None:
     torch.testing.assert_close(logits(model), reference_logits("BertModel", folder))
     with pytest.raises(TypeError, match="add_pooling_layer"):
         load("BertForMaskedLM", folder, overrides={"add_pooling_layer": False})
+
+
+@pytest.mark.parametrize("dtype", [None, torch.float64])
+@pytest.mark.parametrize("pickled", [False, True])
+def test_a_model_loaded_in_inference_mode_is_an_ordinary_one(
+    dtype: torch.dtype | None, pickled: bool, reference: Callable[..., Any]
+) -> None:
+    """Fresh parameters, tied ones and those of the file alike; the mode is the caller's, and does not end with the call."""
+    source = reference("BertForMaskedLM")
+    if pickled:
+        source.write_bin()
+    expected = class_by_name("BertForMaskedLM").from_pretrained(source.folder, dtype=dtype)
+    for name in ("BertForMaskedLM", "BertForTokenClassification"):
+        with torch.inference_mode():
+            model = class_by_name(name).from_pretrained(source.folder, dtype=dtype)
+            assert torch.is_inference_mode_enabled()
+        assert not any(parameter.is_inference() for parameter in model.parameters())
+        assert all(parameter.requires_grad and parameter.dtype == (dtype or torch.float32) for parameter in model.parameters())  # fmt: skip
+        weights = dict(expected.bert.named_parameters())
+        assert all(torch.equal(parameter, weights[name]) for name, parameter in model.bert.named_parameters())
+        before = model.bert.embeddings.word_embeddings.weight.clone()
+        model(input_ids=torch.tensor([[1, 2, 3]]), labels=torch.tensor([[0, 1, 1]])).loss.backward()
+        torch.optim.SGD(model.parameters(), lr=0.1).step()
+        assert not torch.equal(model.bert.embeddings.word_embeddings.weight, before)
