@@ -6,12 +6,12 @@ from pathlib import Path
 
 import torch
 
+from minitrans.checkpoints.whole import load_whole
 from minitrans.embedding.modules import MODULES_FILE, PATTERNS, SETTINGS_FILES, Module, read_modules, read_parts
-from minitrans.errors import CheckpointError, NotSupportedError
+from minitrans.errors import NotSupportedError
 from minitrans.files import MAX_TEXT_BYTES, printable, read_json, read_text, require_regular_file
 from minitrans.hub import local_folder
-from minitrans.models.auto import architecture, class_by_name, stored_config
-from minitrans.models.loading import load_folder
+from minitrans.models.auto import stored_config
 from minitrans.models.saving import save_model
 from weights_convert.checkpoint import find_folder
 from weights_convert.journal import Folder, Save, require_own_folder
@@ -77,13 +77,9 @@ def convert(
     others = _read_others(folder, modules)
     for name in others:
         require_own_folder(target, name)
-    name = class_name or architecture(folder, stored_config(folder))
-    model, report = load_folder(class_by_name(name), folder, dtype=dtype, changes={}, hashes=True)
-    if report.fresh:
-        raise CheckpointError(
-            f"{printable(folder.root)}: expected the head of {name}, found none: {', '.join(report.fresh[:4])}; "
-            "a random head is not converted, name the class of what is there, for example the bare model"
-        )
+    name, model, report = load_whole(
+        folder, stored_config(folder), class_name, done="converted", dtype=dtype, hashes=True
+    )
     save_model(model, target, max_shard_size=max_shard_size, others=lambda save: _stage_others(save, others))
     report.notes += no_modules
     report.notes.append(f"written to {printable(target)} as {name}{', with ' + ', '.join(others) if others else ''}")

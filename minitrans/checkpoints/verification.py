@@ -16,9 +16,10 @@ from minitrans.checkpoints.diagnosis import likely_cause
 from minitrans.checkpoints.formulas import Inputs
 from minitrans.checkpoints.stages import Evidence
 from minitrans.checkpoints.watching import Run, layer_of, pairs_of, shown_name, watched_run
+from minitrans.checkpoints.whole import load_whole
 from minitrans.errors import NotSupportedError
-from minitrans.models.auto import architecture, class_by_name, stored_config
-from minitrans.models.loading import family_of, load_folder
+from minitrans.models.auto import stored_config
+from minitrans.models.loading import family_of
 from weights_convert.checkpoint import find_folder
 from weights_convert.families.family import Family
 from weights_convert.names import bare_names
@@ -125,13 +126,12 @@ def verify(
         ) from None
     folder = find_folder(name_or_path, revision=revision, local_files_only=local_files_only)
     stored = stored_config(folder)
-    name = class_name or architecture(folder, stored)
     if stored.config.attention != "full" or stored.config.position_embedding_type != "absolute":
         raise NotSupportedError(
             "the reference has only full attention with absolute positions: nothing to compare with"
         )
-    ours, _ = load_folder(class_by_name(name), folder, dtype=torch.float64, changes={})
-    with _without_progress_bars():
+    name, ours, _ = load_whole(folder, stored, class_name, done="compared", dtype=torch.float64)
+    with _quiet():
         theirs = getattr(transformers, name).from_pretrained(
             folder.root, dtype=torch.float64, attn_implementation="eager", local_files_only=True
         )
@@ -139,14 +139,17 @@ def verify(
 
 
 @contextmanager
-def _without_progress_bars() -> Iterator[None]:
+def _quiet() -> Iterator[None]:
+    """Without progress bars and load reports of the reference: what there is to say we say."""
     from transformers.utils import logging
 
-    shown = logging.is_progress_bar_enabled()
+    shown, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         yield
     finally:
+        logging.set_verbosity(verbosity)
         if shown:
             logging.enable_progress_bar()
 

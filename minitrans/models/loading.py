@@ -40,7 +40,9 @@ def family_of(model_type: str) -> Family:
     return family
 
 
-@torch.inference_mode(mode=False)  # parameters are ordinary tensors whatever the caller's mode, which threads do not have
+@torch.inference_mode(
+    mode=False
+)  # parameters are ordinary tensors whatever the caller's mode, which threads do not have
 def load_model(
     cls: type[Model],
     name_or_path: str | Path,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ from minitrans.models.bert import BertForMaskedLM, BertModel
 from minitrans.models.loading import load_model
 
 Make = Callable[..., Any]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def both(class_name: str, cls: Any, folder: Any) -> tuple[Any, Any]:
@@ -90,3 +93,21 @@ def test_what_cannot_be_compared_is_refused(reference: Make) -> None:
     source.config["attention"] = {"name": "sliding_window", "window": 2}
     with pytest.raises(NotSupportedError, match="only full attention"):
         verify(source.write().folder, class_name="BertModel")
+
+
+def test_a_head_that_the_file_lacks_is_said_to_be_missing(reference: Make) -> None:
+    source = reference("BertModel")
+    with pytest.raises(
+        CheckpointError, match=r"expected the head of BertForMaskedLM, found none: lm_head.*not compared"
+    ):
+        verify(source.folder, class_name="BertForMaskedLM")
+
+
+def test_nothing_of_the_reference_s_reports_reaches_the_terminal(reference: Make) -> None:
+    source = reference("BertForPreTraining")
+    done = subprocess.run(
+        [sys.executable, "-m", "minitrans", "verify", str(source.folder), "--as", "BertModel"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "BertModel equals the reference" in done.stdout
