@@ -9,7 +9,6 @@ tensor once, over the time and over the rate of a copy measured in the same run.
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -24,7 +23,7 @@ from benchmarks.layer_cases import DROPOUT, LAYERS, Leaves, Maker, Problem, Size
 from benchmarks.measuring import Budget, first_line
 from benchmarks.options import CompileOnly, Only, Results, Resume, Seconds, Small
 from benchmarks.record import RESULTS, Record, Row, chosen_device, open_record
-from benchmarks.runs import Prepared, calls_of, measure, path_of
+from benchmarks.runs import Prepared, calls_of, measure, path_of, verdict
 from benchmarks.sweep import Job, sweep
 from minitrans.cli import guard
 
@@ -81,19 +80,8 @@ class Gate:
     def row(self, found: dict[str, Tensor], dropout_p: float) -> Row:
         """Errors beside what is allowed, and a status where one is too large."""
         allowed = self.allowed[dropout_p]
-        errors = {
-            name: (found[name].double() - value).abs().max().item() for name, value in self.exact[dropout_p].items()
-        }
-        row: Row = {
-            "error": {name: error if math.isfinite(error) else None for name, error in errors.items()},
-            "error_allowed": allowed,
-        }
-        wrong = [name for name, error in errors.items() if not error <= allowed[name]]
-        if wrong:
-            worst = wrong[0]
-            reason = f"{worst}: error {errors[worst]:.1e}, allowed {allowed[worst]:.1e}"
-            row |= {"status": "wrong", "reason": reason}
-        return row
+        exact = self.exact[dropout_p]
+        return verdict({name: (found[name].double() - exact[name]).abs().max().item() for name in exact}, allowed)
 
 
 def check(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -60,6 +61,19 @@ def path_of(tensor: Tensor) -> Row:
     if tensor.is_cuda and runs_on_triton(tensor):
         return {}
     return {"runs": "Triton's interpreter" if runs_on_triton(tensor) else "the PyTorch path"}
+
+
+def verdict(errors: dict[str, float], allowed: dict[str, float]) -> Row:
+    """Errors by tensor beside what is allowed, and the status "wrong", with the reason, where one is too large or no number."""
+    row: Row = {
+        "error": {name: error if math.isfinite(error) else None for name, error in errors.items()},
+        "error_allowed": allowed,
+    }
+    wrong = [name for name, error in errors.items() if not error <= allowed[name]]
+    if wrong:
+        reason = f"{wrong[0]}: error {errors[wrong[0]]:.1e}, allowed {allowed[wrong[0]]:.1e}"
+        row |= {"status": "wrong", "reason": reason}
+    return row
 
 
 def calls_of(prepared: Prepared) -> dict[str, Call]:
