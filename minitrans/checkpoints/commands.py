@@ -13,6 +13,7 @@ from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
+from minitrans.checkpoints.folding import fold_table, folded
 from minitrans.files import printable
 
 P = ParamSpec("P")
@@ -23,6 +24,7 @@ ClassName = Annotated[
 ]
 Revision = Annotated[str | None, typer.Option(help="Revision of a hub repository.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Never ask the network.")]
+AllTensors = Annotated[bool, typer.Option("--all", help="A row for every tensor, layers not folded into one.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
 
@@ -53,6 +55,7 @@ def convert(
     force: Annotated[bool, typer.Option("--force", help="Write into a folder that holds something.")] = False,
     revision: Revision = None,
     offline: Offline = False,
+    every: AllTensors = False,
     as_json: AsJson = False,
 ) -> None:
     """Read a checkpoint of any supported form, check it, and write it anew as safetensors.
@@ -73,11 +76,15 @@ def convert(
     if as_json:
         typer.echo(json.dumps(report.to_dict(), indent=2))
         return
-    table = _table("parameter", "shape", "dtype", "from", "rule", "sha256")
-    for row in report.rows:
-        rule = f"{row.rule}, tied to {row.tied_to}" if row.tied_to else row.rule
-        cells = (row.target, str(list(row.shape)), row.dtype, ", ".join(row.sources), rule, (row.sha256 or "")[:12])
-        table.add_row(*(_text(cell) for cell in cells))
+    if every:
+        table = _table("parameter", "shape", "dtype", "from", "rule", "sha256")
+        for row in report.rows:
+            rule = f"{row.rule}, tied to {row.tied_to}" if row.tied_to else row.rule
+            cells = (row.target, str(list(row.shape)), row.dtype, ", ".join(row.sources), rule, (row.sha256 or "")[:12])
+            table.add_row(*(_text(cell) for cell in cells))
+    else:
+        folds = folded(((row.target, ", ".join(row.sources)), row.shape) for row in report.rows)
+        table = fold_table(("in minitrans", "in the file"), folds)
     _console().print(table)
     _console().print(_text(report.summary(), 10_000), soft_wrap=True)
 
@@ -87,6 +94,7 @@ def inspect(
     source: Annotated[str, typer.Argument(metavar="SRC", help=SOURCE_HELP)],
     revision: Revision = None,
     offline: Offline = False,
+    every: AllTensors = False,
     as_json: AsJson = False,
 ) -> None:
     """Show the configuration and the tensors of a checkpoint without reading its weights.
@@ -95,7 +103,7 @@ def inspect(
 
         minitrans inspect bert-base-uncased
 
-        minitrans inspect ./checkpoint --json
+        minitrans inspect ./checkpoint --all
     """
     from minitrans.checkpoints.inspection import inspect as run
 
@@ -111,14 +119,17 @@ def inspect(
         config.add_row(_text(key), _text(value, 60))
     for key, why in found.stored.ignored.items():
         config.add_row(_text(key), _text(f"ignored: {why}", 90))
-    tensors = _table("key", "shape", "dtype", "file")
-    for info in found.tensors:
-        tensors.add_row(
-            _text(info.key), str(list(info.shape)), str(info.dtype).removeprefix("torch."), _text(info.file)
-        )
+    dtypes = [str(info.dtype).removeprefix("torch.") for info in found.tensors]
+    if every:
+        tensors = _table("key", "shape", "dtype", "file")
+        for info, dtype in zip(found.tensors, dtypes, strict=True):
+            tensors.add_row(_text(info.key), str(list(info.shape)), dtype, _text(info.file))
+    else:
+        tensors = fold_table(("in the file",), folded(((info.key,), info.shape) for info in found.tensors))
     _console().print(config)
     _console().print(tensors)
-    _console().print(f"{len(found.tensors)} tensors, {found.num_parameters:,} numbers, {len(found.files)} file(s)")
+    kinds, files = ", ".join(dict.fromkeys(dtypes)), len(found.files)
+    _console().print(f"{len(found.tensors)} tensors, {found.num_parameters:,} numbers, {kinds}, {files} file(s)")
 
 
 @exits_cleanly
