@@ -26,7 +26,7 @@ class Fold:
 
 
 def folded(tensors: Iterable[tuple[Sequence[str], tuple[int, ...]]]) -> list[Fold]:
-    """Tensors by their names and shapes, put together that differ in a layer's number only, or are weight and bias of a module."""
+    """Tensors by names and shapes, in groups that differ in a layer's number only, or are weight and bias of one module."""
     groups: dict[tuple[str, ...], list[tuple[str, tuple[int, ...]]]] = {}
     for names, shape in tensors:
         ending = names[0].rpartition(".")[2]

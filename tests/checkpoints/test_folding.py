@@ -31,7 +31,7 @@ def test_layers_and_the_parameters_of_a_module_are_one_row() -> None:
 def test_layers_of_several_shapes_say_so() -> None:
     tensors = [((f"layer.{n}.q.weight",), (2 + n, 3)) for n in range(2)]
     assert folded([(("m." + names[0],), shape) for names, shape in tensors]) == [
-        Fold(("m.layer.*.q",), "2 x 3, or others", 2)
+        Fold(("m.layer.*.q",), "3 x 3, or others", 2)
     ]
 
 
