@@ -141,6 +141,8 @@ def serve(name: str, task: Task, pipe: Connection) -> None:
     torch.set_num_threads(task.threads)
     try:
         provider = PEERS[name](task.folder)
+        with torch.no_grad():
+            vectors(provider.run, task.batches("sorted")[:1])
     except Exception as error:  # a peer may fail in any way; the reason is part of the result
         pipe.send(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}")
         return

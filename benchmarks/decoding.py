@@ -66,10 +66,20 @@ def measure(model: Any, steps: list[int], window: int) -> list[Row]:
         ValueError: where two kinds choose other tokens.
     """
     longest = steps[-1] + window
-    lanes = {(name, step): Lane(model, make(model, longest)) for name, make in CACHES.items() for step in steps}
-    for (_, step), lane in lanes.items():
-        for _ in range(max(step - window // 2, 1)):  # the first token of all is a warm-up
-            lane.step()
+    lanes: dict[tuple[str, int], Lane] = {}
+    refused: dict[str, str] = {}
+    for name, make in CACHES.items():
+        for step in steps:
+            try:
+                lane = Lane(model, make(model, longest))
+                for _ in range(max(step - window // 2, 1)):  # the first token of all is a warm-up
+                    lane.step()
+            except ValueError as error:  # an attention may not go with every kind of cache
+                if name == "growing":
+                    raise
+                refused[name] = str(error)
+                break
+            lanes[name, step] = lane
     ms: dict[tuple[str, int], list[float]] = {place: [] for place in lanes}
     for _ in range(window):
         for place, lane in lanes.items():
@@ -78,13 +88,14 @@ def measure(model: Any, steps: list[int], window: int) -> list[Row]:
     for (name, step), lane in lanes.items():
         if not torch.equal(torch.cat(lane.tokens), text[: len(lane.tokens)]):
             raise ValueError(
-                f"a {name} cache decodes other tokens until step {step} than a growing one: nothing is shown"
+                f"the cache {name!r} decodes other tokens until step {step} than 'growing': nothing is shown"
             )
     found = {place: quantiles(times) for place, times in ms.items()}
-    return [
+    rows: list[Row] = [
         {"cache": name, "step": step, "ms": each, "ratio": each["median"] / found[name, steps[0]]["median"]}
         for (name, step), each in found.items()
     ]
+    return rows + [{"cache": name, "unserved": reason} for name, reason in refused.items()]
 
 
 @app.command()
@@ -110,11 +121,13 @@ def main(
     wanted = sorted(steps or [50, 1000])
     spec = options.attention_spec(attention) or "full"
     rows = measure(build(wanted[-1] + window, spec, backend), wanted, window)
-    heading = ("cache", "step", "ms", "quartiles", "x the first")
     lines = [
-        [row["cache"], row["step"], row["ms"]["median"], quartiles(row["ms"]), shown(row["ratio"])] for row in rows
+        [row["cache"], row["step"], row["ms"]["median"], quartiles(row["ms"]), shown(row["ratio"]), None]
+        if "ms" in row
+        else [row["cache"], None, None, None, None, row["unserved"]]
+        for row in rows
     ]
-    typer.echo(table(heading, lines))
+    typer.echo(table(("cache", "step", "ms", "quartiles", "x the first", "not timed"), lines))
     save(target, "decoding", sizes=SIZES, window=window, attention=spec, backend=backend, rows=rows)
 
 

@@ -92,12 +92,14 @@ def test_what_computes_something_else_is_not_timed() -> None:
     assert [what for what, _ in pipes["wrong"].asked] == ["vectors"]
 
 
-def test_a_peer_that_is_not_there_says_why(tiny_bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def build(folder: Path) -> Any:
+@pytest.mark.parametrize("when", ["build", "run"])
+def test_a_peer_that_is_not_there_says_why(when: str, tiny_bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: Any) -> Any:
         raise ImportError("no module named there\nand more")
 
+    peers = {"absent": fail if when == "build" else lambda folder: SimpleNamespace(run=fail)}
     said: list[Any] = []
-    monkeypatch.setattr(cpu_encoders, "PEERS", {"absent": build})
+    monkeypatch.setattr(cpu_encoders, "PEERS", peers)
     task = cpu_encoders.Task(tiny_bert, ROWS, 2, torch.get_num_threads())
     cpu_encoders.serve("absent", task, SimpleNamespace(send=said.append))  # type: ignore[arg-type]
     assert said == ["ImportError: no module named there"]

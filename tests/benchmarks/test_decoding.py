@@ -17,22 +17,34 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_its_rows(command: Any) -> None:
-    found = command(
-        decoding, "--step", 3, "--step", 12, "--window", 4, "--attention", '{"name": "sliding_window", "window": 4}'
-    )
+    found = command(decoding, "--step", 3, "--step", 12, "--window", 4)
     assert [(row["cache"], row["step"]) for row in found["rows"]] == [
         (cache, step) for cache in decoding.CACHES for step in (3, 12)
     ]
-    assert (found["window"], found["threads"]) == (4, 1)
-    assert found["attention"] == {"name": "sliding_window", "window": 4}
+    assert (found["window"], found["threads"], found["attention"]) == (4, 1, "full")
     for row in found["rows"]:
         assert 0 < row["ms"]["low"] <= row["ms"]["median"] <= row["ms"]["high"]
         assert row["ratio"] > 0
 
 
+def test_any_attention_decodes(
+    command: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(model: Any, length: int) -> Any:
+        raise ValueError("not with a window")
+
+    monkeypatch.setattr(decoding, "CACHES", {"growing": decoding.CACHES["growing"], "other": refuse})
+    found = command(decoding, "--step", 4, "--window", 4, "--attention", '{"name": "sliding_window", "window": 4}')
+    assert found["attention"] == {"name": "sliding_window", "window": 4}
+    assert [row["cache"] for row in found["rows"]] == ["growing", "other"]
+    assert found["rows"][1] == {"cache": "other", "unserved": "not with a window"}
+    assert "not with a window" in capsys.readouterr().out
+
+
 def test_caches_must_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     model = decoding.build(12)
-    monkeypatch.setitem(decoding.CACHES, "other", decoding.CACHES["growing"])
+    growing = decoding.CACHES["growing"]
+    monkeypatch.setattr(decoding, "CACHES", {"growing": growing, "other": growing})
     lengths: list[int] = []
 
     def wrong(tokens: torch.Tensor, past_key_values: Any, use_cache: bool) -> Any:
@@ -42,7 +54,7 @@ def test_caches_must_agree(monkeypatch: pytest.MonkeyPatch) -> None:
 
     rows = decoding.measure(model, [2, 6], 4)
     assert [(row["cache"], row["step"]) for row in rows] == [("growing", 2), ("growing", 6), ("other", 2), ("other", 6)]
-    with pytest.raises(ValueError, match="a other cache decodes other tokens until step 6 than a growing one"):
+    with pytest.raises(ValueError, match="the cache 'other' decodes other tokens until step 6 than 'growing'"):
         decoding.measure(wrong, [2, 6], 4)
     # each text comes to its step, then they take turns
     assert lengths == [0, 0, 1, 2, 3, 0, 0, 1, 2, 3, *(n + at for n in range(4) for at in (1, 4, 1, 4))]

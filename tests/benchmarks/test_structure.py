@@ -105,7 +105,7 @@ def test_the_whole_is_counted(shape: dict[str, Any]) -> None:
         assert all(lines >= code >= checks for lines, code, checks in counts.values())
     assert shape["basement"].keys() == set(structure.BASEMENT)
     for ran in shape["forward"].values():
-        assert {"minitrans.models.bert", "minitrans.attention.eager"} <= ran.keys()
+        assert {"minitrans.layers.multi_head_attention", "minitrans.attention.eager"} <= ran.keys()
 
 
 def test_overhead_and_imports_are_timed(shape: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
