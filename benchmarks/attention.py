@@ -26,7 +26,7 @@ from benchmarks.options import CompileOnly, Only, Results, Resume, Seconds, Smal
 from benchmarks.record import RESULTS, Record, Row, chosen_device, open_record
 from benchmarks.runs import Prepared, calls_of, measure, path_of, verdict
 from benchmarks.sweep import DeviceLostError, Job, sweep
-from minitrans.cli import guard
+from minitrans.cli import errors
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 SHAPE = {"batch": 8, "heads": 12, "length": 512, "width": 64}
@@ -191,4 +191,4 @@ def main(
 
 
 if __name__ == "__main__":
-    sys.exit(guard.run(app, "python -m benchmarks.attention"))
+    sys.exit(errors.run(app, "python -m benchmarks.attention"))

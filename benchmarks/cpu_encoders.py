@@ -32,7 +32,7 @@ from benchmarks.options import AsJson, Results
 from benchmarks.record import RESULTS, result_file, save
 from benchmarks.sts import read_pairs
 from benchmarks.tables import quartiles, shown, table
-from minitrans.cli import guard, options
+from minitrans.cli import errors, options
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 SUBJECTS = (
@@ -302,4 +302,4 @@ def _cells(row: dict[str, Any]) -> list[object]:
 
 
 if __name__ == "__main__":
-    sys.exit(guard.run(app, "python -m benchmarks.cpu_encoders"))
+    sys.exit(errors.run(app, "python -m benchmarks.cpu_encoders"))

@@ -20,7 +20,7 @@ from benchmarks.measuring import quantiles
 from benchmarks.options import AsJson, Results
 from benchmarks.record import RESULTS, result_file, save
 from benchmarks.tables import Row, quartiles, shown, table
-from minitrans.cli import guard, options
+from minitrans.cli import errors, options
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 SIZES = {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 1024}
@@ -102,7 +102,7 @@ def measure(model: Any, steps: list[int], window: int) -> list[Row]:
 def main(
     steps: Annotated[list[int] | None, typer.Option("--step", min=1, help="Which steps to show (50, 1000).")] = None,
     window: Annotated[int, typer.Option(min=2, help="How many tokens around a step count.")] = 64,
-    attention: options.AttentionName = None,
+    attention: options.AttentionSpec = None,
     backend: options.Backend = "auto",
     threads: options.Threads = 1,
     as_json: AsJson = False,
@@ -132,4 +132,4 @@ def main(
 
 
 if __name__ == "__main__":
-    sys.exit(guard.run(app, "python -m benchmarks.decoding"))
+    sys.exit(errors.run(app, "python -m benchmarks.decoding"))

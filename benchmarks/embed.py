@@ -25,7 +25,7 @@ import typer
 
 from benchmarks.options import AsJson, Results
 from benchmarks.record import RESULTS, result_file, save
-from minitrans.cli import guard, options
+from minitrans.cli import errors, options
 
 WORDS = """the a of in was who where cat dog city film good bad night train late snow water music old new small river house
 people time year work day world life hand part place case week company system program question government number"""
@@ -173,10 +173,10 @@ def kill_and_resume(common: list[str], folder: Path, every: float) -> dict[str, 
 
 
 def _window_count(file: Path) -> int:
-    from minitrans.cli.line_file import LineFile
+    from minitrans.embedding.jobs.lines import LineFile
 
     return len(LineFile(str(file)).windows)
 
 
 if __name__ == "__main__":
-    sys.exit(guard.run(app, "python -m benchmarks.embed"))
+    sys.exit(errors.run(app, "python -m benchmarks.embed"))

@@ -26,7 +26,7 @@ import typer
 from benchmarks.measuring import Budget
 from benchmarks.options import Results, Small
 from benchmarks.record import CRASHED, RESULTS, ROOT, head, result_file
-from minitrans.cli import guard
+from minitrans.cli import errors
 from minitrans.files import read_json, write_json
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -171,4 +171,4 @@ def main(
 
 
 if __name__ == "__main__":
-    sys.exit(guard.run(app, "python -m benchmarks.gpu"))
+    sys.exit(errors.run(app, "python -m benchmarks.gpu"))

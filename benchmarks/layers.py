@@ -25,7 +25,7 @@ from benchmarks.options import CompileOnly, Only, Results, Resume, Seconds, Smal
 from benchmarks.record import RESULTS, Record, Row, chosen_device, open_record
 from benchmarks.runs import Prepared, calls_of, measure, path_of, verdict
 from benchmarks.sweep import Job, sweep
-from minitrans.cli import guard
+from minitrans.cli import errors
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 OURS = "minitrans"
@@ -184,4 +184,4 @@ def main(
 
 
 if __name__ == "__main__":
-    sys.exit(guard.run(app, "python -m benchmarks.layers"))
+    sys.exit(errors.run(app, "python -m benchmarks.layers"))

@@ -25,7 +25,7 @@ import typer
 from benchmarks.options import AsJson, Results
 from benchmarks.record import RESULTS, result_file, save
 from benchmarks.tables import table
-from minitrans.cli import guard
+from minitrans.cli import errors
 
 MEGABYTE = 10**6
 
@@ -149,4 +149,4 @@ def load(
 
 
 if __name__ == "__main__":
-    sys.exit(guard.run(app, "python -m benchmarks.load"))
+    sys.exit(errors.run(app, "python -m benchmarks.load"))

@@ -30,7 +30,7 @@ from benchmarks.options import Only, Results, Resume, Seconds, Small
 from benchmarks.record import RESULTS, Record, Row, chosen_device, open_record
 from benchmarks.runs import path_of, verdict
 from benchmarks.sweep import Job, sweep
-from minitrans.cli import guard
+from minitrans.cli import errors
 from minitrans.files import read_json
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -333,4 +333,4 @@ def main(
 
 
 if __name__ == "__main__":
-    sys.exit(guard.run(app, "python -m benchmarks.models"))
+    sys.exit(errors.run(app, "python -m benchmarks.models"))

@@ -31,7 +31,7 @@ from minitrans.attention.dispatch import attend
 from minitrans.attention.full import FullAttention
 from minitrans.attention.layout import PackedLayout
 from minitrans.attention.mask import AttentionMask
-from minitrans.cli import guard, options
+from minitrans.cli import errors, options
 from minitrans.cpu.attention import attend_in_rows
 from minitrans.cpu.rows import Rows, lay_out
 
@@ -240,4 +240,4 @@ def _cells(row: dict[str, Any]) -> list[object]:
 
 
 if __name__ == "__main__":
-    sys.exit(guard.run(app, "python -m benchmarks.packed_attention"))
+    sys.exit(errors.run(app, "python -m benchmarks.packed_attention"))

@@ -19,7 +19,7 @@ from benchmarks.measuring import quantiles
 from benchmarks.options import AsJson, Results
 from benchmarks.record import RESULTS, result_file, save
 from benchmarks.tables import table
-from minitrans.cli import guard, options
+from minitrans.cli import errors, options
 
 app = typer.Typer(add_completion=False)
 MODES = ("keep", "remove")
@@ -91,4 +91,4 @@ def measure(net: Any, fill: float, batch: int, longest: int, repeats: int) -> di
 
 
 if __name__ == "__main__":
-    sys.exit(guard.run(app, "python -m benchmarks.padding"))
+    sys.exit(errors.run(app, "python -m benchmarks.padding"))

@@ -16,8 +16,7 @@ import typer
 
 from benchmarks.measuring import limits
 from benchmarks.tables import Row
-from minitrans.cli.writing import require_writable
-from minitrans.files import read_json, write_json
+from minitrans.files import read_json, require_writable, write_json
 
 PACKAGES = (
     "minitrans", "torch", "triton", "transformers", "tokenizers", "numpy", "onnxruntime", "onnx", "ctranslate2",

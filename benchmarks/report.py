@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from benchmarks.tables import OURS, Row, against_baseline, best, case_of, number, shown, table, timed_table
-from minitrans.cli import guard
+from minitrans.cli import errors
 from minitrans.errors import CheckpointError
 from minitrans.files import read_json
 
@@ -190,4 +190,4 @@ def main(
 
 
 if __name__ == "__main__":
-    sys.exit(guard.run(app, "python -m benchmarks.report"))
+    sys.exit(errors.run(app, "python -m benchmarks.report"))

@@ -28,7 +28,7 @@ from benchmarks.measuring import interleaved_ms, quantiles
 from benchmarks.options import AsJson, Results
 from benchmarks.record import RESULTS, result_file, save
 from benchmarks.tables import quartiles, table
-from minitrans.cli import guard
+from minitrans.cli import errors
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 # checks of files that a stranger may have made, which no reading order passes
@@ -273,4 +273,4 @@ def main(as_json: AsJson = False, results: Results = RESULTS) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(guard.run(app, "python -m benchmarks.structure"))
+    sys.exit(errors.run(app, "python -m benchmarks.structure"))

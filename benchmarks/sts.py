@@ -20,9 +20,9 @@ import typer
 
 from benchmarks.options import AsJson, Results
 from benchmarks.record import RESULTS, result_file, save
-from minitrans.cli import guard, options
+from minitrans.cli import errors, options
 from minitrans.cli.options import Runtime
-from minitrans.cli.writing import progress
+from minitrans.cli.text import progress
 from minitrans.files import printable
 
 
@@ -97,7 +97,7 @@ def sts(
     results: Results = RESULTS,
     device: options.Device = "cpu",
     dtype: options.Dtype = None,
-    attention: options.AttentionName = None,
+    attention: options.AttentionSpec = None,
     backend: options.Backend = "auto",
     batch_size: options.BatchSize = 64,
     threads: options.Threads = None,
@@ -153,4 +153,4 @@ def sts(
 
 
 if __name__ == "__main__":
-    sys.exit(guard.run(app, "python -m benchmarks.sts"))
+    sys.exit(errors.run(app, "python -m benchmarks.sts"))

@@ -134,6 +134,21 @@ def write_json(path: str | Path, value: dict[str, Any]) -> None:
         temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
 
 
+def require_writable(path: Path, *, force: bool, source: str | None = None) -> None:
+    """Refuses, before any work is done, an output that cannot or must not be written. Raises ValueError saying why."""
+    name = printable(path)
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{name}: expected a file to write, found a folder, device or pipe")
+    if source not in (None, "-") and path.exists() and Path(str(source)).exists() and path.samefile(str(source)):
+        raise ValueError(f"{name}: the output would replace the input; choose another name")
+    if path.exists() and not force:
+        raise ValueError(f"{name}: exists already; --force replaces it")
+    if not path.parent.is_dir():
+        raise ValueError(f"{name}: expected the folder {printable(path.parent)} to exist")
+    if not os.access(path.parent, os.W_OK):
+        raise ValueError(f"{printable(path.parent)}: permission denied")
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from traceback import walk_stack
 from types import FrameType
 
 INTERRUPTED = 130
@@ -22,10 +23,10 @@ def main(arguments: list[str] | None = None) -> int:
     """
     try:
         with _interruptible():
-            from minitrans.cli import guard
+            from minitrans.cli import errors
             from minitrans.cli.commands import app
 
-            return guard.run(app, "minitrans", arguments)
+            return errors.run(app, "minitrans", arguments)
     except KeyboardInterrupt:
         return INTERRUPTED
 
@@ -49,8 +50,7 @@ def _interruptible() -> Iterator[None]:
 
 
 def _interrupted(number: int, frame: FrameType | None) -> None:
-    while frame is not None:
-        if frame.f_code.co_name == "<module>" and frame.f_globals.get("__name__", "").partition(".")[0] in _DEAF:
+    for each, _ in walk_stack(frame):
+        if each.f_code.co_name == "<module>" and each.f_globals.get("__name__", "").partition(".")[0] in _DEAF:
             os._exit(INTERRUPTED)
-        frame = frame.f_back
     raise KeyboardInterrupt

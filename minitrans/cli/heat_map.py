@@ -1,8 +1,7 @@
-"""A matrix of probabilities as a picture in the terminal: colours, shades, or plain ASCII."""
+"""A matrix of probabilities as a picture in the terminal: colours where there are enough of them, shades, or plain ASCII."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -11,12 +10,9 @@ from rich.text import Text
 SHADES = " ░▒▓█"
 ASCII_SHADES = " .:-=+*#%@"
 LOW, HIGH = (24, 32, 48), (255, 190, 60)  # colours of 0 and 1
+# The same way in the 256 colours of a terminal, each lighter than the one before. Of 16 colours no such row can be made.
+PALETTE = (234, 236, 238, 58, 94, 136, 172, 178, 214, 220)
 MAX_LABEL = 10
-
-
-def ascii_only(console: Console) -> bool:
-    """Whether only ASCII may be printed: what the output takes, and what the user said in LC_ALL."""
-    return not console.encoding.startswith("utf") or os.environ.get("LC_ALL") in ("C", "POSIX")
 
 
 def heat_map(console: Console, values: Sequence[Sequence[float]], labels: Sequence[str], *, plain: bool) -> Text:
@@ -32,40 +28,40 @@ def heat_map(console: Console, values: Sequence[Sequence[float]], labels: Sequen
         ValueError: where the columns do not fit.
     """
     names = [_short(label, plain) for label in labels]
-    margin = max(len(name) for name in names) + 1
-    cell = min(4, (console.width - margin) // len(names))
+    height = max(len(name) for name in names)
+    cell = min(4, (console.width - height - 1) // len(names))
     if cell < 1:
         raise ValueError(f"{len(names)} tokens do not fit in {console.width} columns; use a shorter sentence")
-    picture = Text()
-    height = max(len(name) for name in names)
+    rows = []
     for line in range(height):
-        letters = (name.rjust(height)[line].center(cell) for name in names)
-        picture.append(f"{' ' * margin}{''.join(letters)}".rstrip() + "\n", style="dim")
+        letters = "".join(name.rjust(height)[line].center(cell) for name in names)
+        rows.append(Text(f"{' ' * (height + 1)}{letters}".rstrip(), style="dim"))
     for name, row in zip(names, values, strict=True):
-        picture.append(name.rjust(margin - 1) + " ")
-        for value in row:
-            picture.append_text(_cell(value, cell, coloured=console.color_system is not None, plain=plain))
-        picture.append("\n")
-    picture.rstrip()
-    return picture
+        cells = [_cell(value, cell, console, plain=plain) for value in row]
+        rows.append(Text(name.rjust(height) + " ").append_text(Text().join(cells)))
+    return Text("\n").join(rows)
 
 
 def legend(console: Console, *, plain: bool) -> Text:
     """What the shades mean, from 0 to 1."""
-    steps = 11 if console.color_system is not None else len(ASCII_SHADES if plain else SHADES)
-    shown = Text("0 ")
-    for step in range(steps):
-        shown.append_text(_cell(step / (steps - 1), 2, coloured=console.color_system is not None, plain=plain))
-    return shown.append(" 1")
+    steps = 11 if _coloured(console, plain) else len(ASCII_SHADES if plain else SHADES)
+    cells = [_cell(step / (steps - 1), 2, console, plain=plain) for step in range(steps)]
+    return Text("0 ").append_text(Text().join(cells)).append(" 1")
 
 
-def _cell(value: float, width: int, *, coloured: bool, plain: bool) -> Text:
+def _coloured(console: Console, plain: bool) -> bool:
+    return not plain and console.color_system in ("truecolor", "256")
+
+
+def _cell(value: float, width: int, console: Console, *, plain: bool) -> Text:
     value = min(max(value, 0.0), 1.0)
-    if coloured and not plain:
-        red, green, blue = (round(low + (high - low) * value) for low, high in zip(LOW, HIGH, strict=True))
-        return Text(" " * width, style=f"on rgb({red},{green},{blue})")
-    shades = ASCII_SHADES if plain else SHADES
-    return Text(shades[min(int(value * len(shades)), len(shades) - 1)] * max(1, width - 1) + " " * (width > 1))
+    if not _coloured(console, plain):
+        shades = ASCII_SHADES if plain else SHADES
+        return Text(shades[min(int(value * len(shades)), len(shades) - 1)] * max(1, width - 1) + " " * (width > 1))
+    if console.color_system == "256":
+        return Text(" " * width, style=f"on color({PALETTE[min(int(value * len(PALETTE)), len(PALETTE) - 1)]})")
+    red, green, blue = (round(low + (high - low) * value) for low, high in zip(LOW, HIGH, strict=True))
+    return Text(" " * width, style=f"on rgb({red},{green},{blue})")
 
 
 def _short(label: str, plain: bool) -> str:

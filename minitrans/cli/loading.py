@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,38 +13,19 @@ import torch
 from minitrans.attention.choice import BackendChoice
 from minitrans.attention.dispatch import explain_backend
 from minitrans.attention.mask import AttentionMask
-from minitrans.attention.registry import check_backend, resolve_variant
-from minitrans.cli.guard import note
+from minitrans.cli.errors import note
 from minitrans.cli.options import DTYPES, Runtime, attention_spec
-from minitrans.cli.writing import busy
-from minitrans.embedding.encoder import Encoder, longest_input, read_head
-from minitrans.embedding.recipe import body_place, read_recipe
+from minitrans.cli.text import busy
+from minitrans.embedding.encoder import Encoder
+from minitrans.embedding.recipe import body_place, read_head, read_recipe
 from minitrans.files import printable
-from minitrans.models import auto
 from minitrans.models.pretrained import PreTrainedModel
-from minitrans.tokenizers.auto import AutoTokenizer
-from minitrans.tokenizers.tokenizer import Tokenizer
-
-# the class that loads what a command needs -> what its users call that
-HEADS = {
-    "AutoModelForMaskedLM": "masked-language-model head",
-    "AutoModelForSequenceClassification": "classifier of texts",
-    "AutoModelForTokenClassification": "classifier of tokens",
-    "AutoModelForQuestionAnswering": "question-answering head",
-}
+from minitrans.pipelines.auto import pipeline_class
+from minitrans.pipelines.base import Loaded, Pipeline
 
 
-@dataclass(frozen=True)
-class Loaded:
-    """A model with its tokenizer, and the longest input that both take."""
-
-    model: PreTrainedModel
-    tokenizer: Tokenizer
-    max_length: int
-
-
-def load(runtime: Runtime, auto_name: str = "AutoModel") -> Loaded:
-    """The tokenizer and the model of the Auto class of this name; a task's head must come from the checkpoint.
+def load(runtime: Runtime, task: type[Pipeline] = Pipeline) -> Loaded:
+    """The tokenizer and the model for a task, whose head must come from the checkpoint.
 
     Raises:
         ValueError, TypeError: for options that cannot be used here, a faulty checkpoint, or one without that head.
@@ -52,33 +33,31 @@ def load(runtime: Runtime, auto_name: str = "AutoModel") -> Loaded:
     device = checked_device(runtime.device)
     if runtime.dtype not in (None, *DTYPES):
         raise ValueError(f"--dtype: expected one of {', '.join(DTYPES)}, got {printable(runtime.dtype)!r}")
-    check_backend(runtime.backend)
-    attention = attention_spec(runtime.attention)
-    if attention is not None:
-        resolve_variant(attention)
     if runtime.threads is not None:
         torch.set_num_threads(runtime.threads)
-    with busy(f"loading {printable(runtime.model)}"):
-        tokenizer = AutoTokenizer.from_pretrained(runtime.model)
-        with _silent(logging.getLogger("minitrans")):
-            model = getattr(auto, auto_name).from_pretrained(
-                runtime.model, dtype=runtime.dtype, device=device, attention=attention, backend=runtime.backend
-            )
-    _check_report(model, runtime.model, auto_name)
-    return Loaded(model, tokenizer, longest_input(model, tokenizer))
+    with busy(f"loading {printable(runtime.model)}"), _silent(logging.getLogger("minitrans")):
+        loaded = task.load(
+            runtime.model, device=device, dtype=runtime.dtype, attention=attention_spec(runtime.attention),
+            backend=runtime.backend,
+        )  # fmt: skip
+    report = loaded.model.load_report
+    assert report is not None
+    for line in replace(report, fresh=[]).warnings:  # a body may lack its pooler: no command uses it
+        note(f"{printable(runtime.model)}: {line}")
+    return loaded
 
 
-def load_encoder(runtime: Runtime) -> Encoder:
+def load_pipeline(runtime: Runtime, task: str) -> Any:
+    """The pipeline of a task. Raises as `load` does."""
+    cls = pipeline_class(task)
+    return cls(load(runtime, cls), batch_size=runtime.batch_size or 32)
+
+
+def load_encoder(runtime: Runtime, precision: str | None = None) -> Encoder:
     """The encoder of texts in a checkpoint. Raises as `load` does."""
     recipe = read_recipe(runtime.model)
     loaded = load(replace(runtime, model=str(body_place(runtime.model, recipe))))
-    return Encoder.of(loaded.model, loaded.tokenizer, recipe, read_head(runtime.model, recipe), runtime.precision)
-
-
-def note_truncated(encoder: Encoder, texts: int) -> None:
-    """Says how many of these texts the last call has cut."""
-    if encoder.truncated:
-        note(f"cut to {encoder.max_length} tokens: {encoder.truncated} of {texts} texts")
+    return Encoder.of(loaded.model, loaded.tokenizer, recipe, read_head(runtime.model, recipe), precision)
 
 
 def checked_device(name: str) -> torch.device:
@@ -107,20 +86,10 @@ def chosen_backend(model: PreTrainedModel, backend: str = "auto") -> BackendChoi
     return explain_backend(query, query, mask=mask, attention=config.attention, backend=backend)
 
 
-def _check_report(model: PreTrainedModel, name: str, auto_name: str) -> None:
-    report = model.load_report
-    assert report is not None
-    if report.fresh and auto_name in HEADS:
-        missing = ", ".join(report.fresh[:3]) + (", ..." if len(report.fresh) > 3 else "")
-        raise ValueError(f"{printable(name)} has no trained {HEADS[auto_name]} (no {missing}): this command needs one")
-    for line in replace(report, fresh=[]).warnings:  # a body may lack its pooler: no command uses it
-        note(f"{printable(name)}: {line}")
-
-
 @contextmanager
 def _silent(logger: logging.Logger) -> Iterator[None]:
     """What the loader would log is in its report, and told from there."""
-    level: Any = logger.level
+    level = logger.level
     logger.setLevel(logging.ERROR)
     try:
         yield

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Annotated, Any
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, fields
+from typing import Annotated, Any, get_type_hints
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from minitrans.files import printable
 
@@ -25,12 +29,12 @@ Dtype = Annotated[
     str | None,
     typer.Option(metavar="DTYPE", help=f"{', '.join(DTYPES)}; default: as stored.", rich_help_panel=MODEL_PANEL),
 ]
-AttentionName = Annotated[
+AttentionSpec = Annotated[
     str | None,
     typer.Option(
         "--attention",
         metavar="NAME_OR_JSON",
-        help='Swap this attention in: full, or \'{"name": "sliding_window", "window": 8}\'.',
+        help='Swap this attention in: full, \'{"name": "sliding_window", "window": 8}\', or module:Class of your own.',
         rich_help_panel=MODEL_PANEL,
     ),
 ]
@@ -50,20 +54,26 @@ Precision = Annotated[
         rich_help_panel=MODEL_PANEL,
     ),
 ]
-BatchSize = Annotated[int, typer.Option(min=1, max=65536, help="Texts that run together.", rich_help_panel=MODEL_PANEL)]
-AutoBatchSize = Annotated[
+BatchSize = Annotated[
     int | None,
     typer.Option(
         "--batch-size",
+        metavar="NUMBER",
         min=1,
         max=65536,
-        help="Texts that run together; default: by their number of tokens.",
+        help="Texts that run together; default: what suits the command.",
         rich_help_panel=MODEL_PANEL,
     ),
 ]
 Threads = Annotated[
     int | None,
-    typer.Option(min=1, max=4096, help="Threads of the CPU; default: torch's choice.", rich_help_panel=MODEL_PANEL),
+    typer.Option(
+        metavar="NUMBER",
+        min=1,
+        max=4096,
+        help="Threads of the CPU; default: torch's choice.",
+        rich_help_panel=MODEL_PANEL,
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON lines.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace an output that exists.")]
@@ -74,24 +84,80 @@ TextFile = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class Runtime:
-    """Which model to load, and how it runs."""
+    """Which model to load, and how it runs: the options of every command that has a model."""
 
-    model: str
-    device: str = "cpu"
-    dtype: str | None = None
-    attention: str | None = None
-    backend: str = "auto"
-    precision: str | None = None
-    batch_size: int = 32
-    threads: int | None = None
+    model: Model
+    device: Device = "cpu"
+    dtype: Dtype = None
+    attention: AttentionSpec = None
+    backend: Backend = "auto"
+    batch_size: BatchSize = None
+    threads: Threads = None
 
 
-def attention_spec(text: str | None) -> str | Mapping[str, Any] | None:
-    """What --attention means: a name, or a JSON object with a name. Raises ValueError for broken JSON."""
-    if text is None or not text.lstrip().startswith("{"):
+def takes_model(**defaults: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """For a command whose first parameter is a `Runtime`: gives it an option for each field, with `defaults` of its own."""
+    hints = get_type_hints(Runtime, include_extras=True)
+    options = [
+        inspect.Parameter(
+            field.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=defaults.get(field.name, inspect.Parameter.empty if field.default is MISSING else field.default),
+            annotation=hints[field.name],
+        )
+        for field in fields(Runtime)
+    ]
+
+    def decorated(command: Callable[..., None]) -> Callable[..., None]:
+        _, *own = inspect.signature(command, eval_str=True).parameters.values()
+        own = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
+
+        @functools.wraps(command)
+        def with_options(**given: Any) -> None:
+            runtime = Runtime(**{option.name: given.pop(option.name) for option in options})
+            command(runtime, **given)
+
+        signature = inspect.Signature([options[0], *own, *options[1:]])
+        with_options.__signature__ = signature  # type: ignore[attr-defined]
+        return with_options
+
+    return decorated
+
+
+def attention_spec(text: str | None) -> Any:
+    """What --attention means: a name, module:Class, or JSON that says more. Raises ValueError for broken JSON."""
+    if text is None or text.lstrip()[:1] not in ("{", "["):
         return text
     try:
-        spec = json.loads(text)
+        return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"--attention: expected a name or JSON, got {printable(text)}: {error}") from None
-    return dict(spec)
+
+
+class _Plain:
+    """Flags show no type in the help."""
+
+    def get_params(self, ctx: Any) -> Any:
+        """As the parser's own."""
+        params = super().get_params(ctx)  # type: ignore[misc]
+        for param in params:
+            if getattr(param, "is_flag", False):
+                param.metavar = ""
+        return params
+
+
+class Command(_Plain, TyperCommand):
+    """One that takes an option once: who gives it twice made a mistake, and must not lose the first silently."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """As the parser's own. Raises its error for an option that is given twice."""
+        order: list[Any] = self.make_parser(ctx).parse_args(args=list(args))[2]
+        for param, times in Counter(order).items():
+            single = param.param_type_name == "option" and not (param.multiple or param.is_flag)
+            if single and times > 1:
+                raise typer.BadParameter(f"expected once, found {times} times", ctx=ctx, param=param)
+        return super().parse_args(ctx, args)
+
+
+class Group(_Plain, TyperGroup):
+    """The commands."""

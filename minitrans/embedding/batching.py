@@ -1,61 +1,61 @@
-"""From the tokens of many texts to batches with little padding."""
+"""Which texts run together: a stream of texts is cut into windows, and the texts of a window into batches of like length.
+
+Where a window ends depends on the texts alone, never on the batch size, the machine or how many processes share the
+work: the same window gives the same batches, and those the same numbers.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 
-import numpy as np
-import torch
-from torch import Tensor
+from minitrans.pipelines.base import longest_first
 
+MAX_TEXTS = 4096  # of a window
+MAX_CHARACTERS = 4_000_000  # so that a window of long texts is small too
 # Cells (rows times the longest row) of a batch that is chosen by its size in tokens. On two CPU cores a MiniLM is as fast
 # with 1024 as with 4096; a GPU wants more work at a time.
 CELLS = {"cpu": 2048, "cuda": 32768, "mps": 8192}
 
 
-@dataclass(frozen=True)
-class Tokens:
-    """One text.
+class WindowRule:
+    """Tells, text by text, whether it begins a new window."""
 
-    Attributes:
-        ids: (T) int32.
-        types: (T) int8, or None where the model has no token types.
-    """
+    def __init__(self) -> None:
+        """No text yet."""
+        self._texts = 0
+        self._characters = 0
 
-    ids: np.ndarray
-    types: np.ndarray | None
+    def begins(self, characters: int) -> bool:
+        """Takes the next text, by its number of characters; True if it is the first of a window (the very first is)."""
+        full = self._texts == MAX_TEXTS or self._characters + characters > MAX_CHARACTERS
+        if full or self._texts == 0:
+            self._texts, self._characters = 1, characters
+            return True
+        self._texts += 1
+        self._characters += characters
+        return False
 
 
-def length_sorted_batches(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
-    """The indices of the longest `batch_size` items, then of the next: a run that does not fit fails at once."""
-    order = _longest_first(lengths)
-    for start in range(0, len(order), batch_size):
-        yield order[start : start + batch_size]
+def windows(texts: Iterable[str]) -> Iterator[list[str]]:
+    """The texts, in windows. Raises TypeError, saying which text it is, for one that is not a str."""
+    rule = WindowRule()
+    window: list[str] = []
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise TypeError(f"text {number}: expected str, got {type(text).__name__}")
+        if rule.begins(len(text)) and window:
+            yield window
+            window = []
+        window.append(text)
+    if window:
+        yield window
 
 
 def cell_batches(lengths: Sequence[int], cells: int) -> Iterator[list[int]]:
-    """The same, with as many items to a batch as fit into `cells` when padded; at least one."""
-    order = _longest_first(lengths)
+    """The indices of the longest items, as many to a batch as fit into `cells` when padded, at least one; then of the next."""
+    order = longest_first(lengths)
     start = 0
     while start < len(order):
         count = max(1, cells // max(1, lengths[order[start]]))
         yield order[start : start + count]
         start += count
-
-
-def padded(rows: Sequence[Tokens], pad_id: int, device: torch.device) -> dict[str, Tensor]:
-    """The arguments of a model for these texts, each (B, T), padding on the right."""
-    lengths = np.array([len(row.ids) for row in rows])
-    mask = np.arange(lengths.max()) < lengths[:, None]  # (B, T)
-    fields = {"input_ids": np.full(mask.shape, pad_id), "attention_mask": mask.astype(np.int64)}
-    fields["input_ids"][mask] = np.concatenate([row.ids for row in rows])
-    types = [row.types for row in rows if row.types is not None]
-    if types:
-        fields["token_type_ids"] = np.zeros_like(fields["input_ids"])
-        fields["token_type_ids"][mask] = np.concatenate(types)
-    return {name: torch.from_numpy(values).to(device) for name, values in fields.items()}
-
-
-def _longest_first(lengths: Sequence[int]) -> list[int]:
-    return sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from minitrans.embedding.head import POOLINGS, Dense, read_dense
 from minitrans.embedding.modules import PATTERNS, Module, read_modules
-from minitrans.embedding.pooling import POOLINGS
 from minitrans.errors import CheckpointError, NotSupportedError
 from minitrans.files import printable, read_json
 from minitrans.hub import local_folder
@@ -108,6 +108,17 @@ def body_place(name_or_path: str | Path, recipe: Recipe, **options: Any) -> str 
     if not (root / recipe.body).is_dir():
         raise CheckpointError(f"{printable(root)}/modules.json: expected a folder {printable(recipe.body)}, found none")
     return root / recipe.body
+
+
+def read_head(
+    name_or_path: str | Path, recipe: Recipe, *, revision: str | None = None, local_files_only: bool = False
+) -> list[Dense]:
+    """The "Dense" layers of the recipe. Raises as `read_dense` does."""
+    paths = [module.path for module in recipe.head if module.kind == "Dense"]
+    if not paths:
+        return []
+    root = local_folder(name_or_path, patterns=PATTERNS, revision=revision, local_files_only=local_files_only)
+    return [read_dense(Folder(root).below(path)) for path in paths]
 
 
 def _read_pooling(path: Path) -> tuple[tuple[str, ...], bool]:

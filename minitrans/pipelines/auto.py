@@ -26,6 +26,16 @@ TASKS = {
 ALIASES = {"sentiment-analysis": "text-classification", "ner": "token-classification"}
 
 
+def pipeline_class(task: str) -> type[Pipeline]:
+    """The pipeline of a task. Raises ValueError for an unknown one."""
+    path = TASKS.get(ALIASES.get(task, task))
+    if path is None:
+        raise ValueError(f"task: expected one of {', '.join([*TASKS, *ALIASES])}, got {printable(task)!r}")
+    module, _, name = path.partition(":")
+    cls: type[Pipeline] = getattr(import_module(module), name)
+    return cls
+
+
 def pipeline(
     task: str,
     model: str | Path | PreTrainedModel,
@@ -58,11 +68,7 @@ def pipeline(
     Raises:
         ValueError, TypeError: for an unknown task, a faulty checkpoint, or one that lacks the head of this task.
     """
-    path = TASKS.get(ALIASES.get(task, task))
-    if path is None:
-        raise ValueError(f"task: expected one of {', '.join([*TASKS, *ALIASES])}, got {printable(task)!r}")
-    module, _, name = path.partition(":")
-    cls: type[Pipeline] = getattr(import_module(module), name)
+    cls = pipeline_class(task)
     if isinstance(device, int):
         device = f"cuda:{device}" if device >= 0 else "cpu"
     if not isinstance(model, PreTrainedModel):

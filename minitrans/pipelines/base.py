@@ -20,7 +20,7 @@ from minitrans.tokenizers.batch_encoding import BatchEncoding
 from minitrans.tokenizers.tokenizer import Tokenizer
 
 Progress = Callable[[int], None]  # called with the number of texts, or windows of texts, done since the last call
-Row = Mapping[str, Sequence[int]]  # what the tokenizer says of one text: input_ids and perhaps token_type_ids
+Row = Mapping[str, Any]  # what the tokenizer says of one text: input_ids and perhaps token_type_ids, (T) each
 Compute = Callable[..., Iterable[Tensor]]
 Finish = Callable[[int, Tensor], Any]
 Each = Callable[[Sequence[Row], Compute, Finish], list[Any]]

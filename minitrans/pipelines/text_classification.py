@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from minitrans.models.auto import AutoModelForSequenceClassification
 from minitrans.pipelines.base import Each, Pipeline
 
-FUNCTIONS = ("sigmoid", "softmax", "none")
+FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "sigmoid": torch.sigmoid,
+    "softmax": lambda logits: logits.softmax(-1),
+    "none": lambda logits: logits,
+}
 _LABEL_ONLY = "the best label alone"  # what the reference does where nobody says top_k
 
 
@@ -54,7 +59,7 @@ class TextClassification(Pipeline):
             raise ValueError(f"function_to_apply: expected one of {', '.join(FUNCTIONS)}, got {name!r}")
 
         def finish(_: int, logits: Tensor) -> Any:
-            scores = {"softmax": logits.softmax(-1), "sigmoid": logits.sigmoid(), "none": logits}[name].tolist()
+            scores = FUNCTIONS[name](logits).tolist()
             order = sorted(range(len(scores)), key=lambda label: (-scores[label], label))
             labels = [{"label": self.labels[label], "score": scores[label]} for label in order]
             return labels[0] if top_k == _LABEL_ONLY else labels[: top_k if isinstance(top_k, int) else None]

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from minitrans import BertConfig, BertModel
-from minitrans.cli import guard
+from minitrans.cli import errors
 
 WORDS = """the a of in was who where cat dog city film good bad night train late snow water music old new small river house
 people time year work day world life hand part place case week company system program question government number"""
@@ -45,7 +45,7 @@ def command(tmp_path: Path) -> Iterator[Command]:
     def run(module: Any, *arguments: object) -> dict[str, Any]:
         results = tmp_path / "results"
         results.mkdir()
-        code = guard.run(module.app, "benchmark", [*map(str, arguments), "--json", "--results", str(results)])
+        code = errors.run(module.app, "benchmark", [*map(str, arguments), "--json", "--results", str(results)])
         assert code == 0
         (path,) = results.glob("*.json")
         found: dict[str, Any] = json.loads(path.read_text(), parse_constant=pytest.fail)  # no NaN, no Infinity

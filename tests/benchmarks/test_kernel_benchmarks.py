@@ -17,14 +17,14 @@ from benchmarks import attention, attention_gate, gpu, layers, models, report
 from benchmarks.attention_cases import Case, Inputs, cases, make
 from benchmarks.attention_providers import PROVIDERS, Prepared, Provider
 from benchmarks.layer_cases import LAYERS
-from minitrans.cli import guard
+from minitrans.cli import errors
 
 CPU = torch.device("cpu")
 MODES = {"forward", "backward", "both"}
 
 
 def result(module: Any, folder: Path, *arguments: str, name: str = "") -> dict[str, Any]:
-    assert guard.run(module.app, "benchmark", ["--small", "--results", str(folder), *arguments]) == 0
+    assert errors.run(module.app, "benchmark", ["--small", "--results", str(folder), *arguments]) == 0
     (path,) = folder.glob(f"{name}*.json")
     content: dict[str, Any] = json.loads(path.read_text(), parse_constant=pytest.fail)  # no NaN, no Infinity
     assert content["finished"]
@@ -96,7 +96,7 @@ class TestAttention:
             ("causal", 8, 8),
             ("padded 0.5", 8, 8),
         }
-        assert guard.run(attention.app, "benchmark", ["--results", str(tmp_path), "--dtype", "int8"]) == 2
+        assert errors.run(attention.app, "benchmark", ["--results", str(tmp_path), "--dtype", "int8"]) == 2
 
     def test_resuming_measures_nothing_twice(self, tmp_path: Path):
         before = result(attention, tmp_path, "--kinds", "dense", "--only", "sdpa math")
@@ -107,13 +107,13 @@ class TestAttention:
     @pytest.mark.parametrize("module", [attention, layers], ids=["attention", "layers"])
     def test_filling_caches_writes_nothing(self, module: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
         for share in ("0/2", "1/2"):
-            assert guard.run(module.app, "benchmark", ["--results", str(tmp_path), "--compile-only", share]) == 0
+            assert errors.run(module.app, "benchmark", ["--results", str(tmp_path), "--compile-only", share]) == 0
         assert not list(tmp_path.iterdir())
         assert capsys.readouterr() == ("", "")
 
     @pytest.mark.parametrize("option", ["--kinds", "--only"])
     def test_unknown_names_are_refused(self, option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-        assert guard.run(attention.app, "benchmark", ["--results", str(tmp_path), option, "dence"]) == 2
+        assert errors.run(attention.app, "benchmark", ["--results", str(tmp_path), option, "dence"]) == 2
         assert "known: " in capsys.readouterr().err
 
 
@@ -209,7 +209,7 @@ class TestReport:
         path = tmp_path / "found.json"
         path.write_text(json.dumps(content))
         capsys.readouterr()
-        assert guard.run(report.app, "report", [str(path)]) == 0
+        assert errors.run(report.app, "report", [str(path)]) == 0
         text = capsys.readouterr().out
         assert "## forward" in text
         lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
@@ -228,9 +228,9 @@ class TestReport:
         assert text.count("float32") == 1
         assert not re.search(r"\de[-+]\d", text)
         assert f"commit {content['commit']}" in text
-        assert guard.run(report.app, "report", [str(path), "--baseline", "sdpa math"]) == 0
+        assert errors.run(report.app, "report", [str(path), "--baseline", "sdpa math"]) == 0
         assert "sdpa flash |   1.00" not in capsys.readouterr().out
-        assert guard.run(report.app, "report", [str(path), "--baseline", "sdpa moth"]) == 2
+        assert errors.run(report.app, "report", [str(path), "--baseline", "sdpa moth"]) == 2
         assert "expected one of minitrans" in capsys.readouterr().err
 
     def test_comparison(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -240,14 +240,14 @@ class TestReport:
         for name, ms in (("before", slow), ("after", fast)):
             paths.append(tmp_path / f"{name}.json")
             paths[-1].write_text(json.dumps({"benchmark": "x", "rows": [{**row, "ms": ms}]}))
-        assert guard.run(report.app, "report", [str(path) for path in paths]) == 0
+        assert errors.run(report.app, "report", [str(path) for path in paths]) == 0
         cells = [cell.strip() for cell in capsys.readouterr().out.split("| a ")[1].splitlines()[0].split("|")]
         assert cells[:-1] == ["", "p", "forward", "3.000", "2.000", "1.50", ""]
 
     def test_other_files_are_refused(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
         path = tmp_path / "x.json"
         path.write_text("{}")
-        assert guard.run(report.app, "report", [str(path)]) == 2
+        assert errors.run(report.app, "report", [str(path)]) == 2
         assert "expected the result of a benchmark" in capsys.readouterr().err
 
     def test_plots(self, tmp_path: Path):
@@ -265,7 +265,7 @@ class TestAll:
         pytest.importorskip("transformers")
         if torch.cuda.is_available():
             pytest.skip("would take minutes")
-        assert guard.run(gpu.app, "gpu", ["--small", "--no-tests", "--results", str(tmp_path)]) == 0
+        assert errors.run(gpu.app, "gpu", ["--small", "--no-tests", "--results", str(tmp_path)]) == 0
         found = {path.name.partition("-")[0] for path in tmp_path.glob("*.json")}
         assert found == {"attention", "models", "layers", "gpu"}
 

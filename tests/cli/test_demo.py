@@ -12,7 +12,6 @@ from rich.console import Console
 from minitrans.cli import demo_steps
 from minitrans.cli.heat_map import heat_map, legend
 from tests.cli.conftest import process
-from weights_convert.report import ConversionReport, TensorRow
 
 SNOW = ["Winter weather delayed our flight.", "Pilots had to wait for ice to melt."]
 
@@ -86,20 +85,6 @@ def test_a_difference_is_shown_and_fails(body: str, run, monkeypatch: pytest.Mon
     done = run("demo", "--model", body, "--layer", 0, "--head", 0)
     assert done.code == 1
     assert "NOT equal" in done.out
-
-
-def test_layers_are_folded_into_one_row():
-    def row(target: str, source: str, *shape: int) -> TensorRow:
-        return TensorRow(target, "f", (source,), "Rename", "float32", "float32", shape)
-
-    report = ConversionReport(
-        [row("e.layer.0.q.weight", "e.layer.0.s.q.weight", 2, 3), row("e.layer.0.q.bias", "e.layer.0.s.q.bias", 2),
-         row("e.layer.1.q.weight", "e.layer.1.s.q.weight", 2, 3), row("pool.weight", "pool.weight", 2)]
-    )  # fmt: skip
-    assert demo_steps.rename_rows(report) == [
-        demo_steps.RenameRow("e.layer.*.q", "e.layer.*.s.q", "2 x 3", 3),
-        demo_steps.RenameRow("pool", "pool", "2", 1),
-    ]
 
 
 @pytest.mark.parametrize("plain", [False, True])

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from minitrans import AutoTokenizer, RobertaConfig, RobertaModel
-from minitrans.embedding import longest_input
+from minitrans import AutoTokenizer
 
 
 def lines(result) -> list[list[str]]:
@@ -134,15 +133,3 @@ def test_broken_weights_are_refused(tiny, tmp_path: Path, sentences: Path, run):
     assert done.code == 2
     assert "NaN" in done.err.splitlines()[-1]
     assert not (tmp_path / "out.npy").exists()
-
-
-def test_roberta_has_fewer_places_than_positions():
-    model = RobertaModel(
-        RobertaConfig(vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8,
-                      max_position_embeddings=34, pad_token_id=1)
-    )  # fmt: skip
-
-    class Stub:
-        model_max_length = 10**30
-
-    assert longest_input(model, Stub()) == 32

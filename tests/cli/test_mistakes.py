@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from minitrans.cli import reading
 from minitrans.cli.commands import COMMANDS
+from minitrans.embedding.jobs import lines
 
 FILE, MODEL = "{file}", "{model}"
 SIMILAR = ("similar", "cat", FILE, "-m", MODEL)
@@ -139,7 +139,7 @@ def test_standard_input_that_is_no_text(body: str, tmp_path: Path, run, data: by
 
 
 def test_too_much_input_is_refused(body: str, run, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(reading, "MAX_BYTES", 2**20)
+    monkeypatch.setattr(lines, "MAX_BYTES", 2**20)
     run("similar", "cat", "/dev/zero", "-m", body).refused("/dev/zero: expected at most 1 MB of text")
 
 
@@ -198,7 +198,7 @@ def test_a_bug_is_not_taken_for_a_mistake(body: str, sentences: Path, run, monke
     def broken(*_: object, **__: object) -> None:
         raise AssertionError("ours")
 
-    monkeypatch.setattr("minitrans.cli.vectors.read_lines", broken)
+    monkeypatch.setattr("minitrans.cli.embed.read_lines", broken)
     with pytest.raises(AssertionError, match="ours"):
         run("similar", "cat", sentences, "-m", body)
 

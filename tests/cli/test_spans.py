@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,7 @@ from minitrans import (
     AutoTokenizer,
     RobertaConfig,
 )
-from minitrans.cli.loading import load
-from minitrans.cli.options import Runtime
-from minitrans.cli.spans import Span, tagged_words, word_spans
+from minitrans.pipelines.token_classification import Span, word_spans
 
 NAMES = {0: "O", 1: "B-PER", 2: "I-PER", 3: "B-LOC", 4: "I-LOC"}
 TEXT = "the cat , ada lovelace was born in paris and london , dog and snow ."
@@ -34,6 +33,12 @@ def lines(result) -> list[list[str]]:
 @pytest.fixture(scope="session")
 def tagger(tiny) -> str:
     return tiny("BertForTokenClassification", num_labels=5, id2label=NAMES)
+
+
+def tagged_words(pipe, text: str, batch_size: int) -> list[Span]:
+    """The words of a text, each with the class and the probability of its first token."""
+    each = partial(pipe._each, batch_size=batch_size, progress=None)
+    return pipe.words(text, pipe.tokens([text], each, stride=pipe.max_length // 4)[0])
 
 
 def span(label: str, start: int, end: int, score: float = 1.0) -> Span:
@@ -60,14 +65,14 @@ def test_words_become_spans(words: list[Span], expected: list[Span]):
 
 
 def test_words_have_the_class_of_their_first_token(tagger: str):
-    loaded = load(Runtime(model=tagger), "AutoModelForTokenClassification")
+    pipe = minitrans.pipeline("token-classification", tagger)
     text = "Ada walked cats , walking dogs ."
     tokenizer, model = AutoTokenizer.from_pretrained(tagger), AutoModelForTokenClassification.from_pretrained(tagger)
     batch = tokenizer(text, return_tensors="pt")
     with torch.no_grad():
         probabilities = model(**batch).logits.double().softmax(-1)[0]
     words = [(w.group(), *w.span()) for w in __import__("re").finditer(r"\S+", text)]
-    found = tagged_words(loaded, text, NAMES, 8)
+    found = tagged_words(pipe, text, 8)
     assert [(text[w.start : w.end], w.start, w.end) for w in found] == words
     for word in found:
         first = batch.char_to_token(word.start)
@@ -76,8 +81,8 @@ def test_words_have_the_class_of_their_first_token(tagger: str):
 
 
 def test_tag_prints_spans_with_character_offsets(tagger: str, run):
-    loaded = load(Runtime(model=tagger), "AutoModelForTokenClassification")
-    expected = word_spans(tagged_words(loaded, TEXT, NAMES, 8))
+    pipe = minitrans.pipeline("token-classification", tagger)
+    expected = word_spans(tagged_words(pipe, TEXT, 8))
     assert {item.label for item in expected} >= {"PER"}
     rows = lines(run("tag", TEXT, TEXT, "-m", tagger))
     assert len(rows) == 2 * len(expected)
@@ -87,11 +92,11 @@ def test_tag_prints_spans_with_character_offsets(tagger: str, run):
 
 
 def test_long_texts_are_tagged_in_windows(tagger: str):
-    loaded = load(Runtime(model=tagger), "AutoModelForTokenClassification")
+    pipe = minitrans.pipeline("token-classification", tagger)
     text = " ".join(f"{word} in london ," for word in ["ada", "lovelace", "cat", "dog"] * 8)
-    found = tagged_words(loaded, text, NAMES, 3)
+    found = tagged_words(pipe, text, 3)
     assert [text[word.start : word.end] for word in found] == text.split()
-    tokenizer, model = loaded.tokenizer, loaded.model
+    tokenizer, model = pipe.tokenizer, pipe.model
     windows = tokenizer(text, truncation=True, max_length=32, stride=8, return_overflowing_tokens=True,
                         return_offsets_mapping=True, padding=True, return_tensors="pt")  # fmt: skip
     count = len(windows["input_ids"])
@@ -164,7 +169,9 @@ def test_the_context_may_be_a_file(reader: str, tmp_path: Path, run):
 
 
 def test_questions_that_cannot_be_asked(reader: str, run):
-    run("answer", "-q", "who " * 40, "-c", TEXT, "-m", reader).refused("--question", "found 40 tokens")
+    run("answer", "-q", "who " * 40, "-c", TEXT, "-m", reader).refused(
+        "question: expected one that leaves room in 32 tokens", "found 40 tokens"
+    )
     run("answer", "-q", "who ?", "-m", reader).refused("--context", "neither")
     run("answer", "-q", "who ?", "-c", "a", "--context-file", "b", "-m", reader).refused("both")
     run("answer", "-q", "", "-c", TEXT, "-m", reader).refused("--question: expected a text")
@@ -208,9 +215,9 @@ def test_a_mask_that_swallows_its_space(byte_level, run):
 
 def test_offsets_leave_out_the_space_before_a_word(byte_level):
     folder = byte_level("RobertaForTokenClassification", num_labels=5, id2label=NAMES)
-    loaded = load(Runtime(model=folder), "AutoModelForTokenClassification")
+    pipe = minitrans.pipeline("token-classification", folder)
     text = "  Ada Lovelace's  naïve\tnotebooks, in London. " + "Supercalifragilistic! " * 9
-    found = tagged_words(loaded, text, NAMES, 4)
+    found = tagged_words(pipe, text, 4)
     assert "".join(text[word.start : word.end] for word in found) == "".join(text.split())
     assert all(text[word.start : word.end].strip() == text[word.start : word.end] for word in found)
 
@@ -243,7 +250,7 @@ def test_a_vocabulary_that_counts_the_space_to_the_word(tiny, run):
         settings = {"tokenizer_class": "PreTrainedTokenizerFast", **roles}
         (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     text = "Ada  in London"
-    loaded = load(Runtime(model=str(folders[0])), "AutoModelForTokenClassification")
-    assert [(w.start, w.end) for w in tagged_words(loaded, text, NAMES, 4)] == [(0, 3), (5, 7), (8, 14)]
+    pipe = minitrans.pipeline("token-classification", str(folders[0]))
+    assert [(w.start, w.end) for w in tagged_words(pipe, text, 4)] == [(0, 3), (5, 7), (8, 14)]
     rows = lines(run("answer", "-q", "Ada", "-c", text, "-m", folders[1], "--max-answer-tokens", 1, "-k", 9))
     assert sorted((int(row[1]), int(row[2])) for row in rows) == [(0, 3), (5, 7), (8, 14)]

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from tests.cli.conftest import body, tiny  # noqa: F401 (fixtures)
+from tests.cli.conftest import body, run, tiny  # noqa: F401 (fixtures)
 
 PLACE = "sentence_transformers.models."
 

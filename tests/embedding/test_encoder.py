@@ -12,7 +12,8 @@ import torch
 
 import minitrans
 from minitrans import AutoModel, AutoTokenizer, BertModel, Encoder
-from minitrans.embedding import POOLINGS, Recipe, fingerprint
+from minitrans.embedding import POOLINGS, Recipe
+from minitrans.embedding.jobs.job import fingerprint
 from minitrans.errors import NotSupportedError
 from tests.cli.conftest import WORDS
 from tests.embedding.conftest import TEXTS, sentence_folder
@@ -104,7 +105,7 @@ def test_vectors_do_not_depend_on_company(request: pytest.FixtureRequest, fixtur
 
 @pytest.mark.parametrize("texts_at_once", [1, 3, 7, 100])
 def test_streams_of_windows_equal_encode_bit_for_bit(body: str, monkeypatch: pytest.MonkeyPatch, texts_at_once: int):
-    monkeypatch.setattr("minitrans.embedding.windowing.MAX_TEXTS", texts_at_once)
+    monkeypatch.setattr("minitrans.embedding.batching.MAX_TEXTS", texts_at_once)
     encoder = Encoder(body)
     texts = TEXTS * 3
     done: list[int] = []
@@ -118,7 +119,7 @@ def test_streams_of_windows_equal_encode_bit_for_bit(body: str, monkeypatch: pyt
 
 
 def test_an_endless_stream(body: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("minitrans.embedding.windowing.MAX_TEXTS", 4)
+    monkeypatch.setattr("minitrans.embedding.batching.MAX_TEXTS", 4)
     taken = 0
 
     def endless():

@@ -30,26 +30,31 @@ def run(app: typer.Typer, name: str, arguments: list[str] | None = None) -> int:
         name: of the program, for its messages.
         arguments: what follows the name; None = those of the process.
     """
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
     with _prepared():
         try:
-            if len(arguments) > MAX_ARGUMENTS:  # the parser's time grows with the square
-                raise ValueError(
-                    f"expected at most {MAX_ARGUMENTS:,} arguments, found {len(arguments):,}; give texts in a file"
-                )
-            command = get_command(app)
-            with command.make_context(name, arguments) as context:
-                command.invoke(context)
+            code = _invoke(app, name, sys.argv[1:] if arguments is None else list(arguments))
             sys.stdout.flush()
-        except typer.Exit as stop:
-            return _flushed() or stop.exit_code
         except (KeyboardInterrupt, typer.Abort):
             return INTERRUPTED
         except Exception as error:
-            code = exit_code(error)
-            if code is None:
+            told = exit_code(error)
+            if told is None:
                 raise
-            return code
+            return told
+    return code
+
+
+def _invoke(app: typer.Typer, name: str, arguments: list[str]) -> int:
+    if len(arguments) > MAX_ARGUMENTS:  # the parser's time grows with the square
+        raise ValueError(
+            f"expected at most {MAX_ARGUMENTS:,} arguments, found {len(arguments):,}; give texts in a file"
+        )
+    command = get_command(app)
+    try:
+        with command.make_context(name, arguments) as context:
+            command.invoke(context)
+    except typer.Exit as stop:
+        return stop.exit_code
     return 0
 
 
@@ -59,19 +64,18 @@ def exit_code(error: Exception) -> int | None:
         _abandon_stdout()
         return READER_GONE
     if isinstance(error, _UsageError):
-        complain(_usage_message(error))
-        return 2
-    if isinstance(error, OSError):
+        message = _usage_message(error)
+    elif isinstance(error, OSError):
         where = f"{printable(os.fsdecode(error.filename))}: " if isinstance(error.filename, str | bytes) else ""
-        complain(f"{where}{error.strerror or error or type(error).__name__}")
-        return 2
-    if isinstance(error, ValueError | TypeError):
-        complain(str(error) or type(error).__name__)
-        return 2
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's; torch may not be loaded
-        complain("out of memory; try a smaller --batch-size")
-        return 2
-    return None
+        message = f"{where}{error.strerror or error or type(error).__name__}"
+    elif isinstance(error, ValueError | TypeError):
+        message = str(error) or type(error).__name__
+    elif isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, without loading torch
+        message = "out of memory; try a smaller --batch-size"
+    else:
+        return None
+    complain(message)
+    return 2
 
 
 def complain(message: str) -> None:
@@ -114,15 +118,6 @@ def _prepared() -> Iterator[None]:
     finally:
         logger.removeHandler(handler)
         logger.propagate = True
-
-
-def _flushed() -> int:
-    """0, or the exit code for what goes wrong when the last output is written."""
-    try:
-        sys.stdout.flush()
-    except OSError as error:
-        return exit_code(error) or 1
-    return 0
 
 
 def _abandon_stdout() -> None:

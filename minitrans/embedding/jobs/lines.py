@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import io
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from minitrans.cli.reading import MAX_CHARACTERS, check_text, read_bytes
-from minitrans.embedding.windowing import WindowRule
+from minitrans.embedding.batching import WindowRule
 from minitrans.files import printable
 
-_BOM = b"\xef\xbb\xbf"
+MAX_BYTES = 256 * 1024 * 1024  # of what is read at once
+MAX_CHARACTERS = 1_000_000  # of one text; a tokenizer takes seconds for that
 _LONGEST = 4 * MAX_CHARACTERS + 2  # bytes of a line that may still be short enough
+_BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True)
@@ -52,13 +54,12 @@ class LineFile:
             ValueError: where there is no text, or something that is not text, saying which line.
             OSError: where the file cannot be read.
         """
-        self.name = "standard input" if source == "-" else printable(source)
+        self.name = shown_name(source)
         self._source = source
         self._held = None if source != "-" and Path(source).is_file() else read_bytes(source)
-        self.windows: list[Window] = []
-        self.lines = 0
         self.sha256 = ""
-        self._look_through()
+        self.windows = list(self._cut())
+        self.lines = sum(window.lines for window in self.windows)
 
     def identity(self) -> dict[str, Any]:
         """What tells this text from another, and how it is cut."""
@@ -77,36 +78,30 @@ class LineFile:
     def _open(self) -> BinaryIO:
         return Path(self._source).open("rb") if self._held is None else io.BytesIO(self._held)
 
-    def _look_through(self) -> None:
+    def _cut(self) -> Iterator[Window]:
         rule = WindowRule()
         whole, part = hashlib.sha256(), hashlib.sha256()
         start = position = lines = 0
         empty = True
-        for raw in self._raw_lines():
-            whole.update(raw)
-            data = raw.removeprefix(_BOM) if self.lines == 0 else raw
-            text = self._checked(data, self.lines + 1)
-            empty = empty and not text.strip()
-            if rule.begins(len(text)):
-                if lines:
-                    self.windows.append(Window(lines, start, position - start, part.digest()))
-                start, lines, part = position + len(raw) - len(data), 0, hashlib.sha256()
-            part.update(data)
-            lines += 1
-            self.lines += 1
-            position += len(raw)
+        with self._open() as stream:
+            for number, raw in enumerate(iter(lambda: stream.readline(_LONGEST), b""), start=1):
+                whole.update(raw)
+                data = raw.removeprefix(_BOM) if number == 1 else raw
+                text = self._decoded(data, f"{self.name}: line {number}")
+                empty = empty and not text.strip()
+                if rule.begins(len(text)):
+                    if lines:
+                        yield Window(lines, start, position - start, part.digest())
+                    start, lines, part = position + len(raw) - len(data), 0, hashlib.sha256()
+                part.update(data)
+                lines += 1
+                position += len(raw)
         if empty:
             raise ValueError(f"{self.name}: expected one text a line, found nothing")
-        self.windows.append(Window(lines, start, position - start, part.digest()))
         self.sha256 = whole.hexdigest()
+        yield Window(lines, start, position - start, part.digest())
 
-    def _raw_lines(self) -> Iterator[bytes]:
-        with self._open() as stream:
-            while line := stream.readline(_LONGEST):
-                yield line
-
-    def _checked(self, data: bytes, number: int) -> str:
-        place = f"{self.name}: line {number}"
+    def _decoded(self, data: bytes, place: str) -> str:
         if len(data) == _LONGEST and not data.endswith(b"\n"):
             raise ValueError(f"{place}: expected at most {MAX_CHARACTERS:,} characters, found more; split it")
         try:
@@ -116,3 +111,38 @@ class LineFile:
         text = text.removesuffix("\n").removesuffix("\r")
         check_text(text, place)
         return text
+
+
+def read_bytes(source: str) -> bytes:
+    """All of a file, or of standard input for "-". Raises ValueError for too much of it, OSError where it cannot be read."""
+    if source == "-":
+        if sys.stdin is None:
+            raise ValueError("standard input: expected text, found it closed")
+        stream = sys.stdin.buffer if isinstance(sys.stdin, io.TextIOWrapper) else sys.stdin
+        data = stream.read(MAX_BYTES + 1)
+    else:
+        with Path(source).open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    if isinstance(data, str):  # a stand-in for standard input
+        data = data.encode()
+    if len(data) > MAX_BYTES:
+        limit = MAX_BYTES // 2**20
+        raise ValueError(f"{shown_name(source)}: expected at most {limit} MB of text, found more; split it")
+    return data
+
+
+def check_text(text: str, name: str) -> None:
+    """Raises ValueError, naming the text, for one that is too long or holds what no text holds."""
+    if len(text) > MAX_CHARACTERS:
+        raise ValueError(f"{name}: expected at most {MAX_CHARACTERS:,} characters, found {len(text):,}; split it")
+    if "\0" in text:
+        raise ValueError(f"{name}: expected text, found a NUL character")
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # an argument of the process that is not UTF-8
+        raise ValueError(f"{name}: expected UTF-8 text, found bytes that are not") from None
+
+
+def shown_name(source: str) -> str:
+    """What messages call a source of texts."""
+    return "standard input" if source == "-" else printable(source)

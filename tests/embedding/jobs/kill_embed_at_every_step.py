@@ -14,9 +14,9 @@ from pathlib import Path
 
 import torch
 
-from minitrans.cli import embedding_run  # noqa: F401 (loaded once, before the forks)
 from minitrans.cli.app import main
-from minitrans.embedding import windowing
+from minitrans.embedding import batching
+from minitrans.embedding.jobs import job  # noqa: F401 (loaded once, before the forks)
 
 STEPS = ("replace", "link", "fsync", "unlink", "rmdir", "mkdir", "chmod")
 
@@ -50,7 +50,7 @@ def count_down(left: int) -> None:
 def run() -> int:
     file, model, folder, expected = sys.argv[1:]
     torch.set_num_threads(1)
-    windowing.MAX_TEXTS = 4
+    batching.MAX_TEXTS = 4
     whole = Path(expected).read_bytes()
     faults = 0
     step = 0

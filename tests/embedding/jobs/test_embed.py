@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from minitrans.embedding.jobs import writers
+from minitrans.embedding.jobs.job import local_device
 from tests.cli.conftest import ROOT, WORDS, process
 from tests.embedding.conftest import sentence_folder
 
@@ -21,7 +23,7 @@ TEXTS = 4  # in a window, here
 
 @pytest.fixture(autouse=True)
 def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("minitrans.embedding.windowing.MAX_TEXTS", TEXTS)
+    monkeypatch.setattr("minitrans.embedding.batching.MAX_TEXTS", TEXTS)
 
 
 @pytest.fixture
@@ -71,7 +73,7 @@ def test_parquet(file: Path, body: str, tmp_path: Path, run):
 
 
 def test_parquet_without_pyarrow(file: Path, body: str, tmp_path: Path, run, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("minitrans.cli.vector_files.find_spec", lambda name: None)
+    monkeypatch.setattr("minitrans.embedding.jobs.writers.find_spec", lambda name: None)
     run("embed", file, "-m", body, "-o", tmp_path / "v.parquet").refused("pip install 'minitrans[parquet]'")
     assert files(tmp_path) == {"lines.txt"}
 
@@ -80,10 +82,10 @@ def test_parquet_without_pyarrow(file: Path, body: str, tmp_path: Path, run, mon
 
 SLOWLY = """
 import sys, time
-import minitrans.embedding.windowing as windowing
-from minitrans.cli import parts
+import minitrans.embedding.batching as batching
+from minitrans.embedding.jobs import parts
 from minitrans.cli.app import main
-windowing.MAX_TEXTS = 4
+batching.MAX_TEXTS = 4
 write = parts.Parts.write
 def slowly(self, *rest):
     write(self, *rest)
@@ -231,7 +233,7 @@ def test_a_full_disk_at_the_end_keeps_the_work(file: Path, body: str, tmp_path: 
         raise OSError(28, os.strerror(28))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("minitrans.cli.embedding_job.write_vectors", full)
+        patch.setitem(writers.WRITERS, ".npy", full)
         run("embed", file, "-m", body, "-o", out).refused("No space left on device")
     assert not out.exists()
     assert run("embed", file, "-o", out, "--join").out == f"{out}\t22 vectors of 24 numbers\n"
@@ -327,12 +329,12 @@ def test_what_several_processes_cannot_share(file: Path, body: str, tmp_path: Pa
 
 
 def test_each_process_of_a_machine_has_its_card(monkeypatch: pytest.MonkeyPatch):
-    from minitrans.cli.world import World, device_of
-
     monkeypatch.setenv("LOCAL_RANK", "1")
-    assert device_of("cuda", World(3, 4)) == "cuda:1"
-    assert device_of("cuda", World()) == "cuda"
-    assert device_of("cpu", World(3, 4)) == "cpu"
+    assert local_device("cuda") == "cuda"
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("RANK", "3")
+    assert local_device("cuda") == "cuda:1"
+    assert local_device("cpu") == "cpu"
 
 
 @pytest.mark.slow

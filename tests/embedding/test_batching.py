@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
-import torch
 
-from minitrans.embedding import length_sorted_batches, windows
-from minitrans.embedding.batching import Tokens, cell_batches, padded
+from minitrans.embedding.batching import cell_batches, windows
+from minitrans.pipelines.base import length_sorted_batches
 
-LIMITS = "minitrans.embedding.windowing."
+LIMITS = "minitrans.embedding.batching."
 
 
 def test_windows_end_by_texts_or_characters(monkeypatch: pytest.MonkeyPatch):
@@ -38,16 +36,3 @@ def test_batches_hold_everything_once_and_the_longest_first():
     assert list(length_sorted_batches(lengths, 2)) == [[1, 3], [4, 0], [2]]
     assert list(cell_batches(lengths, 12)) == [[1], [3], [4, 0, 2]]
     assert list(cell_batches(lengths, 1)) == [[1], [3], [4], [0], [2]]
-
-
-def test_padded_fields():
-    rows = [Tokens(np.array([5, 6, 7]), np.array([0, 1, 1])), Tokens(np.array([8]), np.array([1]))]
-    batch = padded(rows, 2, torch.device("cpu"))
-    assert {name: value.tolist() for name, value in batch.items()} == {
-        "input_ids": [[5, 6, 7], [8, 2, 2]],
-        "attention_mask": [[1, 1, 1], [1, 0, 0]],
-        "token_type_ids": [[0, 1, 1], [1, 0, 0]],
-    }
-    assert all(value.dtype == torch.int64 for value in batch.values())
-    bare = padded([Tokens(np.array([1]), None)], 0, torch.device("cpu"))
-    assert set(bare) == {"input_ids", "attention_mask"}

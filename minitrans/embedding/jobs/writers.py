@@ -23,11 +23,6 @@ def check_name(path: Path) -> None:
         raise ValueError("--out: .parquet needs pyarrow: pip install 'minitrans[parquet]', or write .npy or .jsonl")
 
 
-def write_vectors(path: Path, kind: str, blocks: Blocks, shape: tuple[int, int], dtype: np.dtype[Any]) -> None:
-    """Writes one file of the kind (a key of WRITERS) with (N, D) = `shape` vectors."""
-    WRITERS[kind](path, blocks, shape, dtype)
-
-
 def json_lines(texts: list[str], vectors: np.ndarray) -> Iterator[str]:
     """A line for each text: itself and its vector, with the seven decimals that float32 has."""
     for text, vector in zip(texts, vectors.tolist(), strict=True):
@@ -65,6 +60,7 @@ def _write_parquet(path: Path, blocks: Blocks, shape: tuple[int, int], dtype: np
             )
 
 
+# by the end of the name: (path, blocks, (N, D), dtype) -> one file
 WRITERS: dict[str, Callable[[Path, Blocks, tuple[int, int], np.dtype[Any]], None]] = {
     ".npy": _write_npy,
     ".jsonl": _write_jsonl,

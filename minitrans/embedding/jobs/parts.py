@@ -11,13 +11,11 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from minitrans.cli.line_file import Window
 from minitrans.errors import CheckpointError
 from minitrans.files import atomic_write, printable, read_json, write_json
 
@@ -26,36 +24,20 @@ DTYPES = ("float32", "float64")
 _OURS = re.compile(r"\.*(\d{8}\.npy|manifest\.json|joined)(\..*\.incomplete)?")
 
 
-@dataclass(frozen=True)
-class Shape:
-    """Of the vectors: how many numbers each has, and the name of their dtype."""
-
-    dimension: int
-    dtype: str
-
-    @property
-    def numpy(self) -> np.dtype[Any]:
-        """The dtype."""
-        return np.dtype(self.dtype)
-
-
 class Parts:
     """`vectors.npy.parts` for `vectors.npy`.
 
     Attributes:
         target: the file to be.
         folder: where its parts are.
+        name: the folder's, fit to be printed.
     """
 
     def __init__(self, target: Path) -> None:
         """Touches nothing."""
         self.target = target.resolve()
         self.folder = self.target.with_name(f"{self.target.name}.parts")
-
-    @property
-    def name(self) -> str:
-        """The folder's, fit to be printed."""
-        return printable(self.folder)
+        self.name = printable(self.folder)
 
     def begun(self) -> bool:
         """Whether there is a manifest."""
@@ -104,17 +86,14 @@ class Parts:
         """What the parts are made from. Raises CheckpointError if that cannot be read."""
         return read_json(self.folder / MANIFEST)
 
-    def shape(self) -> Shape:
-        """What every window looks like. Raises CheckpointError if the manifest does not say."""
+    def shape(self) -> tuple[int, np.dtype[Any]]:
+        """D and the dtype of the vectors. Raises CheckpointError if the manifest does not say."""
         stored = self.manifest().get("vectors")
-        if (
-            not isinstance(stored, dict)
-            or not isinstance(stored.get("dimension"), int)
-            or stored.get("dtype") not in DTYPES
-        ):
+        given = stored if isinstance(stored, dict) else {}
+        if not isinstance(given.get("dimension"), int) or given.get("dtype") not in DTYPES:
             path = printable(self.folder / MANIFEST)
             raise CheckpointError(f"{path}: vectors: expected a dimension and a dtype, found {printable(stored, 80)}")
-        return Shape(stored["dimension"], stored["dtype"])
+        return given["dimension"], np.dtype(given["dtype"])
 
     def empty(self) -> bool:
         """Whether no window is there."""
@@ -125,28 +104,15 @@ class Parts:
         with atomic_write(self._path(number)) as temporary, temporary.open("wb") as stream:
             np.save(stream, block)
 
-    def has(self, number: int, window: Window, shape: Shape) -> bool:
-        """Whether the window is there, and a file of the right size that says it is what it must be."""
+    def read(self, number: int, lines: int, dimension: int, dtype: np.dtype[Any]) -> np.ndarray | None:
+        """(lines, D), mapped from the file; None where the window is not there, or is a file of something else."""
         try:
-            with self._path(number).open("rb") as stream:
-                if np.lib.format.read_magic(stream) != (1, 0):
-                    return False
-                size, by_columns, dtype = np.lib.format.read_array_header_1_0(stream)
-                there = os.fstat(stream.fileno()).st_size - stream.tell()
+            block = np.lib.format.open_memmap(self._path(number), mode="r")
+            whole = block.offset + block.nbytes == self._path(number).stat().st_size
         except (OSError, ValueError):
-            return False
-        whole = there == window.lines * shape.dimension * shape.numpy.itemsize
-        return whole and size == (window.lines, shape.dimension) and dtype == shape.numpy and not by_columns
-
-    def read(self, number: int, window: Window, shape: Shape) -> np.ndarray:
-        """(lines, D). Raises CheckpointError for a file that is something else."""
-        if not self.has(number, window, shape):
-            raise CheckpointError(
-                f"{printable(self._path(number))}: expected {window.lines} x {shape.dimension} {shape.dtype}, "
-                "found something else; --resume makes it again"
-            )
-        block: np.ndarray = np.load(self._path(number), allow_pickle=False)
-        return block
+            return None
+        right = (block.shape, block.dtype) == ((lines, dimension), dtype) and block.flags.c_contiguous
+        return block if whole and right else None
 
     @contextmanager
     def publishing(self) -> Iterator[Path]:
@@ -162,17 +128,17 @@ class Parts:
             os.fsync(descriptor)
             os.close(descriptor)
 
-    def clear(self) -> None:
-        """Removes what runs leave in the folder, the manifest last, and the folder if nothing else is in it."""
-        self.sweep()
-        with suppress(OSError):
-            self.folder.rmdir()
-
     def sweep(self) -> None:
-        """The same, but for the folder."""
+        """Removes what runs leave in the folder, the manifest last."""
         ours = sorted(path for path in self.folder.iterdir() if _OURS.fullmatch(path.name))
         for path in sorted(ours, key=lambda path: path.name == MANIFEST):
             path.unlink(missing_ok=True)
+
+    def clear(self) -> None:
+        """The same, and the folder if nothing else is in it."""
+        self.sweep()
+        with suppress(OSError):
+            self.folder.rmdir()
 
     def _path(self, number: int) -> Path:
         return self.folder / f"{number:08d}.npy"

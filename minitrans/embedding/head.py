@@ -1,0 +1,167 @@
+"""From the vectors of a text's tokens to one: pooling, then what some sentence-transformers folders put after it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from minitrans.errors import CheckpointError, NotSupportedError
+from minitrans.files import printable, read_json
+
+if TYPE_CHECKING:
+    from weights_convert.journal import Folder
+
+POOLINGS = ("mean", "cls", "max", "mean_sqrt_len", "weightedmean", "lasttoken")
+_HALVES = (torch.float16, torch.bfloat16)
+# The name in config.json -> what it means here. The name is never imported.
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "torch.nn.modules.activation.Tanh": torch.tanh,
+    "torch.nn.modules.linear.Identity": lambda x: x,
+}
+_USUAL = {"module_input_name": "sentence_embedding", "module_output_name": "sentence_embedding", "use_residual": False}
+MAX_WIDTH = 2**20
+
+
+def pool(states: Tensor, mask: Tensor, pooling: str) -> Tensor:
+    """(B, T, D) and (B, T), True = a token, to (B, D); padding takes no part, on whichever side it is.
+
+    Sums of half-precision states are made, and returned, in float32.
+
+    Args:
+        states: of the last layer.
+        mask: where there are tokens.
+        pooling: "mean"; "cls", the first token; "max" of each coordinate; "mean_sqrt_len", the sum over the square root of
+            the count; "weightedmean", token t counting t + 1 times (Muennighoff 2022, "SGPT"); "lasttoken".
+    """
+    rows = torch.arange(len(states), device=states.device)
+    if pooling == "cls":
+        return states[rows, mask.int().argmax(dim=1)]
+    if pooling == "lasttoken":
+        return states[rows, mask.shape[1] - 1 - mask.flip(1).int().argmax(dim=1)]
+    if pooling == "max":
+        return states.masked_fill(~mask.unsqueeze(-1), float("-inf")).amax(dim=1)
+    exact = torch.float32 if states.dtype in _HALVES else states.dtype
+    weights = mask.to(exact)  # (B, T)
+    if pooling == "weightedmean":
+        weights = weights * weights.cumsum(dim=1)  # 1, 2, 3, ... from the first token
+    total = (states.to(exact) * weights.unsqueeze(-1)).sum(dim=1)  # (B, D)
+    count = weights.sum(dim=1, keepdim=True).clamp(min=1)  # (B, 1)
+    return total / (count.sqrt() if pooling == "mean_sqrt_len" else count)
+
+
+class Dense(nn.Module):
+    """activation(x W^T + b).
+
+    Args:
+        weight: (out, in).
+        bias: (out), or None.
+        activation: a key of ACTIVATIONS.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, activation: str) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+        self.activation = activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in) -> (B, out)"""
+        return ACTIVATIONS[self.activation](F.linear(x, self.weight, self.bias))
+
+
+class Normalize(nn.Module):
+    """Every vector to length 1."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, D) -> (B, D)"""
+        return F.normalize(x, dim=-1)
+
+
+class Head(nn.Module):
+    """The pooling and the layers after it.
+
+    Args:
+        kinds: "Dense" and "Normalize", in their order.
+        dense: the layers of the first kind.
+        dtype: of the vectors.
+        device: where they are made.
+    """
+
+    def __init__(self, kinds: Sequence[str], dense: Sequence[Dense], dtype: torch.dtype, device: torch.device) -> None:
+        super().__init__()
+        rest = iter(dense)
+        self.layers = nn.ModuleList(Normalize() if kind == "Normalize" else next(rest) for kind in kinds)
+        self.to(device, dtype)
+        self.dtype = dtype
+        self.ends_normalized = kinds[-1:] == ["Normalize"]
+
+    def forward(self, states: Tensor, mask: Tensor, poolings: Sequence[str], normalize: bool) -> Tensor:
+        """(B, T, D) and (B, T) to (B, out): the poolings joined, then the layers; `normalize` rules a Normalize at their end."""
+        x = torch.cat([pool(states, mask, name) for name in poolings], dim=-1).to(self.dtype)
+        for layer in list(self.layers)[: len(self.layers) - self.ends_normalized]:
+            x = layer(x)
+        return F.normalize(x, dim=-1) if normalize else x
+
+    def out_width(self, width: int, poolings: Sequence[str]) -> int:
+        """How many numbers a vector has, of states that have D = `width`. Raises ValueError where the layers do not fit."""
+        width *= len(poolings)
+        for layer in self.layers:
+            if isinstance(layer, Dense):
+                out, needed = layer.weight.shape
+                if width != needed:
+                    raise ValueError(
+                        f"pooling: {', '.join(poolings)} gives {width} numbers, the Dense layer after it takes {needed}"
+                    )
+                width = out
+        return width
+
+
+def read_dense(folder: Folder) -> Dense:
+    """The layer in a folder with config.json and model.safetensors.
+
+    Raises:
+        CheckpointError: where a file is not what it must be. NotSupportedError: for options that are not offered.
+    """
+    from weights_convert.checkpoint import open_checkpoint
+
+    path = folder.path("config.json")
+    stored = read_json(path)
+    shape = (_width(path, stored, "out_features"), _width(path, stored, "in_features"))
+    activation = stored.get("activation_function", "torch.nn.modules.activation.Tanh")
+    if not isinstance(activation, str) or activation not in ACTIVATIONS:
+        raise NotSupportedError(
+            f"{printable(path)}: activation_function: expected one of {', '.join(ACTIVATIONS)}, "
+            f"found {printable(activation)!r}"
+        )
+    for key, usual in _USUAL.items():
+        if stored.get(key) not in (None, usual):
+            raise NotSupportedError(
+                f"{printable(path)}: {key}: only {usual!r} is offered, found {printable(stored[key])!r}"
+            )
+    shapes = {"linear.weight": shape, **({"linear.bias": shape[:1]} if stored.get("bias", True) else {})}
+    with open_checkpoint(folder) as checkpoint:
+        found = {key: info.shape for key, info in checkpoint.tensors.items()}
+        if found != shapes:
+            raise CheckpointError(
+                f"{printable(folder.path(checkpoint.files[0]))}: expected {_shown(shapes)}, found {_shown(found)}"
+            )
+        tensors = {key: checkpoint.read(key).clone() for key in shapes}
+    return Dense(tensors["linear.weight"], tensors.get("linear.bias"), activation)
+
+
+def _width(path: Path, stored: dict[str, Any], key: str) -> int:
+    width = stored.get(key)
+    if not isinstance(width, int) or isinstance(width, bool) or not 0 < width <= MAX_WIDTH:
+        raise CheckpointError(
+            f"{printable(path)}: {key}: expected a number from 1 to {MAX_WIDTH}, found {printable(width)}"
+        )
+    return width
+
+
+def _shown(shapes: dict[str, tuple[int, ...]]) -> str:
+    return ", ".join(f"{printable(key, 40)} {shape}" for key, shape in list(shapes.items())[:6]) or "no tensors"
