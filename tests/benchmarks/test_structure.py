@@ -26,7 +26,7 @@ def shape() -> dict[str, Any]:
     [
         pytest.param("files_entered", 10, marks=not_yet("20")),
         pytest.param("lines_executed", 170, marks=not_yet("274")),
-        pytest.param("circles", 0, marks=not_yet("1")),
+        ("circles", 0),
         ("up_arrows", 0),
         pytest.param("checks_percent", 7.99, marks=not_yet("14.7")),
         pytest.param("lines", 26_681, marks=not_yet("27,599")),
