@@ -13,7 +13,9 @@ from benchmarks import record as records
 from benchmarks.attention_cases import Case, cases, make
 from benchmarks.measuring import Budget, interleaved_ms, limits, peak_bytes, quantiles
 from benchmarks.record import Record, commit, head, result_file, save
+from benchmarks.runs import verdict
 from benchmarks.sweep import DeviceLostError, Job, attempt, is_done, run, sweep
+from benchmarks.tables import against_baseline
 
 CPU = torch.device("cpu")
 
@@ -111,6 +113,31 @@ def test_rows_of_another_commit_are_not_gone_on_with(tmp_path: Path):
     Record(tmp_path / "found.json", {"commit": "a"}).finish()
     with pytest.raises(ValueError, match="expected rows of this commit, found some of a"):
         Record(tmp_path / "found.json", {"commit": "b"}, resume=True)
+
+
+def test_the_baseline_is_the_fastest_that_is_not_ours():
+    times = {"minitrans": 1.0, "minitrans varlen": 4.0, "slow": 3.0, "fast": 2.0}
+    rows = [
+        {"case": "a", "provider": name, "mode": "forward", "status": "timed", "ms": quantiles([ms])}
+        for name, ms in times.items()
+    ]
+    rows.append({"case": "a", "provider": "absent", "mode": "all", "status": "unserved"})
+    rows.append({**rows[0], "case": "b"})  # alone
+    found = {(row["case"], row["provider"]): (row.get("baseline"), row.get("times")) for row in against_baseline(rows)}
+    assert found == {
+        ("a", "minitrans"): ("fast", 2.0), ("a", "minitrans varlen"): ("fast", 0.5), ("a", "slow"): ("fast", 2 / 3),
+        ("a", "fast"): ("fast", 1.0), ("b", "minitrans"): (None, None),
+    }  # fmt: skip
+    assert {row.get("baseline") for row in against_baseline(rows, "slow")} == {"slow", None}
+
+
+def test_an_error_may_be_as_large_as_allowed_and_no_larger():
+    assert "status" not in verdict({"a": 1.0, "b": 0.0}, {"a": 1.0, "b": 0.0})
+    for error in (1.01, float("inf"), float("nan")):
+        row = verdict({"a": 0.5, "b": error}, {"a": 1.0, "b": 1.0})
+        assert row["status"] == "wrong"
+        assert row["reason"].startswith("b: error")
+        assert row["error"] == {"a": 0.5, "b": 1.01 if error == 1.01 else None}
 
 
 def job(key: dict[str, str], checks: dict[str, object], begin: object = lambda: None) -> Job:
