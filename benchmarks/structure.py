@@ -171,12 +171,14 @@ def shape() -> dict[str, Any]:
     edges = graph()
     ran = forward()
     packages = sums(of=_package)
+    above = sums(of=lambda module: _package(module) if module not in BASEMENT else None)["minitrans"]
     return {
         "files_entered": max(map(len, ran.values())),
         "lines_executed": max(sum(lines.values()) for lines in ran.values()),
         "circles": len(circles(edges)),
         "up_arrows": len(up_arrows(edges)),
         "checks_percent": 100 * packages["minitrans"][2] / packages["minitrans"][1],
+        "checks_percent_above_the_basement": 100 * above[2] / above[1],
         "lines": sum(lines for lines, _, _ in packages.values()),
         "forward": ran,
         "circles_found": circles(edges),
@@ -224,7 +226,9 @@ def import_seconds(runs: int = 7) -> dict[str, dict[str, float]]:
 
 def tables(found: dict[str, Any]) -> Iterator[str]:
     """What was measured, in markdown."""
-    names = ("files_entered", "lines_executed", "circles", "up_arrows", "checks_percent", "lines")
+    names = (
+        "files_entered", "lines_executed", "circles", "up_arrows", "checks_percent", "checks_percent_above_the_basement", "lines",
+    )  # fmt: skip
     rows = [[name.replace("_", " "), found[name]] for name in names]
     timed = {
         **{f"microseconds of a small call, {name}": each for name, each in found["overhead"]["microseconds"].items()},
