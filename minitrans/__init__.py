@@ -13,9 +13,9 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-__version__ = "0.1.0"
+from minitrans.families import FAMILIES, HEADS, auto_name, class_names
 
-_TASKS = ("Model", "ForMaskedLM", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")
+__version__ = "0.1.0"
 
 # public name -> the module that has it
 _EXPORTS = {
@@ -27,43 +27,8 @@ _EXPORTS = {
         ),
         "minitrans.attention",
     ),
-    **dict.fromkeys(
-        (
-            "AutoConfig", "AutoModel", "AutoModelForCausalLM", "AutoModelForMaskedLM", "AutoModelForMultipleChoice",
-            "AutoModelForNextSentencePrediction", "AutoModelForPreTraining", "AutoModelForQuestionAnswering",
-            "AutoModelForSequenceClassification", "AutoModelForTokenClassification",
-        ),
-        "minitrans.models.auto",
-    ),
-    **dict.fromkeys(
-        (
-            "BertConfig", "BertModel", "BertForMaskedLM", "BertForMultipleChoice", "BertForNextSentencePrediction",
-            "BertForPreTraining", "BertForQuestionAnswering", "BertForSequenceClassification",
-            "BertForTokenClassification", "BertLMHeadModel",
-        ),
-        "minitrans.models.bert",
-    ),
-    **{
-        f"{prefix}{suffix}": f"minitrans.models.{module}"
-        for module, prefix in (
-            ("roberta", "Roberta"), ("xlm_roberta", "XLMRoberta"), ("camembert", "Camembert"),
-            ("roberta_prelayernorm", "RobertaPreLayerNorm"),
-        )
-        for suffix in (*_TASKS, "Config", "ForCausalLM", "ForMultipleChoice")
-    },
-    **{
-        f"Albert{suffix}": "minitrans.models.albert"
-        for suffix in (*_TASKS, "Config", "ForMultipleChoice", "ForPreTraining")
-    },
-    **{
-        f"Electra{suffix}": "minitrans.models.electra"
-        for suffix in (*_TASKS, "Config", "ForCausalLM", "ForMultipleChoice", "ForPreTraining")
-    },
-    **{
-        f"{prefix}{suffix}": f"minitrans.models.{module}"
-        for module, prefix in (("distilbert", "DistilBert"), ("mpnet", "MPNet"))
-        for suffix in (*_TASKS, "Config", "ForMultipleChoice")
-    },
+    **dict.fromkeys(("AutoConfig", *map(auto_name, HEADS)), "minitrans.models.auto"),
+    **{name: f"minitrans.models.{module}" for name, module in class_names().items()},
     **dict.fromkeys(("Transformer", "TransformerConfig"), "minitrans.models.transformer"),
     "Encoder": "minitrans.embedding",
     "pack": "minitrans.packing",
@@ -71,16 +36,12 @@ _EXPORTS = {
     "AutoTokenizer": "minitrans.tokenizers.auto",
     "BatchEncoding": "minitrans.tokenizers.batch_encoding",
     "Tokenizer": "minitrans.tokenizers.tokenizer",
-    **dict.fromkeys(
-        (
-            "BertTokenizer", "BertTokenizerFast", "RobertaTokenizer", "RobertaTokenizerFast", "XLMRobertaTokenizer",
-            "XLMRobertaTokenizerFast", "CamembertTokenizer", "CamembertTokenizerFast", "DistilBertTokenizer",
-            "DistilBertTokenizerFast", "AlbertTokenizer", "AlbertTokenizerFast", "ElectraTokenizer", "ElectraTokenizerFast",
-            "MPNetTokenizer", "MPNetTokenizerFast",
-            "PreTrainedTokenizerFast",
-        ),
-        "minitrans.tokenizers.classes",
-    ),
+    **{
+        f"{row.tokenizer}{suffix}": "minitrans.tokenizers.classes"
+        for row in FAMILIES.values()
+        for suffix in ("", "Fast")
+    },
+    "PreTrainedTokenizerFast": "minitrans.tokenizers.classes",
     **dict.fromkeys(
         ("AdamW", "get_constant_schedule_with_warmup", "get_linear_schedule_with_warmup", "get_noam_schedule"),
         "minitrans.training.optimization",

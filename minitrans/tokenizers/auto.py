@@ -7,46 +7,22 @@ from pathlib import Path
 from typing import Any
 
 from minitrans.errors import CheckpointError
+from minitrans.families import FAMILIES
 from minitrans.files import printable, read_json
 from minitrans.hub import local_folder
-from minitrans.tokenizers.classes import (
-    AlbertTokenizer,
-    BertTokenizer,
-    CamembertTokenizer,
-    DistilBertTokenizer,
-    ElectraTokenizer,
-    MPNetTokenizer,
-    RobertaTokenizer,
-    XLMRobertaTokenizer,
-)
+from minitrans.tokenizers import classes
+from minitrans.tokenizers.classes import BertTokenizer, RobertaTokenizer
 from minitrans.tokenizers.loading import MODEL_CONFIG_FILE, PATTERNS, TOKENIZER_FILE
 from minitrans.tokenizers.settings import CONFIG_FILE
 from minitrans.tokenizers.tokenizer import Tokenizer
 
-CLASSES: dict[str, type[Tokenizer]] = {
-    "BertTokenizer": BertTokenizer,
-    "DistilBertTokenizer": DistilBertTokenizer,
-    "ElectraTokenizer": ElectraTokenizer,
-    "AlbertTokenizer": AlbertTokenizer,
-    "MPNetTokenizer": MPNetTokenizer,
-    "RobertaTokenizer": RobertaTokenizer,
-    "XLMRobertaTokenizer": XLMRobertaTokenizer,
-    "CamembertTokenizer": CamembertTokenizer,
-    "PreTrainedTokenizer": Tokenizer,
-    "TokenizersBackend": Tokenizer,
-}
-MODEL_TYPES: dict[str, type[Tokenizer]] = {
-    "bert": BertTokenizer,
-    "roberta": RobertaTokenizer,
-    "xlm-roberta": XLMRobertaTokenizer,
-    "camembert": CamembertTokenizer,
-    "distilbert": DistilBertTokenizer,
-    "electra": ElectraTokenizer,
-    "albert": AlbertTokenizer,
-    "mpnet": MPNetTokenizer,
-    "roberta-prelayernorm": RobertaTokenizer,
-}
 _BY_FILE = {"vocab.txt": BertTokenizer, "merges.txt": RobertaTokenizer}  # a sentencepiece file alone does not tell
+
+
+def known_classes() -> dict[str, type[Tokenizer]]:
+    """The tokenizers of the families, and the names of what is read from tokenizer.json alone."""
+    named = {row.tokenizer: getattr(classes, row.tokenizer) for row in FAMILIES.values()}
+    return {**named, "PreTrainedTokenizer": Tokenizer, "TokenizersBackend": Tokenizer}
 
 
 def tokenizer_class(folder: Path) -> type[Tokenizer]:
@@ -60,15 +36,15 @@ def tokenizer_class(folder: Path) -> type[Tokenizer]:
         name = read_json(path).get("tokenizer_class") if os.path.lexists(path) else None
         if name is None:
             continue
-        found = CLASSES.get(name.removesuffix("Fast")) if isinstance(name, str) else None
+        found = known_classes().get(name.removesuffix("Fast")) if isinstance(name, str) else None
         if found is None:
             raise CheckpointError(
-                f"{printable(path)}: tokenizer_class: expected one of {', '.join(CLASSES)}, found {printable(name)!r}"
+                f"{printable(path)}: tokenizer_class: expected one of {', '.join(known_classes())}, found {printable(name)!r}"
             )
         return found
     model_type = read_json(model_config).get("model_type") if os.path.lexists(model_config) else None
-    if isinstance(model_type, str) and model_type in MODEL_TYPES:
-        return MODEL_TYPES[model_type]
+    if isinstance(model_type, str) and model_type in FAMILIES:
+        return known_classes()[FAMILIES[model_type].tokenizer]
     if os.path.lexists(folder / TOKENIZER_FILE):
         return Tokenizer
     for file, found in _BY_FILE.items():
@@ -76,7 +52,7 @@ def tokenizer_class(folder: Path) -> type[Tokenizer]:
             return found
     raise CheckpointError(
         f"{printable(folder)}: expected {TOKENIZER_FILE}, a tokenizer_class in {CONFIG_FILE} or a model_type of "
-        f"{', '.join(MODEL_TYPES)} in {MODEL_CONFIG_FILE}, found none; name the class, as BertTokenizer.from_pretrained"
+        f"{', '.join(FAMILIES)} in {MODEL_CONFIG_FILE}, found none; name the class, as BertTokenizer.from_pretrained"
     )
 
 
