@@ -8,13 +8,9 @@ from dataclasses import dataclass
 import torch
 from minitrans_kernels import layers
 from minitrans_kernels.dropout import dropout_mask
-from minitrans_kernels.layers.embedding import reference as embedding
-from minitrans_kernels.layers.gelu import reference as gelu
-from minitrans_kernels.layers.layer_norm import reference as layer_norm
-from minitrans_kernels.layers.masked_loss import reference as masked_loss
-from minitrans_kernels.layers.packing import reference as packing
-from minitrans_kernels.layers.rms import reference as rms
 from torch import Tensor
+
+from tests.kernels import layer_references as meaning
 
 SEED = 1234
 EPS = 1e-5
@@ -50,7 +46,7 @@ def layer_norm_call(shape: tuple[int, ...], p: float = 0.0, bias: bool = True, r
 
     def reference(x: Tensor, residual: Tensor, weight: Tensor, *bias: Tensor) -> Outputs:
         kept = dropout_mask((rows, width), p, SEED, device=x.device).view(shape) if p else None
-        found = layer_norm.add_dropout_layer_norm(x, residual, weight, *(bias or (None,)), EPS, kept, p)
+        found = meaning.add_dropout_layer_norm(x, residual, weight, *(bias or (None,)), EPS, kept, p)
         return found if return_sum else found[:1]
 
     vectors = (1.0 + normal(width), normal(width, seed=1))
@@ -62,7 +58,7 @@ def rms_norm_call(shape: tuple[int, ...]) -> Call:
         return (layers.rms_norm(x, weight, eps=EPS),)
 
     def reference(x: Tensor, weight: Tensor) -> Outputs:
-        return (rms.rms_norm(x, weight, EPS),)
+        return (meaning.rms_norm(x, weight, EPS),)
 
     return Call((normal(*shape), 1.0 + normal(shape[-1])), ours, reference)
 
@@ -72,7 +68,7 @@ def bias_gelu_call(shape: tuple[int, ...], approximate: str = "none") -> Call:
         return (layers.bias_gelu(x, bias, approximate=approximate),)
 
     def reference(x: Tensor, bias: Tensor) -> Outputs:
-        return (gelu.bias_gelu(x, bias, approximate),)
+        return (meaning.bias_gelu(x, bias, approximate),)
 
     return Call((2.0 * normal(*shape), normal(shape[-1])), ours, reference)
 
@@ -96,7 +92,7 @@ def embedding_call(batch: int, length: int, width: int, p: float = 0.0, types: b
         position = torch.where(
             torch.arange(position.shape[0], device=word.device)[:, None] == 1, position.detach(), position
         )
-        found = embedding.embedding_layer_norm(
+        found = meaning.embedding_layer_norm(
             ids.to(word.device), positions.to(word.device).expand(batch, length),
             None if kinds is None else kinds.to(word.device),
             word, position, *(token_type or (None,)), weight, bias, EPS, kept if p else None, p,
@@ -117,7 +113,7 @@ def masked_loss_call(rows: int, width: int, size: int, share: float = 0.5, bias:
         return (layers.masked_lm_loss(hidden, labels.to(hidden.device), weight, *(bias or (None,))),)
 
     def reference(hidden: Tensor, weight: Tensor, *bias: Tensor) -> Outputs:
-        found = masked_loss.masked_lm_loss(hidden, labels.to(hidden.device), weight, *(bias or (None,)), -100)
+        found = meaning.masked_lm_loss(hidden, labels.to(hidden.device), weight, *(bias or (None,)), -100)
         return (found,)
 
     inputs = (normal(rows, width), normal(size, width) * width**-0.5, normal(size))
@@ -133,8 +129,8 @@ def packing_call(shape: tuple[int, ...]) -> Call:
         return packed, layers.unpack_rows(packed, indices.to(x.device), shape[0], shape[1])
 
     def reference(x: Tensor) -> Outputs:
-        packed = packing.pack_rows(x, indices)
-        return packed, packing.unpack_rows(packed, indices, shape[0], shape[1])
+        packed = meaning.pack_rows(x, indices)
+        return packed, meaning.unpack_rows(packed, indices, shape[0], shape[1])
 
     return Call((normal(*shape),), ours, reference)
 

@@ -1,11 +1,15 @@
-"""The memory-bound layers around attention, each one pass forward and one backward."""
+"""The memory-bound layers around attention, each one pass forward and one backward.
 
-from minitrans_kernels.layers.embedding.functions import embedding_layer_norm
-from minitrans_kernels.layers.gelu.functions import bias_gelu
-from minitrans_kernels.layers.layer_norm.functions import add_dropout_layer_norm
-from minitrans_kernels.layers.masked_loss.functions import masked_lm_loss
-from minitrans_kernels.layers.packing.functions import pack_rows, unpack_rows
-from minitrans_kernels.layers.rms.functions import rms_norm
+A layer is two files or three: `gelu`, say, has the function that users call, its operator and its PyTorch path, and
+`gelu_kernels` the kernels with their launches, imported where Triton runs and not before.
+"""
+
+from minitrans_kernels.layers.embedding import embedding_layer_norm
+from minitrans_kernels.layers.gelu import bias_gelu
+from minitrans_kernels.layers.layer_norm import add_dropout_layer_norm
+from minitrans_kernels.layers.masked_loss import masked_lm_loss
+from minitrans_kernels.layers.packing import pack_rows, unpack_rows
+from minitrans_kernels.layers.rms import rms_norm
 
 __all__ = [
     "add_dropout_layer_norm",

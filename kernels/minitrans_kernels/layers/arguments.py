@@ -1,4 +1,4 @@
-"""Checks that the functions of this folder share; all raise before any launch."""
+"""The checks that the functions of this folder share; all raise before any launch."""
 
 from __future__ import annotations
 
@@ -16,12 +16,7 @@ MAX_EMBEDDING_WIDTH = 4096
 
 
 def check_floats(anchor: Tensor, **operands: Tensor | None) -> None:
-    """Raise unless all operands are floating point, on the device of the anchor, and of a dtype that its path computes.
-
-    Raises:
-        TypeError: for a dtype that is not floating point, and for float64 where Triton would compute.
-        ValueError: for an operand on another device.
-    """
+    """Raise unless all operands are floating point, on the device of the anchor, and of a dtype that its path computes."""
     for name, tensor in operands.items():
         if tensor is None:
             continue
@@ -48,10 +43,9 @@ def check_width(name: str, tensor: Tensor, limit: int = MAX_WIDTH) -> int:
     """The size D of the last dimension; ValueError where it is missing, empty, or wider than a kernel's tile."""
     if tensor.ndim == 0 or tensor.shape[-1] == 0:
         raise ValueError(f"{name} must be (..., D) with D at least 1, got shape {tuple(tensor.shape)}")
-    width = tensor.shape[-1]
-    if width > limit and runs_on_triton(tensor):
+    if tensor.shape[-1] > limit and runs_on_triton(tensor):
         raise ValueError(f"the kernel holds rows of at most {limit}, {name} has shape {tuple(tensor.shape)}")
-    return width
+    return tensor.shape[-1]
 
 
 def check_eps(eps: float) -> None:
@@ -61,11 +55,7 @@ def check_eps(eps: float) -> None:
 
 
 def checked_seed(p: float, seed: int | Tensor | None, device: torch.device) -> Tensor | None:
-    """The seed as a (1) int64 tensor on the device, or None where nothing is dropped.
-
-    Raises:
-        ValueError: where p is outside [0, 1), or positive without a seed.
-    """
+    """The seed as a (1) int64 tensor on the device, None where nothing is dropped; ValueError for a wrong p, or no seed."""
     threshold(p)
     if p == 0.0:
         return None

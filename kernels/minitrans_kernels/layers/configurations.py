@@ -12,14 +12,15 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from minitrans_kernels.layers import (
+    embedding_kernels,
+    gelu_kernels,
+    layer_norm_kernels,
+    masked_loss_kernels,
+    packing_kernels,
+    rms_kernels,
+)
 from minitrans_kernels.layers.arguments import MAX_EMBEDDING_WIDTH
-from minitrans_kernels.layers.embedding import launch as embedding
-from minitrans_kernels.layers.embedding.pytorch import Lookup
-from minitrans_kernels.layers.gelu import launch as gelu
-from minitrans_kernels.layers.layer_norm import launch as layer_norm
-from minitrans_kernels.layers.masked_loss import launch as masked_loss
-from minitrans_kernels.layers.packing import launch as packing
-from minitrans_kernels.layers.rms import launch as rms
 
 # MiniLM's width, BERT's two, one that is no multiple of 16, and the widest of the kernels
 WIDTHS = {
@@ -57,9 +58,11 @@ def _layer_norm(dtype: torch.dtype, width: int, dropout_p: float) -> None:
     rows, weight = _empty(_TOKENS, width, dtype=dtype), _empty(width, dtype=dtype)
     seed = _empty(1, dtype=torch.int64) if dropout_p else None
     for keep_sum in (False, True):
-        y, z, mean, rstd = layer_norm.forward(rows, rows, weight, weight, seed, 1e-12, dropout_p, keep_sum)
+        y, z, mean, rstd = layer_norm_kernels.forward(rows, rows, weight, weight, seed, 1e-12, dropout_p, keep_sum)
     for grad_z in (None, z):
-        layer_norm.backward(y, grad_z, z, weight, weight, mean, rstd, seed, dropout_p, seed is not None, dtype, dtype)
+        layer_norm_kernels.backward(
+            y, grad_z, z, weight, weight, mean, rstd, seed, dropout_p, seed is not None, dtype, dtype
+        )
 
 
 def _embedding(dtype: torch.dtype, width: int, dropout_p: float) -> None:
@@ -67,34 +70,35 @@ def _embedding(dtype: torch.dtype, width: int, dropout_p: float) -> None:
     word, position = _empty(VOCABULARY, width, dtype=dtype), _empty(512, width, dtype=dtype)
     seed = _empty(1, dtype=torch.int64) if dropout_p else None
     for token_type in (None, _empty(2, width, dtype=dtype)):
-        lookup = Lookup(ids, ids, None if token_type is None else ids, word, position, token_type)
-        y, mean, rstd = embedding.forward(lookup, weight, weight, seed, 1e-12, dropout_p)
-        embedding.backward(y, lookup, weight, weight, mean, rstd, seed, dropout_p, 0, -1)
+        lookup = (ids, ids, None if token_type is None else ids), (word, position, token_type)
+        y, mean, rstd = embedding_kernels.forward(*lookup, weight, weight, seed, 1e-12, dropout_p)
+        embedding_kernels.backward(y, *lookup, weight, weight, mean, rstd, seed, dropout_p, 0, -1)
 
 
 def _rms_norm(dtype: torch.dtype, width: int) -> None:
     rows, weight = _empty(_TOKENS, width, dtype=dtype), _empty(width, dtype=dtype)
-    y, rstd = rms.forward(rows, weight, 1e-6)
-    rms.backward(y, rows, weight, rstd)
+    y, rstd = rms_kernels.forward(rows, weight, 1e-6)
+    rms_kernels.backward(y, rows, weight, rstd)
 
 
 def _gelu(dtype: torch.dtype, width: int, approximate: str) -> None:
     rows, bias = _empty(_TOKENS, 4 * width, dtype=dtype), _empty(4 * width, dtype=dtype)
-    y = gelu.forward(rows, bias, approximate)
-    gelu.backward(y, rows, bias, approximate)
+    y = gelu_kernels.forward(rows, bias, approximate)
+    gelu_kernels.backward(y, rows, bias, approximate)
 
 
 def _packing(dtype: torch.dtype, width: int) -> None:
     rows, indices = _empty(_TOKENS, width, dtype=dtype), _empty(_TOKENS // 2, dtype=torch.int64)
-    packing.unpack(packing.pack(rows, indices), indices, _TOKENS)
+    packed = packing_kernels.copy_rows(rows, indices, rows[::2].contiguous(), scatter=False)
+    packing_kernels.copy_rows(packed, indices, rows, scatter=True)
 
 
 def _masked_loss(dtype: torch.dtype, width: int, has_bias: bool) -> None:
     hidden, weight = _empty(_TOKENS, width, dtype=dtype), _empty(VOCABULARY, width, dtype=dtype)
     bias = _empty(VOCABULARY, dtype=dtype) if has_bias else None
     rows, count = _empty(_TOKENS, dtype=torch.int64), _empty(dtype=torch.int64)
-    loss, statistics = masked_loss.forward(hidden, rows, weight, bias, rows, count)
-    masked_loss.backward(loss, hidden, rows, weight, bias, rows, count, statistics)
+    loss, statistics = masked_loss_kernels.forward(hidden, rows, weight, bias, rows, count)
+    masked_loss_kernels.backward(loss, hidden, rows, weight, bias, rows, count, statistics)
 
 
 def _empty(*shape: int, dtype: torch.dtype) -> Tensor:

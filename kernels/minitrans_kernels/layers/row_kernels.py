@@ -1,4 +1,4 @@
-"""What the layer norm and embedding kernels do to a tile of whole rows: the functions of `rows`, on the device."""
+"""What the kernels of this folder share: functions of a tile of whole rows, and the sum of what programs leave."""
 # mypy: disable-error-code="untyped-decorator, no-untyped-def, no-untyped-call"
 # ruff: noqa: N803
 
@@ -40,3 +40,22 @@ def drop(value, seed, row, column_key, threshold, scale):
     """Dropout of the rows `row`; `column_key` is that of stream 0, computed once for all rows."""
     kept = keep(row_keys(seed, 0, row)[:, None], column_key, threshold)
     return tl.where(kept, value * scale, 0.0)
+
+
+@triton.jit
+def sum_partials_kernel(partials, first, second, count, width, BLOCK_P: tl.constexpr, BLOCK_D: tl.constexpr):
+    """Sum partials (1 or 2, P, D) over P, into `first` (D) and, from the second plane, into `second` (D)."""
+    column = tl.program_id(0) * BLOCK_D + tl.arange(0, BLOCK_D)
+    plane = tl.program_id(1)
+    inside = column < width
+    base = partials + plane.to(tl.int64) * count * width
+    total = tl.zeros((BLOCK_P, BLOCK_D), tl.float32)
+    for start in range(0, count, BLOCK_P):
+        row = start + tl.arange(0, BLOCK_P)
+        mask = (row < count)[:, None] & inside[None, :]
+        total += tl.load(base + row[:, None].to(tl.int64) * width + column[None, :], mask, other=0.0)
+    result = tl.sum(total, 0)
+    if plane == 0:
+        tl.store(first + column, result, inside)
+    else:
+        tl.store(second + column, result, inside)

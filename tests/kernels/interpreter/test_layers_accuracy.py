@@ -8,7 +8,7 @@ from itertools import product
 import pytest
 import torch
 from minitrans_kernels import layers
-from minitrans_kernels.layers.masked_loss import launch as masked_loss
+from minitrans_kernels.layers import masked_loss_kernels
 
 from tests.kernels.layer_cases import (
     EPS,
@@ -100,8 +100,8 @@ def test_masked_loss(call: Call, dtype: torch.dtype, layout: str) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_masked_loss_over_several_splits_and_chunks(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(masked_loss, "_SPLIT", 128)
-    monkeypatch.setattr(masked_loss, "_CHUNK", 128)
+    monkeypatch.setattr(masked_loss_kernels, "_SPLIT", 128)
+    monkeypatch.setattr(masked_loss_kernels, "_CHUNK", 128)
     assert_accurate(masked_loss_call(140, 20, 3 * 128 + 5), dtype)
 
 

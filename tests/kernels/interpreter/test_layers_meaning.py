@@ -8,9 +8,9 @@ import pytest
 import torch
 from minitrans_kernels import layers
 from minitrans_kernels.dropout import dropout_mask
-from minitrans_kernels.layers.embedding.launch import _table_gradient as table_gradient
+from minitrans_kernels.layers import masked_loss_kernels
+from minitrans_kernels.layers.embedding_table_kernels import table_gradient
 from minitrans_kernels.layers.launching import sum_partials
-from minitrans_kernels.layers.masked_loss import launch as masked_loss
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -140,7 +140,7 @@ def test_a_label_that_does_not_exist_shows() -> None:
 
 
 def test_a_bias_may_exclude_entries(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(masked_loss, "_SPLIT", 64)
+    monkeypatch.setattr(masked_loss_kernels, "_SPLIT", 64)
     hidden, weight, labels = normal(4, 6).float(), normal(200, 6).float(), torch.tensor([70, 71, 150, -100])
     bias = torch.zeros(200)
     bias[:64] = bias[128:140] = -torch.inf
@@ -163,8 +163,8 @@ class Sizes(TorchDispatchMode):
 
 
 def test_logits_are_never_stored(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(masked_loss, "_SPLIT", 128)
-    monkeypatch.setattr(masked_loss, "_CHUNK", 128)
+    monkeypatch.setattr(masked_loss_kernels, "_SPLIT", 128)
+    monkeypatch.setattr(masked_loss_kernels, "_CHUNK", 128)
     count, width, size = 256, 16, 2048
     hidden, weight = normal(count, width).float().requires_grad_(), normal(size, width).float().requires_grad_()
     with Sizes() as sizes:

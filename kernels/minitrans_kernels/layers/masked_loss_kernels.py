@@ -8,8 +8,22 @@ count is on the device, so the grid covers all N rows and programs beyond the co
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
+import torch.nn.functional as F
 import triton
 import triton.language as tl
+from torch import Tensor
+
+from minitrans_kernels.layers import launching
+from minitrans_kernels.layers.masked_loss_gradient_kernels import hidden_gradient_kernel, weight_gradient_kernel
+
+# vocabulary entries that one program of the forward walks over, and whose gradients the backward stores at a time
+_SPLIT = 2048
+_CHUNK = 4096
+_JOIN = 128
+_ALIGNMENT = 16
 
 
 @triton.jit
@@ -22,22 +36,10 @@ def _part(pointers, inside, WHOLE: tl.constexpr):
 
 @triton.jit
 def _logits(
-    hidden,
-    weight,
-    bias,
-    row,
-    first,
-    width,
-    hidden_stride,
-    weight_stride,
-    vocabulary,
-    BLOCK_N: tl.constexpr,
-    BLOCK_V: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    WHOLE: tl.constexpr,
-    HAS_BIAS: tl.constexpr,
+    hidden, weight, bias, row, first, width, hidden_stride, weight_stride, vocabulary,
+    BLOCK_N: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_D: tl.constexpr, WHOLE: tl.constexpr, HAS_BIAS: tl.constexpr,
     PRECISION: tl.constexpr,
-):
+):  # fmt: skip
     """Logits (BLOCK_N, BLOCK_V) of hidden rows `row` and vocabulary entries from `first` on; -inf beyond the vocabulary."""
     place = tl.arange(0, BLOCK_V)
     existing = tl.minimum(place, vocabulary - 1 - first)
@@ -57,28 +59,11 @@ def _logits(
 
 @triton.jit
 def partial_lse_kernel(
-    hidden,
-    labels,
-    weight,
-    bias,
-    order,
-    count,
-    maxima,
-    sums,
-    targets,
-    rows,
-    width,
-    hidden_stride,
-    weight_stride,
-    vocabulary,
-    SPLIT: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_V: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    WHOLE: tl.constexpr,
-    HAS_BIAS: tl.constexpr,
+    hidden, labels, weight, bias, order, count, maxima, sums, targets,
+    rows, width, hidden_stride, weight_stride, vocabulary, SPLIT: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_D: tl.constexpr, WHOLE: tl.constexpr, HAS_BIAS: tl.constexpr,
     PRECISION: tl.constexpr,
-):
+):  # fmt: skip
     """Over one split of the vocabulary and for each slot: the largest logit, the sum of exponentials, the label's logit.
 
     maxima, sums and targets are (splits, N), by slot.
@@ -115,18 +100,7 @@ def partial_lse_kernel(
 
 @triton.jit
 def join_lse_kernel(
-    labels,
-    order,
-    count,
-    maxima,
-    sums,
-    targets,
-    statistics,
-    losses,
-    rows,
-    splits,
-    vocabulary,
-    BLOCK_N: tl.constexpr,
+    labels, order, count, maxima, sums, targets, statistics, losses, rows, splits, vocabulary, BLOCK_N: tl.constexpr
 ):
     """statistics (2, N), largest logit and sum of exponentials, and losses (N), by slot, from those of the splits.
 
@@ -154,29 +128,11 @@ def join_lse_kernel(
 
 @triton.jit
 def logit_gradients_kernel(
-    hidden,
-    labels,
-    weight,
-    bias,
-    order,
-    count,
-    statistics,
-    grads,
-    bias_parts,
-    rows,
-    width,
-    hidden_stride,
-    weight_stride,
-    vocabulary,
-    begin,
-    CHUNK: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_V: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    WHOLE: tl.constexpr,
-    HAS_BIAS: tl.constexpr,
+    hidden, labels, weight, bias, order, count, statistics, grads, bias_parts,
+    rows, width, hidden_stride, weight_stride, vocabulary, begin, CHUNK: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_D: tl.constexpr, WHOLE: tl.constexpr, HAS_BIAS: tl.constexpr,
     PRECISION: tl.constexpr,
-):
+):  # fmt: skip
     """Probability less one-hot label, of the vocabulary from `begin` on: grads (whole tiles of slots, CHUNK), zeros elsewhere.
 
     bias_parts (tiles of slots, CHUNK) holds their sums over each tile of slots. The factor grad / count comes later, in
@@ -205,3 +161,81 @@ def logit_gradients_kernel(
     tl.store(tile + tl.arange(0, BLOCK_N)[:, None] * CHUNK + place[None, :], grad.to(grads.dtype.element_ty))
     if HAS_BIAS:
         tl.store(bias_parts + tl.program_id(0).to(tl.int64) * CHUNK + place, tl.sum(grad, 0))
+
+
+def forward(
+    hidden: Tensor, labels: Tensor, weight: Tensor, bias: Tensor | None, order: Tensor, count: Tensor
+) -> tuple[Tensor, Tensor]:
+    """(mean loss, largest logit and sum of exponentials (2, N)), without a look at the count."""
+    rows, vocabulary = hidden.shape[0], weight.shape[0]
+    hidden, weight, labels = _aligned(hidden), _aligned(weight), labels.contiguous()
+    splits = triton.cdiv(vocabulary, _SPLIT)
+    maxima, sums, targets = (hidden.new_empty((splits, rows), dtype=torch.float32) for _ in range(3))
+    statistics = hidden.new_empty((2, rows), dtype=torch.float32)
+    losses = hidden.new_empty(rows, dtype=torch.float32)
+    outer, inner, options = _tile(hidden)
+    with launching.on(hidden.device):
+        partial_lse_kernel[(triton.cdiv(rows, outer), splits)](
+            hidden, labels, weight, weight if bias is None else bias.contiguous(), order, count, maxima, sums, targets,
+            rows, hidden.shape[1], hidden.stride(0), weight.stride(0), vocabulary,
+            SPLIT=_SPLIT, BLOCK_N=outer, BLOCK_V=outer, BLOCK_D=inner, WHOLE=hidden.shape[1] % inner == 0,
+            HAS_BIAS=bias is not None, **options,
+        )  # fmt: skip
+        join_lse_kernel[(triton.cdiv(rows, _JOIN),)](
+            labels, order, count, maxima, sums, targets, statistics, losses, rows, splits, vocabulary,
+            BLOCK_N=_JOIN, num_warps=4,
+        )  # fmt: skip
+    return losses.sum() / count, statistics
+
+
+def backward(
+    grad_loss: Tensor, hidden: Tensor, labels: Tensor, weight: Tensor, bias: Tensor | None, order: Tensor,
+    count: Tensor, statistics: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Gradients of (hidden, weight, bias), zeros where nothing is labelled; the last (0) without a bias."""
+    (rows, width), vocabulary = hidden.shape, weight.shape[0]
+    hidden, weight, labels = _aligned(hidden), _aligned(weight), labels.contiguous()
+    outer, inner, options = _tile(hidden)
+    tiles, strips = triton.cdiv(rows, outer), triton.cdiv(width, outer)
+    grads = hidden.new_empty((tiles * outer, _CHUNK))
+    bias_parts = hidden.new_empty((tiles, _CHUNK), dtype=torch.float32)
+    sums = hidden.new_empty((rows if vocabulary > _CHUNK else 0, width), dtype=torch.float32)
+    grad_hidden, grad_weight = hidden.new_zeros((rows, width)), weight.new_empty((vocabulary, width))
+    grad_bias = weight.new_empty(0) if bias is None else bias.new_empty(vocabulary)
+    has_bias = bias is not None
+    with launching.on(hidden.device):
+        for begin in range(0, vocabulary, _CHUNK):
+            blocks = triton.cdiv(min(_CHUNK, vocabulary - begin), outer)
+            logit_gradients_kernel[(tiles, blocks)](
+                hidden, labels, weight, weight if bias is None else bias.contiguous(), order, count, statistics, grads,
+                bias_parts, rows, hidden.shape[1], hidden.stride(0), weight.stride(0), vocabulary, begin, CHUNK=_CHUNK,
+                BLOCK_N=outer, BLOCK_V=outer, BLOCK_D=inner, WHOLE=hidden.shape[1] % inner == 0, HAS_BIAS=has_bias,
+                **options,
+            )  # fmt: skip
+            weight_gradient_kernel[(blocks, strips)](
+                grads, bias_parts, hidden, order, count, grad_loss, grad_weight, grad_bias if has_bias else grad_weight,
+                hidden.stride(0), vocabulary, begin, D=width, CHUNK=_CHUNK, TILE=outer,
+                BLOCK_V=outer, BLOCK_D=outer, BLOCK_N=inner, BLOCK_PARTS=16, HAS_BIAS=has_bias, **options,
+            )  # fmt: skip
+            hidden_gradient_kernel[(tiles, strips)](
+                grads, weight, order, count, grad_loss, sums, grad_hidden, weight.stride(0), vocabulary, begin,
+                D=width, CHUNK=_CHUNK, BLOCK_N=outer, BLOCK_D=outer, BLOCK_V=inner, **options,
+            )  # fmt: skip
+    return grad_hidden, grad_weight, grad_bias
+
+
+def _aligned(rows: Tensor) -> Tensor:
+    """The rows with dense elements and a stride that Triton can load from in whole vectors: zeros fill a width like 312."""
+    short = -rows.shape[1] % _ALIGNMENT
+    return F.pad(rows, (0, short)) if short else launching.contiguous_rows(rows)
+
+
+def _tile(hidden: Tensor) -> tuple[int, int, dict[str, Any]]:
+    """Edges of a product's tile, the two outer ones and the inner one, and how it is compiled.
+
+    float32 is multiplied as it is, unless PyTorch was told that less will do.
+    """
+    precision = "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"
+    if hidden.dtype == torch.float32:
+        return 64, 32, {"PRECISION": precision, "num_warps": 4, "num_stages": 2}
+    return 128, 64, {"PRECISION": precision, "num_warps": 8, "num_stages": 3}

@@ -10,27 +10,10 @@ import triton.language as tl
 
 @triton.jit
 def weight_gradient_kernel(
-    grads,
-    bias_parts,
-    hidden,
-    order,
-    count,
-    grad_loss,
-    grad_weight,
-    grad_bias,
-    hidden_stride,
-    vocabulary,
-    begin,
-    D: tl.constexpr,
-    CHUNK: tl.constexpr,
-    TILE: tl.constexpr,
-    BLOCK_V: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_PARTS: tl.constexpr,
-    HAS_BIAS: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
+    grads, bias_parts, hidden, order, count, grad_loss, grad_weight, grad_bias, hidden_stride, vocabulary, begin,
+    D: tl.constexpr, CHUNK: tl.constexpr, TILE: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_D: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_PARTS: tl.constexpr, HAS_BIAS: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
     """Rows of grad_weight (V, D) and entries of grad_bias (V) from `begin` on; grads are zero past the count, to a whole TILE."""
     labelled = tl.load(count)
     place = tl.program_id(0) * BLOCK_V + tl.arange(0, BLOCK_V)
@@ -61,23 +44,10 @@ def weight_gradient_kernel(
 
 @triton.jit
 def hidden_gradient_kernel(
-    grads,
-    weight,
-    order,
-    count,
-    grad_loss,
-    sums,
-    grad_hidden,
-    weight_stride,
-    vocabulary,
-    begin,
-    D: tl.constexpr,
-    CHUNK: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK_V: tl.constexpr,
+    grads, weight, order, count, grad_loss, sums, grad_hidden, weight_stride, vocabulary, begin,
+    D: tl.constexpr, CHUNK: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_V: tl.constexpr,
     PRECISION: tl.constexpr,
-):
+):  # fmt: skip
     """Adds a chunk of the vocabulary to sums (N, D), by slot; the last chunk writes the total to its rows of grad_hidden."""
     labelled = tl.load(count)
     first = tl.program_id(0) * BLOCK_N

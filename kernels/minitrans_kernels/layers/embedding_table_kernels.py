@@ -9,25 +9,22 @@ the chunk where it begins and a head in each one where it goes on; a second kern
 
 from __future__ import annotations
 
+import torch
 import triton
 import triton.language as tl
+from torch import Tensor
+
+# tokens of a sorted chunk, heads that are joined at a time, and columns of a strip: one warp, 16 bytes a thread in bfloat16
+_CHUNK = 32
+_HEADS = 16
+_COLUMNS = 256
 
 
 @triton.jit
 def chunk_sums_kernel(
-    grad,
-    order,
-    sorted_ids,
-    table,
-    heads,
-    tails,
-    count,
-    table_rows,
-    padding_idx,
-    D: tl.constexpr,
-    CHUNK: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-):
+    grad, order, sorted_ids, table, heads, tails, count, table_rows, padding_idx,
+    D: tl.constexpr, CHUNK: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
     """Rows of `table` (zeroed) that lie inside a chunk, and heads and tails (chunks, D) of the others.
 
     Token i of the sorted ones is grad[order[i]] for row sorted_ids[i]; row padding_idx stays zero.
@@ -56,18 +53,9 @@ def chunk_sums_kernel(
 
 @triton.jit
 def join_kernel(
-    sorted_ids,
-    table,
-    heads,
-    tails,
-    count,
-    table_rows,
-    padding_idx,
-    D: tl.constexpr,
-    CHUNK: tl.constexpr,
-    BLOCK_CHUNKS: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-):
+    sorted_ids, table, heads, tails, count, table_rows, padding_idx,
+    D: tl.constexpr, CHUNK: tl.constexpr, BLOCK_CHUNKS: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
     """Rows of `table` that begin in this program's chunk and end in a later one: its tail and the heads that follow."""
     chunk = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
@@ -91,3 +79,20 @@ def join_kernel(
             complete = tl.sum(belongs.to(tl.int32), 0) == BLOCK_CHUNKS
             following = tl.where(complete, following + BLOCK_CHUNKS, count)
         tl.store(table + row * D + column, total, inside)
+
+
+def table_gradient(grad: Tensor, ids: Tensor, table: Tensor, padding_idx: int) -> Tensor:
+    """Sum of grad (N, D) over the tokens of each row of the table, in the order of the tokens."""
+    count, width = grad.shape
+    sorted_ids, order = torch.sort(ids, stable=True)
+    chunks = triton.cdiv(count, _CHUNK)
+    grad_table = table.new_zeros(table.shape)
+    heads = grad.new_empty((chunks, width), dtype=torch.float32)
+    tails = torch.empty_like(heads)
+    columns = min(_COLUMNS, triton.next_power_of_2(width))
+    grid = (chunks, triton.cdiv(width, columns))
+    places, sizes = (sorted_ids, grad_table, heads, tails), (count, table.shape[0], padding_idx)
+    tile = {"D": width, "CHUNK": _CHUNK, "BLOCK_D": columns}
+    chunk_sums_kernel[grid](grad, order, *places, *sizes, **tile, num_warps=1)
+    join_kernel[grid](*places, *sizes, **tile, BLOCK_CHUNKS=_HEADS, num_warps=4)
+    return grad_table

@@ -1,1 +1,0 @@
-"""The activation of a feed-forward layer together with the bias before it."""

@@ -1,1 +1,0 @@
-"""LayerNorm(dropout(x) + residual) in one pass."""

@@ -1,1 +1,0 @@
-"""The loss of masked language modelling, from hidden states, without the logits ever being stored."""

@@ -1,1 +1,0 @@
-"""Between a padded batch and its real tokens laid end to end."""
