@@ -23,7 +23,6 @@ Lines = Annotated[str, typer.Argument(metavar="FILE", help="One text a line; - i
 Pooling = Annotated[
     str | None,
     typer.Option(
-        metavar="POOLING",
         help="mean, cls, max, mean_sqrt_len, weightedmean or lasttoken; default: the model's own, else mean.",
     ),
 ]
@@ -111,7 +110,7 @@ def similar(
     runtime: Runtime,
     query: Annotated[str, typer.Argument(metavar="QUERY", help="A text.")],
     file: Lines,
-    top_k: Annotated[int, typer.Option("--top-k", "-k", metavar="NUMBER", min=1, help="How many lines to show.")] = 10,
+    top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, help="How many lines to show.")] = 10,
     pooling: Pooling = None,
     as_json: options.AsJson = False,
     precision: options.Precision = None,

@@ -24,10 +24,10 @@ Model = Annotated[
         "--model", "-m", metavar="PATH_OR_NAME", help="A checkpoint folder, or a name on the Hugging Face hub."
     ),
 ]
-Device = Annotated[str, typer.Option(metavar="DEVICE", help="cpu, cuda, cuda:1 or mps.", rich_help_panel=MODEL_PANEL)]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or mps.", rich_help_panel=MODEL_PANEL)]
 Dtype = Annotated[
     str | None,
-    typer.Option(metavar="DTYPE", help=f"{', '.join(DTYPES)}; default: as stored.", rich_help_panel=MODEL_PANEL),
+    typer.Option(help=f"{', '.join(DTYPES)}; default: as stored.", rich_help_panel=MODEL_PANEL),
 ]
 AttentionSpec = Annotated[
     str | None,
@@ -41,7 +41,6 @@ AttentionSpec = Annotated[
 Backend = Annotated[
     str,
     typer.Option(
-        metavar="BACKEND",
         help="How to compute it: auto, eager, sdpa, flex, online_softmax, triton.",
         rich_help_panel=MODEL_PANEL,
     ),
@@ -49,7 +48,6 @@ Backend = Annotated[
 Precision = Annotated[
     str | None,
     typer.Option(
-        metavar="PRECISION",
         help="float32, bfloat16 or int8: compute the blocks in a faster way, on a CPU; default: by the model itself.",
         rich_help_panel=MODEL_PANEL,
     ),
@@ -58,7 +56,6 @@ BatchSize = Annotated[
     int | None,
     typer.Option(
         "--batch-size",
-        metavar="NUMBER",
         min=1,
         max=65536,
         help="Texts that run together; default: what suits the command.",
@@ -68,7 +65,6 @@ BatchSize = Annotated[
 Threads = Annotated[
     int | None,
     typer.Option(
-        metavar="NUMBER",
         min=1,
         max=4096,
         help="Threads of the CPU; default: torch's choice.",
@@ -135,14 +131,16 @@ def attention_spec(text: str | None) -> Any:
 
 
 class _Plain:
-    """Flags show no type in the help."""
+    """The help names what an option takes in a word, and shows nothing where nothing is taken, instead of types."""
 
     def get_params(self, ctx: Any) -> Any:
         """As the parser's own."""
         params = super().get_params(ctx)  # type: ignore[misc]
         for param in params:
-            if getattr(param, "is_flag", False):
-                param.metavar = ""
+            if param.param_type_name == "argument":
+                param.display_type_rich = lambda ctx: None
+            elif param.metavar is None:
+                param.metavar = "" if param.is_flag else param.name.upper()
         return params
 
 

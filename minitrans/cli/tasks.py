@@ -23,7 +23,7 @@ def classify(
     pair: Annotated[
         str | None, typer.Option(metavar="TEXT", help="A second text that goes with each of the first.")
     ] = None,
-    top_k: Annotated[int, typer.Option("--top-k", "-k", metavar="NUMBER", min=1, help="How many classes to show.")] = 5,
+    top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, help="How many classes to show.")] = 5,
     as_json: options.AsJson = False,
 ) -> None:
     """Classify texts, or pairs of texts.
@@ -91,13 +91,9 @@ def answer(
     context_file: Annotated[
         str | None, typer.Option(metavar="FILE", help="Read that text from a file; - is standard input.")
     ] = None,
-    top_k: Annotated[
-        int, typer.Option("--top-k", "-k", metavar="NUMBER", min=1, max=100, help="How many answers to show.")
-    ] = 3,
-    max_answer_tokens: Annotated[int, typer.Option(metavar="NUMBER", min=1, max=512, help="The longest answer.")] = 30,
-    stride: Annotated[
-        int, typer.Option(metavar="NUMBER", min=0, help="Tokens that two windows of a long text share.")
-    ] = 128,
+    top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, max=100, help="How many answers to show.")] = 3,
+    max_answer_tokens: Annotated[int, typer.Option(min=1, max=512, help="The longest answer.")] = 30,
+    stride: Annotated[int, typer.Option(min=0, help="Tokens that two windows of a long text share.")] = 128,
     as_json: options.AsJson = False,
 ) -> None:
     """Find the answer to a question in a text, of whatever length.
@@ -133,9 +129,7 @@ def fill_mask(
         list[str] | None, typer.Argument(metavar="[TEXT]...", help="Texts with the model's mask token in them.")
     ] = None,
     file: options.TextFile = None,
-    top_k: Annotated[
-        int, typer.Option("--top-k", "-k", metavar="NUMBER", min=1, help="How many words to show for a mask.")
-    ] = 5,
+    top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, help="How many words to show for a mask.")] = 5,
     as_json: options.AsJson = False,
 ) -> None:
     """Guess masked words. Every mask is filled by itself, while the others stay.
