@@ -37,7 +37,7 @@ def local_folder(
         raise ValueError(f"{printable(path)}: expected a folder that holds a checkpoint, found a file")
     if not isinstance(name_or_path, str) or not _HUB_NAME.fullmatch(name_or_path) or ".." in name_or_path:
         raise ValueError(
-            f"{printable(path)}: no such folder, and not a name on the Hugging Face hub (owner/name) either"
+            f"{printable(name_or_path)}: no such folder here, and not a name on the Hugging Face hub (owner/name) either"
         )
 
     from huggingface_hub import snapshot_download
@@ -56,7 +56,7 @@ def local_folder(
         )
     except RepositoryNotFoundError:
         raise ValueError(
-            f"{name_or_path}: no such folder here and no such repository on the Hugging Face hub"
+            f"{name_or_path}: no such folder here, and no such repository on the Hugging Face hub"
         ) from None
     except RevisionNotFoundError:
         raise ValueError(f"{name_or_path}: the repository has no revision {printable(revision)!r}") from None

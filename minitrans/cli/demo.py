@@ -43,6 +43,10 @@ class Page:
         """A paragraph; nothing in it is markup."""
         self.console.print(Text(text, style=style))
 
+    def command(self, text: str) -> None:
+        """A line to paste, which is never broken."""
+        self.console.print(Text(f"  minitrans {text}"), soft_wrap=True)
+
 
 def demo(
     model: Annotated[
@@ -194,9 +198,9 @@ def show_next(page: Page, seconds: float, kept: str | None) -> None:
     """Three commands to go on with, on the checkpoint that is there, or on the one that the first of them makes."""
     page.title(f"Done in {seconds:.1f} s. Next:")
     known = shlex.quote(kept or "./minilm")
-    page.line(f"  minitrans demo --out {known}" if kept is None else f"  minitrans inspect {known}")
-    page.line(f'  minitrans similar "late because of snow" FILE --model {known}')
-    page.line(f"  minitrans verify {known}")
+    page.command(f"demo --out {known}" if kept is None else f"inspect {known}")
+    page.command(f'similar "late because of snow" FILE --model {known}')
+    page.command(f"verify {known}")
 
 
 def _end(path: str) -> str:

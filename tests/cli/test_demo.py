@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from pathlib import Path
 
@@ -32,7 +33,8 @@ def test_the_demo_is_pleasant(minilm: Path):
     assert '"it" looks at "cat" 76%' in done.out
     assert "tokens/s" in done.out
     assert "equal: the tolerance is 1e-10" in done.out
-    assert [line.strip()[:10] for line in lines[-3:]] == ["minitrans "] * 3
+    assert [line.strip().split(" -")[0].split(" ", 2)[1] for line in lines[-3:]] == ["demo", "similar", "verify"]
+    assert all("./minilm" in line for line in lines[-3:])
 
 
 @pytest.mark.slow
@@ -56,6 +58,16 @@ def test_the_demo_in_numbers(minilm: Path, tmp_path: Path, run):
     assert all(sum(row) == pytest.approx(1.0, abs=1e-4) for row in weights)
     again = run("similar", demo_steps.QUERY, "-", "-m", out, stdin="\n".join(demo_steps.SENTENCES).encode())
     assert [line.split("\t")[2] for line in again.out.splitlines()][:2] == SNOW
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_what_to_do_next_is_not_done_already(body: str, tmp_path: Path, run, kept: bool):
+    folder = str(tmp_path / "with space") if kept else body
+    out = ("--out", folder) if kept else ()
+    done = run("demo", "--model", body, "--layer", 0, "--head", 0, *out)
+    commands = [shlex.split(line) for line in done.out.splitlines()[-3:]]
+    assert [command[1] for command in commands] == ["inspect", "similar", "verify"]
+    assert [command[-1] for command in commands] == [folder] * 3
 
 
 def test_the_demo_on_another_model(body: str, run):

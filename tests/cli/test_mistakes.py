@@ -45,7 +45,9 @@ WRONG: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("similar", "a\udcff", FILE, "-m", MODEL), ("QUERY: expected UTF-8",)),
     (("similar", "cat", "absent.txt", "-m", MODEL), ("absent.txt: No such file",)),
     (("similar", "cat", "{folder}", "-m", MODEL), ("{folder}: Is a directory",)),
-    (("similar", "cat", FILE, "-m", "no/such/model"), ("no/such/model: no such folder",)),
+    (("similar", "cat", FILE, "-m", "no/such/model"), ("no/such/model: no such folder here, and not a name on",)),
+    ((*SIMILAR, "--attention", "no_such_module:Mine"), ("no_such_module",)),
+    ((*SIMILAR, "--attention", "[1"), ("--attention: expected a name or JSON",)),
     (("similar", "cat", FILE, "-m", "owner/name"), ("owner/name: no such folder here", "offline")),
     (("similar", "cat", FILE, "-m", FILE), ("expected a folder that holds a checkpoint, found a file",)),
     (("similar", "cat", FILE, "-m", "{folder}"), ("{folder}",)),
@@ -113,6 +115,17 @@ def test_a_mistake_is_one_line_and_leaves_nothing(
     before = contents(tmp_path)
     run(*map(filled, arguments)).refused(*map(filled, parts))
     assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["absent", "./absent", "/no/such", "a/b/c"])
+def test_a_missing_folder_is_one_sentence(name: str, sentences: Path, tmp_path: Path, run):
+    calls = [
+        ("similar", "cat", sentences, "-m", name), ("embed", sentences, "-m", name), ("classify", "a", "-m", name),
+        ("inspect", name), ("verify", name), ("convert", name, tmp_path / "x"), ("demo", "--model", name),
+    ]  # fmt: skip
+    told = {run(*call).err for call in calls}
+    assert len(told) == 1, told
+    assert told.pop().startswith(f"minitrans: {name}: no such folder here, ")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

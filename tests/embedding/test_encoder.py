@@ -52,6 +52,19 @@ def test_a_faster_precision_gives_nearly_the_same_vectors(minilm: Path, precisio
     assert torch.equal(parts.encode(texts), found)
 
 
+@pytest.mark.parametrize("padding", ["keep", "auto", "remove"])
+def test_padding_is_the_users_choice(body: str, monkeypatch: pytest.MonkeyPatch, padding: str):
+    """Packed batches are (N, D); "keep" makes none, however much could be saved."""
+    encoder = Encoder(body, padding=padding, dtype=torch.float64)
+    dimensions: set[int] = set()
+    block = encoder.model.get_submodule("encoder.layer.0")
+    block.register_forward_pre_hook(lambda module, given: dimensions.add(given[0].dim()))
+    texts = ["cat", "a good film " * 12] * 300  # what "auto" thinks worth it
+    vectors = encoder.encode(texts, batch_size=600)
+    assert dimensions == ({3} if padding == "keep" else {2})
+    assert torch.allclose(vectors, Encoder(body, padding="keep", dtype=torch.float64).encode(texts), rtol=0, atol=1e-12)
+
+
 def test_a_precision_that_there_is_not(body: str):
     with pytest.raises(ValueError, match="precision must be one of 'float32', 'bfloat16', 'int8', got 'fp8'"):
         Encoder(body, precision="fp8")
