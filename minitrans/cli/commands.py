@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import inspect as introspection
 from collections.abc import Callable
 from typing import Annotated
 
 import typer
 
 from minitrans import __version__
-from minitrans.checkpoints import commands as checkpoints
+from minitrans.cli.checkpoints import convert, inspect, verify
 from minitrans.cli.demo import demo
 from minitrans.cli.embed import embed, similar
 from minitrans.cli.options import Command, Group
@@ -27,9 +26,9 @@ app = typer.Typer(
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo,
-    "convert": checkpoints.convert,
-    "inspect": checkpoints.inspect,
-    "verify": checkpoints.verify,
+    "convert": convert,
+    "inspect": inspect,
+    "verify": verify,
     "embed": embed,
     "similar": similar,
     "fill-mask": fill_mask,
@@ -59,5 +58,4 @@ def minitrans(
 
 
 for _name, _command in COMMANDS.items():
-    _help = introspection.getdoc(_command) or ""
-    app.command(_name, cls=Command, help=_help, rich_help_panel=PANELS.get(_name, "Models at work"))(_command)
+    app.command(_name, cls=Command, rich_help_panel=PANELS.get(_name, "Models at work"))(_command)

@@ -1,4 +1,4 @@
-"""What becomes of what goes wrong: a user's mistake is one line and exit code 2, an interruption is silent."""
+"""What becomes of what goes wrong: a user's mistake is a line and exit code 2, an interruption is silent."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _invoke(app: typer.Typer, name: str, arguments: list[str]) -> int:
 
 
 def exit_code(error: Exception) -> int | None:
-    """Tells the user what is wrong, in one line, and gives the exit code; None for what only a bug can raise."""
+    """Tells the user what is wrong, in a line, and gives the exit code; None for what only a bug can raise."""
     if isinstance(error, OSError) and error.errno in (errno.EPIPE, errno.ESHUTDOWN):
         _abandon_stdout()
         return READER_GONE
@@ -79,10 +79,9 @@ def exit_code(error: Exception) -> int | None:
 
 
 def complain(message: str) -> None:
-    """One line on standard error; of several lines the first two are joined and the others counted."""
-    lines = [line for line in message.splitlines() if line.strip()] or [message]
-    rest = f" (and {len(lines) - 2} more)" if len(lines) > 2 else ""
-    typer.echo(f"minitrans: {printable(' '.join(lines[:2]), 600)}{rest}", err=True)
+    """A line on standard error, or one for each fault of several."""
+    for line in [line for line in message.splitlines() if line.strip()] or [message]:
+        typer.echo(f"minitrans: {printable(line, 600)}", err=True)
 
 
 def note(message: str) -> None:

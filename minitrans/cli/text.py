@@ -88,7 +88,7 @@ def _plain(value: object) -> str:
 
 def _table(rows: Sequence[Row], title: str | None, plain: bool) -> Table:
     """A score between 0 and 1 has a bar beside it."""
-    table = Table(title=None if title is None else Text(printable(title)), title_justify="left")
+    table = framed(title=title)
     barred = "score" in rows[0] and all(-1 <= row["score"] <= 1 for row in rows)
     for name, value in rows[0].items():
         table.add_column(name, justify="right" if isinstance(value, int | float) else "left", overflow="fold")
@@ -108,6 +108,14 @@ def _table(rows: Sequence[Row], title: str | None, plain: bool) -> Table:
 def bar(share: float, *, plain: bool) -> Text:
     """A number from 0 to 1 (less is 0) as a bar."""
     return Text((("#" if plain else "█") * max(0, round(share * BAR))).ljust(BAR), style="green")
+
+
+def framed(*columns: str, title: str | None = None) -> Table:
+    """A table with lines around its cells."""
+    table = Table(title=None if title is None else Text(printable(title)), title_justify="left")
+    for name in columns:
+        table.add_column(name, overflow="fold")
+    return table
 
 
 def borderless(*columns: str, right: Sequence[str] = ()) -> Table:

@@ -16,6 +16,7 @@ import torch
 
 import minitrans
 from minitrans.cli.app import main
+from tests.weights_convert.conftest import reference  # noqa: F401 (a fixture)
 
 torch.set_num_threads(1)
 ROOT = Path(__file__).resolve().parents[2]

@@ -1,22 +1,18 @@
-"""The commands convert, inspect and verify of the `minitrans` command."""
+"""`convert`, `inspect` and `verify`: what a checkpoint holds, written anew, and compared with the reference."""
 
 from __future__ import annotations
 
-import functools
 import json
-from collections.abc import Callable
-from typing import Annotated, ParamSpec
+from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.status import Status
-from rich.table import Table
 from rich.text import Text
 
 from minitrans.checkpoints.folding import fold_table, folded
+from minitrans.cli.text import busy, framed
 from minitrans.files import printable
 
-P = ParamSpec("P")
 SOURCE_HELP = "A folder, or a name on the Hugging Face hub (owner/name)."
 ClassName = Annotated[
     str | None,
@@ -28,24 +24,6 @@ AllTensors = Annotated[bool, typer.Option("--all", help="A row for every tensor,
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
 
-def exits_cleanly(command: Callable[P, None]) -> Callable[P, None]:
-    """The command with user errors as lines on standard error and exit code 2, instead of tracebacks."""
-
-    @functools.wraps(command)
-    def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
-        try:
-            command(*args, **kwargs)
-        except BrokenPipeError:
-            raise  # a reader that went away is no mistake of the user's; the command line's entry point is quiet about it
-        except (ValueError, TypeError, OSError) as error:
-            for line in (str(error) or type(error).__name__).splitlines():
-                typer.echo(f"minitrans: {printable(line, 400)}", err=True)
-            raise typer.Exit(2) from None
-
-    return wrapped
-
-
-@exits_cleanly
 def convert(
     source: Annotated[str, typer.Argument(metavar="SRC", help=SOURCE_HELP)],
     destination: Annotated[str, typer.Argument(metavar="DST", help="A folder to write; absent or empty.")],
@@ -68,7 +46,7 @@ def convert(
     """
     from minitrans.checkpoints.conversion import convert as run
 
-    with _busy(f"converting {printable(source)}"):
+    with busy(f"converting {printable(source)}"):
         report = run(
             source, destination, class_name=class_name, dtype=dtype, max_shard_size=max_shard_size, force=force,
             revision=revision, local_files_only=offline,
@@ -77,7 +55,7 @@ def convert(
         typer.echo(json.dumps(report.to_dict(), indent=2))
         return
     if every:
-        table = _table("parameter", "shape", "dtype", "from", "rule", "sha256")
+        table = framed("parameter", "shape", "dtype", "from", "rule", "sha256")
         for row in report.rows:
             rule = f"{row.rule}, tied to {row.tied_to}" if row.tied_to else row.rule
             cells = (row.target, str(list(row.shape)), row.dtype, ", ".join(row.sources), rule, (row.sha256 or "")[:12])
@@ -85,11 +63,10 @@ def convert(
     else:
         folds = folded(((row.target, ", ".join(row.sources)), row.shape) for row in report.rows)
         table = fold_table(("in minitrans", "in the file"), folds)
-    _console().print(table)
-    _console().print(_text(report.summary(), 10_000), soft_wrap=True)
+    Console().print(table)
+    Console().print(_text(report.summary(), 10_000), soft_wrap=True)
 
 
-@exits_cleanly
 def inspect(
     source: Annotated[str, typer.Argument(metavar="SRC", help=SOURCE_HELP)],
     revision: Revision = None,
@@ -107,12 +84,12 @@ def inspect(
     """
     from minitrans.checkpoints.inspection import inspect as run
 
-    with _busy(f"inspecting {printable(source)}"):
+    with busy(f"inspecting {printable(source)}"):
         found = run(source, revision=revision, local_files_only=offline)
     if as_json:
         typer.echo(json.dumps(found.to_dict(), indent=2))
         return
-    config = _table(
+    config = framed(
         "field", "value", title=f"{found.stored.config.model_type}: {', '.join(found.stored.architectures)}"
     )
     for key, value in found.stored.config.to_dict().items():
@@ -121,18 +98,17 @@ def inspect(
         config.add_row(_text(key), _text(f"ignored: {why}", 90))
     dtypes = [str(info.dtype).removeprefix("torch.") for info in found.tensors]
     if every:
-        tensors = _table("key", "shape", "dtype", "file")
+        tensors = framed("key", "shape", "dtype", "file")
         for info, dtype in zip(found.tensors, dtypes, strict=True):
             tensors.add_row(_text(info.key), str(list(info.shape)), dtype, _text(info.file))
     else:
         tensors = fold_table(("in the file",), folded(((info.key,), info.shape) for info in found.tensors))
-    _console().print(config)
-    _console().print(tensors)
+    Console().print(config)
+    Console().print(tensors)
     kinds, files = ", ".join(dict.fromkeys(dtypes)), len(found.files)
-    _console().print(f"{len(found.tensors)} tensors, {found.num_parameters:,} numbers, {kinds}, {files} file(s)")
+    Console().print(f"{len(found.tensors)} tensors, {found.num_parameters:,} numbers, {kinds}, {files} file(s)")
 
 
-@exits_cleanly
 def verify(
     source: Annotated[str, typer.Argument(metavar="SRC", help=SOURCE_HELP)],
     class_name: ClassName = None,
@@ -149,32 +125,17 @@ def verify(
     """
     from minitrans.checkpoints.verification import verify as run
 
-    with _busy(f"verifying {printable(source)}"):
+    with busy(f"verifying {printable(source)}"):
         result = run(source, class_name=class_name, revision=revision, local_files_only=offline)
-    table = _table("place", "forward", "gradient", title="largest relative error in float64")
+    table = framed("place", "forward", "gradient", title="largest relative error in float64")
     for place, errors in result.by_layer().items():
         style = None if all(error <= result.tolerance for error in errors.values()) else "bold red"
         cells = (f"{errors[kind]:.1e}" if kind in errors else "" for kind in ("forward", "gradient"))
         table.add_row(_text(place), *cells, style=style)
-    _console().print(table)
-    _console().print(_text(result.summary(), 400), soft_wrap=True)
+    Console().print(table)
+    Console().print(_text(result.summary(), 400), soft_wrap=True)
     if not result.equal:
         raise typer.Exit(1)
-
-
-def _table(*columns: str, title: str | None = None) -> Table:
-    table = Table(title=None if title is None else _text(title))
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    return table
-
-
-def _console() -> Console:
-    return Console()
-
-
-def _busy(what: str) -> Status:
-    return Console(stderr=True).status(what)
 
 
 def _text(value: object, limit: int = 120) -> Text:
