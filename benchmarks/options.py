@@ -9,7 +9,10 @@ import typer
 
 AsJson = Annotated[bool, typer.Option("--json", help="Write a dated JSON file.")]
 Results = Annotated[
-    Path, typer.Option("--results", metavar="FOLDER", help="Where the JSON goes; or the very file, NAME.json.")
+    Path,
+    typer.Option(
+        "--results", metavar="FOLDER", help="Where the JSON goes, or its very name.", show_default="benchmarks/results"
+    ),
 ]
 Small = Annotated[bool, typer.Option("--small", help="Tiny cases; always so on a CPU.")]
 Only = Annotated[str | None, typer.Option("--only", help="Names of providers, with commas.")]

@@ -39,6 +39,7 @@ def main(
     batch: Annotated[int, typer.Option(min=2, help="Sequences a batch.")] = 32,
     longest: Annotated[int, typer.Option(min=4, help="Tokens of the longest sequence.")] = 128,
     repeats: Annotated[int, typer.Option(min=1, help="Timed runs of each.")] = 9,
+    attention: options.AttentionSpec = None,
     as_json: AsJson = False,
     results: Results = RESULTS,
     threads: options.Threads = None,
@@ -57,11 +58,12 @@ def main(
     target = result_file(results, "padding") if as_json else None
     if threads is not None:
         torch.set_num_threads(threads)
-    net = AutoModel.from_pretrained(model if model is not None else demo_folder())
+    spec = options.attention_spec(attention) or "full"
+    net = AutoModel.from_pretrained(model if model is not None else demo_folder(), attention=spec)
     rows = [measure(net, fill, batch, longest, repeats) for fill in (0.2, 0.5, 0.9)]
     names = ("fill", *MODES, "ratio")
     typer.echo(table(names, [[row[name] for name in names] for row in rows]))
-    save(target, "padding", batch=batch, longest=longest, repeats=repeats, rows=rows)
+    save(target, "padding", batch=batch, longest=longest, repeats=repeats, attention=spec, rows=rows)
 
 
 @torch.no_grad()

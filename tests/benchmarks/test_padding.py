@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,10 @@ from minitrans import AutoModel
 
 
 def test_its_rows(tiny_bert: Path, command: Any) -> None:
-    found = command(padding, "--model", tiny_bert, "--batch", 4, "--longest", 16, "--repeats", 2, "--threads", 1)
+    window = {"name": "sliding_window", "window": 4}
+    options = ("--batch", 4, "--longest", 16, "--repeats", 2, "--threads", 1, "--attention", json.dumps(window))
+    found = command(padding, "--model", tiny_bert, *options)
+    assert found["attention"] == window
     assert (found["batch"], found["longest"], found["repeats"], found["threads"]) == (4, 16, 2, 1)
     fills = [row["fill"] for row in found["rows"]]
     assert fills == sorted(fills)
