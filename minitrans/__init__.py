@@ -22,8 +22,9 @@ _EXPORTS = {
     **dict.fromkeys(("NotSupportedError", "CheckpointError"), "minitrans.errors"),
     **dict.fromkeys(
         (
-            "ALiBi", "AttentionBias", "AttentionMask", "AttentionResult", "BlockLayout", "DenseBias", "PackedLayout",
-            "RelativeBuckets", "RelativePositions", "attend", "explain_backend",
+            "ALiBi", "AttentionBias", "AttentionMask", "AttentionResult", "AttentionRules", "BlockLayout", "CallSizes",
+            "Context", "DenseBias", "LayerSizes", "MaskRule", "PackedLayout", "RelativeBuckets", "RelativePositions",
+            "SummedBias", "Variant", "attend", "explain_backend",
         ),
         "minitrans.attention",
     ),

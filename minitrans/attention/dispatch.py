@@ -1,4 +1,7 @@
-"""`attend`, the one door through which models reach attention: it checks the call, chooses what computes it, and asks it."""
+"""`attend`, the one door through which models reach softmax attention: it picks the backend, and asks it.
+
+To step from here into the equation with a debugger, pass `backend="eager"`: that is `eager.py`.
+"""
 
 from __future__ import annotations
 
@@ -6,145 +9,84 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from minitrans.attention.bias import AttentionBias
-from minitrans.attention.choice import BackendChoice, choose
-from minitrans.attention.contract import (
-    OPTIONS,
-    Attention,
-    AttentionResult,
-    check_shapes,
-    remark_on,
-    require,
-    supported_options,
-    used_options,
-)
-from minitrans.attention.full import FullAttention
-from minitrans.attention.layout import PackedLayout
-from minitrans.attention.mask import AttentionMask
+from minitrans.attention.backend_selection import BackendChoice, select_backend
+from minitrans.attention.checks import refuse_call
+from minitrans.attention.mask import NO_MASK
 from minitrans.attention.probabilities import attention_probabilities
-from minitrans.attention.registry import (
-    BACKENDS,
-    Variant,
-    VariantSpec,
-    check_backend,
-    is_pattern,
-    load_backend,
-    resolve_variant,
-)
+from minitrans.attention.registry import BACKENDS, check_backend, load_backend
+from minitrans.attention.rules import AttentionResult, AttentionRules
 from minitrans.errors import NotSupportedError
 
-_FULL = FullAttention()
-_NO_MASK = AttentionMask()
+_RULES = AttentionRules()
+
+
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, rules: AttentionRules = _RULES, *, backend: str = "auto"
+) -> AttentionResult:
+    """Softmax attention of `query` over `key` and `value`.
+
+    Args:
+        query: (B, H, T, K), or (N, H, K) with a layout.
+        key: (B, G, S, K), or (N, G, K); G divides H, each key head serves H / G query heads.
+        value: as `key`.
+        rules: mask, bias, layout, scale, softcap, dropout and what to return besides the output.
+        backend: the way to compute it; "auto" chooses, see `explain_backend`.
+
+    Raises:
+        ValueError: where shapes do not fit. TypeError: where dtypes do not.
+        NotSupportedError: where the backend cannot do what the rules ask.
+    """
+    if not _fits(query, key, value, rules):
+        refuse_call(query, key, value, rules)
+    if rules.mask is not NO_MASK:
+        rules.mask.check(query.shape, key.shape)
+    name = select_backend(rules, query, key).name if backend == "auto" else backend
+    compute = load_backend(name)
+    if compute.supports(rules, query) is not None:
+        _refuse(name, rules, query)
+    result = compute(query, key, value, rules)
+    if rules.need_weights and result.weights is None:
+        return replace(result, weights=attention_probabilities(query, key, rules, result.logsumexp))
+    return result
 
 
 def explain_backend(
-    query: Tensor,
-    key: Tensor,
-    *,
-    mask: AttentionMask = _NO_MASK,
-    bias: AttentionBias | None = None,
-    layout: PackedLayout | None = None,
-    dropout_p: float = 0.0,
-    need_weights: bool = False,
-    attention: VariantSpec = _FULL,
-    backend: str = "auto",
+    query: Tensor, key: Tensor, rules: AttentionRules = _RULES, *, backend: str = "auto"
 ) -> BackendChoice:
     """The backend that `attend` would run for these arguments, and the reason.
 
     Raises:
         ValueError: for an unknown backend. NotSupportedError: where the backend asked for cannot do what is needed.
     """
-    variant = resolve_variant(attention)
-    if is_pattern(variant):
-        mask, bias = variant.restrict(mask, bias)
-    used = used_options(query, key, key, mask=mask, bias=bias, layout=layout, dropout_p=dropout_p)
-    implementation, choice = _choose(variant, backend, used, query, need_weights)
-    remark = remark_on(implementation, query.device)
+    check_backend(backend)
+    choice = select_backend(rules, query, key)
+    if backend != "auto":
+        choice = BackendChoice(backend, "asked for by name")
+    if load_backend(choice.name).supports(rules, query) is not None:
+        _refuse(choice.name, rules, query)
+    remark = load_backend(choice.name).remark(query)
     return choice if remark is None else replace(choice, reason=f"{choice.reason}; it runs {remark}")
 
 
-def attend(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    *,
-    mask: AttentionMask = _NO_MASK,
-    bias: AttentionBias | None = None,
-    layout: PackedLayout | None = None,
-    scale: float | None = None,
-    dropout_p: float = 0.0,
-    need_weights: bool = False,
-    attention: VariantSpec = _FULL,
-    backend: str = "auto",
-) -> AttentionResult:
-    """Attention of `query` over `key` and `value`, by the variant and backend asked for.
-
-    Args:
-        query: (B, H, T, K), or (N, H, K) with a layout.
-        key: (B, G, S, K), or (N, G, K); G divides H, each key head serves H / G query heads.
-        value: as `key`.
-        mask: what may attend to what.
-        bias: what is added to the scores.
-        layout: where the sequences of a packed batch lie.
-        scale: factor of the scores; None = K ** -0.5.
-        dropout_p: probability with which a probability is dropped.
-        need_weights: return the probabilities too, whatever the backend.
-        attention: the variant.
-        backend: the way to compute a pattern; "auto" chooses, see `explain_backend`.
-
-    Raises:
-        ValueError: where shapes do not fit. TypeError: where dtypes do not.
-        NotSupportedError: where an option is not offered.
-    """
-    variant = resolve_variant(attention)
-    if is_pattern(variant):
-        mask, bias = variant.restrict(mask, bias)
-    check_shapes(query, key, value, mask, layout)
-    if not 0.0 <= dropout_p < 1.0:
-        raise ValueError(f"dropout_p must be in [0, 1), got {dropout_p}")
-    scale = query.shape[-1] ** -0.5 if scale is None else scale
-    used = used_options(query, key, value, mask=mask, bias=bias, layout=layout, dropout_p=dropout_p)
-    implementation, _ = _choose(variant, backend, used, query, need_weights)
-    result = implementation(
-        query,
-        key,
-        value,
-        mask=mask,
-        bias=bias,
-        layout=layout,
-        scale=scale,
-        dropout_p=dropout_p,
-        need_weights=need_weights,
+def _fits(query: Tensor, key: Tensor, value: Tensor, rules: AttentionRules) -> bool:
+    """Whether a call is plainly in order; what is not, `refuse_call` looks at once more, and explains."""
+    q, k = query.shape, key.shape
+    return (
+        len(q) == (4 if rules.layout is None else 3)
+        and len(k) == len(q)
+        and k == value.shape
+        and q[0] == k[0]
+        and q[-1] == k[-1]
+        and k[1] > 0
+        and q[1] % k[1] == 0
+        and query.dtype == key.dtype == value.dtype
+        and query.device == key.device == value.device
+        and 0.0 <= rules.dropout_p < 1.0
+        and (rules.layout is None or rules.mask.fits_packed)
     )
-    if need_weights and result.weights is None and is_pattern(variant):
-        weights = attention_probabilities(
-            query, key, mask=mask, bias=bias, layout=layout, scale=scale, logsumexp=result.logsumexp
-        )
-        result = replace(result, weights=weights)
-    return result
 
 
-def _choose(
-    variant: Variant, backend: str, used: set[str], query: Tensor, need_weights: bool
-) -> tuple[Attention, BackendChoice]:
-    """What computes a call that uses these options, and why; NotSupportedError where it cannot."""
-    check_backend(backend)
-    device = query.device
-    if not is_pattern(variant):
-        if backend != "auto":
-            raise NotSupportedError(
-                f"attention variant {variant.name!r} is a mechanism of its own: "
-                f"it has no backend {backend!r}; use 'auto'"
-            )
-        used = used | {"weights"} if need_weights else used
-        require(variant.name, supported_options(variant, device), used, {_FULL.name: OPTIONS})
-        return variant, BackendChoice(variant.name, "the variant is a mechanism: it computes its own attention")
-    if backend == "auto":
-        choice = choose(used, query, need_weights)
-    else:
-        choice = BackendChoice(backend, "asked for by name")
-    implementation = load_backend(choice.name)
-    supports = supported_options(implementation, device)
-    if not used <= supports:
-        require(choice.name, supports, used, {name: supported_options(load_backend(name), device) for name in BACKENDS})
-    return implementation, choice
+def _refuse(name: str, rules: AttentionRules, query: Tensor) -> None:
+    lacking = load_backend(name).supports(rules, query)
+    able = [other for other in sorted(BACKENDS) if load_backend(other).supports(rules, query) is None]
+    raise NotSupportedError(f"attention {name!r} does not support {lacking}; supported by: {', '.join(able) or 'none'}")

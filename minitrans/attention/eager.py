@@ -9,52 +9,44 @@ import torch
 from torch import Tensor
 from torch.nn.functional import dropout
 
-from minitrans.attention.bias import AttentionBias
-from minitrans.attention.contract import OPTIONS, AttentionResult
-from minitrans.attention.layout import PackedLayout
-from minitrans.attention.mask import AttentionMask
-from minitrans.attention.packed import packed_bias
+from minitrans.attention.packed import dense_bias
+from minitrans.attention.rules import AttentionResult, AttentionRules
 
 
 class EagerAttention:
     """softmax(scale · Q Kᵀ + bias) V, with masked pairs left out of the softmax."""
 
     name = "eager"
-    supports = OPTIONS
-    exact = True
 
-    def __call__(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        *,
-        mask: AttentionMask,
-        bias: AttentionBias | None,
-        layout: PackedLayout | None,
-        scale: float,
-        dropout_p: float,
-        need_weights: bool,
-    ) -> AttentionResult:
-        """See `contract.Attention`."""
+    def supports(self, rules: AttentionRules, query: Tensor) -> str | None:
+        """Everything."""
+        return None
+
+    def remark(self, query: Tensor) -> str | None:
+        """Nothing."""
+        return None
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, rules: AttentionRules) -> AttentionResult:
+        """See `rules.Backend`."""
+        layout, scale = rules.layout, rules.scale_for(query)
         if layout is not None:  # one long sequence in which no token sees another sequence than its own
             query, key, value = (tensor.transpose(0, 1)[None] for tensor in (query, key, value))  # (1, H|G, N, K)
 
         group = query.shape[1] // key.shape[1]
         keys, values = (tensor.repeat_interleave(group, dim=1) for tensor in (key, value))  # (B, H, S, K)
 
+        # softmax(scale · Q Kᵀ + bias) V
         scores = query @ keys.transpose(-2, -1) * scale  # (B, H, T, S)
-        if bias is not None:
-            scores = scores + (
-                bias.to_dense(query, key, scale) if layout is None else packed_bias(bias, query, key, scale, layout)
-            )
-        allowed = mask.to_dense(query.shape[2], key.shape[2], query.device, layout)
-        weights, logsumexp = _softmax(scores, allowed)
-        output = dropout(weights, dropout_p) @ values  # (B, H, T, K)
+        if rules.softcap is not None:
+            scores = rules.softcap * torch.tanh(scores / rules.softcap)
+        if rules.bias is not None:
+            scores = scores + dense_bias(rules.bias, query, key, scale, layout)
+        weights, logsumexp = _softmax(scores, rules.mask.to_dense(query.shape[2], key.shape[2], query.device, layout))
+        output = dropout(weights, rules.dropout_p) @ values  # (B, H, T, K)
 
         if layout is not None:
             output, logsumexp = output[0].transpose(0, 1), logsumexp[0].transpose(0, 1)  # (N, H, K), (N, H)
-        return AttentionResult(output, weights if need_weights else None, logsumexp)
+        return AttentionResult(output, weights if rules.need_weights else None, logsumexp)
 
 
 def _softmax(scores: Tensor, allowed: Tensor | None) -> tuple[Tensor, Tensor]:

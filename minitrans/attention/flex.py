@@ -18,11 +18,13 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import AuxRequest, BlockMask, and_masks, create_block_mask, flex_attention
 
+from minitrans.attention.backend_selection import wants_gradient
 from minitrans.attention.bias import ALiBi, AttentionBias, RelativeBuckets, RelativePositions
-from minitrans.attention.contract import OPTIONS, AttentionResult
 from minitrans.attention.layout import PackedLayout
-from minitrans.attention.mask import AttentionMask, BlockLayout, global_queries
-from minitrans.attention.packed import packed_bias
+from minitrans.attention.mask import AttentionMask, BlockLayout, MaskRule, global_queries
+from minitrans.attention.packed import dense_bias
+from minitrans.attention.rules import AttentionResult, AttentionRules
+from minitrans.errors import NotSupportedError
 
 _PROGRAMS = 1000
 
@@ -34,27 +36,24 @@ class FlexAttention:
     """A packed batch is one long sequence whose mask keeps the sequences apart."""
 
     name = "flex"
-    supports = OPTIONS - {"weights", "dropout"}
-    exact = True
 
-    def supports_on(self, device: torch.device) -> frozenset[str]:
-        """On the CPU torch has no gradient for it; elsewhere the kernels are for float32 and below."""
-        return self.supports - ({"gradient"} if device.type == "cpu" else {"float64"})
+    def supports(self, rules: AttentionRules, query: Tensor) -> str | None:
+        """No dropout; on the CPU torch has no gradient for it; elsewhere its kernels are for float32 and below."""
+        if rules.dropout_p > 0:
+            return "dropout"
+        if query.device.type != "cpu":
+            return "float64" if query.element_size() == 8 else None
+        return "gradient" if torch.is_grad_enabled() and wants_gradient(rules, query) else None
 
-    def __call__(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        *,
-        mask: AttentionMask,
-        bias: AttentionBias | None,
-        layout: PackedLayout | None,
-        scale: float,
-        dropout_p: float,
-        need_weights: bool,
-    ) -> AttentionResult:
-        """See `contract.Attention`. The logsumexp of low-precision inputs is float32."""
+    def remark(self, query: Tensor) -> str | None:
+        """Where nothing is fused."""
+        return "uncompiled, forward only" if query.device.type == "cpu" else None
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, rules: AttentionRules) -> AttentionResult:
+        """See `rules.Backend`. The logsumexp of low-precision inputs is float32."""
+        if self.supports(rules, key) or self.supports(rules, value):  # a gradient may be asked of these alone
+            raise NotSupportedError("attention 'flex' does not support gradient on the CPU; supported by: eager, sdpa")
+        layout, scale = rules.layout, rules.scale_for(query)
         if layout is not None:
             query, key, value = (tensor.transpose(0, 1)[None] for tensor in (query, key, value))  # (1, H|G, N, K)
         if query.numel() == 0 or key.numel() == 0:  # torch does not take empty tensors here
@@ -64,8 +63,8 @@ class FlexAttention:
                 query,
                 key,
                 value,
-                score_mod=None if bias is None else _score_mod(bias, query, key, scale, layout),
-                block_mask=_block_mask(mask, query, key, layout),
+                score_mod=_score_mod(rules, query, key, scale),
+                block_mask=_block_mask(rules.mask, query, key, layout),
                 scale=scale,
                 enable_gqa=query.shape[1] != key.shape[1],
                 return_aux=AuxRequest(lse=True),
@@ -95,13 +94,14 @@ def _compiled() -> Callable[..., Any]:
 
 def _block_mask(mask: AttentionMask, query: Tensor, key: Tensor, layout: PackedLayout | None) -> BlockMask | None:
     query_length, key_length = query.shape[2], key.shape[2]
-    mods = _mask_mods(mask, query_length, key_length)
+    mods = _mask_mods(mask, query_length, key_length, layout)
     if layout is not None:
         mods.append(_same_sequence(layout.sequence_of_token()))
     if not mods:
         return None
-    per_batch = mask.key_padding is not None or mask.global_tokens is not None or mask.dense is not None
-    per_head = mask.blocks is not None or mask.dense is not None
+    given = (mask.key_padding, mask.global_tokens, mask.dense)
+    per_batch = any(part is not None for part in given) or (mask.rule is not None and mask.rule.batch > 1)
+    per_head = mask.blocks is not None or mask.dense is not None or (mask.rule is not None and mask.rule.heads > 1)
     return create_block_mask(
         and_masks(*mods),
         query.shape[0] if per_batch else None,
@@ -112,7 +112,7 @@ def _block_mask(mask: AttentionMask, query: Tensor, key: Tensor, layout: PackedL
     )
 
 
-def _mask_mods(mask: AttentionMask, query_length: int, key_length: int) -> list[MaskMod]:
+def _mask_mods(mask: AttentionMask, query_length: int, key_length: int, layout: PackedLayout | None) -> list[MaskMod]:
     """The parts of the mask, whose conjunction it is."""
     offset = key_length - query_length
     local: list[MaskMod] = []
@@ -124,6 +124,8 @@ def _mask_mods(mask: AttentionMask, query_length: int, key_length: int) -> list[
         local = [_unless_global(and_masks(*local), mask.global_tokens, query_length)]
     if mask.causal and query_length > 1:
         local.append(_window(None, 0, offset))
+    if mask.rule is not None:
+        local.append(_rule(mask.rule, offset, layout))
     if mask.dense is not None:
         local.append(_dense(mask.dense))
     if mask.key_padding is not None:
@@ -147,6 +149,14 @@ def _unless_global(local: MaskMod, global_keys: Tensor, query_length: int) -> Ma
     return lambda b, h, i, j: local(b, h, i, j) | global_keys[b, j] | queries[b, i]
 
 
+def _rule(rule: MaskRule, offset: int, layout: PackedLayout | None) -> MaskMod:
+    allows = rule.allows
+    if layout is None:
+        return lambda b, h, i, j: allows(b, h, i + offset, j)
+    sequence, place = layout.sequence_of_token(), layout.positions()
+    return lambda b, h, i, j: allows(sequence[i], h, place[i], place[j])
+
+
 def _dense(allowed: Tensor) -> MaskMod:
     per_batch, per_head = int(allowed.shape[0] > 1), int(allowed.shape[1] > 1)
     return lambda b, h, i, j: allowed[b * per_batch, h * per_head, i, j]
@@ -160,8 +170,19 @@ def _same_sequence(sequence: Tensor) -> MaskMod:
     return lambda b, h, i, j: sequence[i] == sequence[j]
 
 
-def _score_mod(bias: AttentionBias, query: Tensor, key: Tensor, scale: float, layout: PackedLayout | None) -> ScoreMod:
-    """What adds the bias to a score; query (B, H, T, K), key (B, G, S, K)."""
+def _score_mod(rules: AttentionRules, query: Tensor, key: Tensor, scale: float) -> ScoreMod | None:
+    """What caps a score and adds the bias; query (B, H, T, K), key (B, G, S, K)."""
+    added = None if rules.bias is None else _bias_mod(rules.bias, query, key, scale, rules.layout)
+    cap = rules.softcap
+    if cap is None:
+        return added
+    if added is None:
+        return lambda score, b, h, i, j: cap * torch.tanh(score / cap)
+    return lambda score, b, h, i, j: added(cap * torch.tanh(score / cap), b, h, i, j)
+
+
+def _bias_mod(bias: AttentionBias, query: Tensor, key: Tensor, scale: float, layout: PackedLayout | None) -> ScoreMod:
+    """What adds the bias to a score."""
     query_length, key_length = query.shape[2], key.shape[2]
     offset = key_length - query_length
     if isinstance(bias, ALiBi):
@@ -175,7 +196,7 @@ def _score_mod(bias: AttentionBias, query: Tensor, key: Tensor, scale: float, la
         return lambda score, b, h, i, j: score + by_distance[j - i - offset + key_length - 1, h]
     if isinstance(bias, RelativePositions):
         return _relative_positions(bias, query, key, scale, layout)
-    values = bias.to_dense(query, key, scale) if layout is None else packed_bias(bias, query, key, scale, layout)
+    values = dense_bias(bias, query, key, scale, layout)
     per_batch, per_head = int(values.shape[0] > 1), int(values.shape[1] > 1)
     return lambda score, b, h, i, j: score + values[b * per_batch, h * per_head, i, j]
 

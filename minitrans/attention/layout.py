@@ -53,6 +53,11 @@ class PackedLayout:
         sequences = torch.arange(len(self.cu_seqlens) - 1, device=self.cu_seqlens.device)
         return torch.repeat_interleave(sequences, self.cu_seqlens.diff())
 
+    def positions(self) -> Tensor:
+        """(N) int64: the position of each token in its sequence."""
+        starts = self.cu_seqlens[:-1].repeat_interleave(self.cu_seqlens.diff())
+        return torch.arange(len(starts), device=starts.device) - starts
+
     def same_sequence(self) -> Tensor:
         """(1, 1, N, N) bool: whether two tokens belong to the same sequence."""
         sequence = self.sequence_of_token()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -32,6 +33,24 @@ class BlockLayout:
 
 
 @dataclass(frozen=True, eq=False)
+class MaskRule:
+    """A pattern as a function: `allows(b, h, i, j)` says whether query i may attend to key j.
+
+    It gets int64 tensors that broadcast against each other and returns bools; i and j are positions among the keys (query
+    i of T stands at i + S - T), in a packed batch positions in their sequence, of which b is the number.
+
+    Attributes:
+        allows: the function.
+        batch: how many samples it tells apart; 1 = it does not look at b.
+        heads: how many heads it tells apart; 1 = it does not look at h.
+    """
+
+    allows: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+    batch: int = 1
+    heads: int = 1
+
+
+@dataclass(frozen=True, eq=False)
 class AttentionMask:
     """The conjunction of its parts; a part left at its default forbids nothing.
 
@@ -45,6 +64,7 @@ class AttentionMask:
         window: (left, right), the distances a query sees to each side; None = unbounded.
         global_tokens: (B, S) bool; in a packed batch (1, N).
         blocks: a block-sparse pattern.
+        rule: a pattern given as a function of positions.
         dense: (B|1, H|1, T, S) bool, anything else.
     """
 
@@ -53,6 +73,7 @@ class AttentionMask:
     window: tuple[int | None, int | None] | None = None
     global_tokens: Tensor | None = None
     blocks: BlockLayout | None = None
+    rule: MaskRule | None = None
     dense: Tensor | None = None
 
     def __post_init__(self) -> None:
@@ -91,6 +112,8 @@ class AttentionMask:
             allowed = allowed | key_is_global | query_is_global
         if causal:
             allowed = _both(allowed, _inside((None, 0), ahead))
+        if self.rule is not None:
+            allowed = _both(allowed, _ruled(self.rule, query_length, key_length, device, layout, rows, columns))
         if self.dense is not None:
             allowed = _both(allowed, self.dense[:, :, rows, columns])
         if self.key_padding is not None:
@@ -102,23 +125,41 @@ class AttentionMask:
     @property
     def only_causal(self) -> bool:
         """Whether `causal` is all there is, which fused kernels have a switch for."""
-        parts = (self.key_padding, self.window, self.global_tokens, self.blocks, self.dense)
+        parts = (self.key_padding, self.window, self.global_tokens, self.blocks, self.rule, self.dense)
         return self.causal and all(part is None for part in parts)
 
-    def check(self, batch: int, heads: int, query_length: int, key_length: int) -> None:
-        """Raises ValueError where a part does not fit the sizes B, H, T, S."""
+    def narrowed(self, rule: MaskRule) -> AttentionMask:
+        """This mask and the rule: both must allow a pair."""
+        if self.rule is None:
+            return replace(self, rule=rule)
+        first = self.rule
+        both = MaskRule(
+            lambda b, h, i, j: first.allows(b, h, i, j) & rule.allows(b, h, i, j),
+            max(first.batch, rule.batch),
+            max(first.heads, rule.heads),
+        )
+        return replace(self, rule=both)
+
+    @property
+    def fits_packed(self) -> bool:
+        """Whether it says nothing that a packed batch, which has no padding and no grid, cannot have."""
+        return self.key_padding is None and self.dense is None and self.blocks is None
+
+    def check(self, query: torch.Size, key: torch.Size) -> None:
+        """Raises ValueError where a part does not fit queries (B, H, T, K) and keys (B, G, S, K), or (N, H, K), (N, G, K)."""
+        batch, query_length, key_length = (1, query[0], key[0]) if len(query) == 3 else (query[0], query[2], key[2])
         for name, part in (("key_padding", self.key_padding), ("global_tokens", self.global_tokens)):
             if part is not None and part.shape != (batch, key_length):
                 raise ValueError(f"{name} must be (B, S) = ({batch}, {key_length}), got {tuple(part.shape)}")
         if self.dense is not None:
-            expected = (batch, heads, query_length, key_length)
+            expected = (batch, query[1], query_length, key_length)
             fits = all(got in (1, want) for got, want in zip(self.dense.shape[:2], expected[:2], strict=True))
             if not fits or self.dense.shape[2:] != expected[2:]:
                 raise ValueError(f"dense must be (B|1, H|1, T, S) of {expected}, got {tuple(self.dense.shape)}")
         if self.blocks is not None:
             size = self.blocks.size
             grid = (-(-query_length // size), -(-key_length // size))
-            if self.blocks.allowed.shape[0] not in (1, heads) or self.blocks.allowed.shape[1:] != grid:
+            if self.blocks.allowed.shape[0] not in (1, query[1]) or self.blocks.allowed.shape[1:] != grid:
                 raise ValueError(
                     f"blocks.allowed must be (H|1, {grid[0]}, {grid[1]}) for T={query_length}, S={key_length}, "
                     f"size={size}, got {tuple(self.blocks.allowed.shape)}"
@@ -157,6 +198,28 @@ def _blocks(blocks: BlockLayout, query_length: int, key_length: int, rows: slice
     return blocks.allowed[None, :, query_block[:, None], key_block[None, :]]
 
 
+def _ruled(
+    rule: MaskRule,
+    query_length: int,
+    key_length: int,
+    device: torch.device,
+    layout: PackedLayout | None,
+    rows: slice,
+    columns: slice,
+) -> Tensor:
+    """(B|1, H|1, T, S): what the rule allows."""
+    if layout is None:
+        b = torch.arange(rule.batch, device=device)[:, None, None, None]
+        i = torch.arange(key_length - query_length, key_length, device=device)[rows, None]
+        j = torch.arange(key_length, device=device)[columns]
+    else:
+        places = layout.positions()
+        b, i, j = layout.sequence_of_token()[rows, None], places[rows, None], places[columns]
+    h = torch.arange(rule.heads, device=device)[:, None, None]
+    allowed = rule.allows(b, h, i, j)
+    return allowed.expand(torch.broadcast_shapes(allowed.shape, (1, 1, i.shape[0], j.shape[0])))
+
+
 def _both(one: Tensor | None, other: Tensor) -> Tensor:
     return other if one is None else one & other
 
@@ -171,3 +234,6 @@ def _require_bool(name: str, tensor: Tensor | None, dimensions: int) -> None:
         )
     if tensor.dim() != dimensions:
         raise ValueError(f"{name} must have {dimensions} dimensions, got shape {tuple(tensor.shape)}")
+
+
+NO_MASK = AttentionMask()  # forbids nothing

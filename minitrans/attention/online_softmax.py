@@ -22,7 +22,8 @@ again from its q and k. With the incoming gradient do, the derivative of softmax
 and D, which seems to need the whole row once more, is a product of two things at hand:
 sum_j p_ij (do_i · v_j) = do_i · o_i. A gradient dL through the logsumexp adds p_ij dL_i to ds_ij, because
 dL_i / ds_ij = p_ij; so it is subtracted from D. From ds: dq_i = scale sum_j ds_ij k_j, dk_j = scale sum_i ds_ij q_i,
-and the gradient of an additive bias is ds itself.
+and the gradient of an additive bias is ds itself. Where scores are capped, c · tanh(s / c), dq and dk have a factor more,
+the slope 1 - tanh².
 
 **Dropout** multiplies p by z (0, or 1 / (1 - dropout_p)) on its way to v, never on its way into l. The backward pass
 draws each tile's z again from the tile's own seed; D = do · o stays true, because o was made with z.
@@ -31,17 +32,14 @@ draws each tile's z again from the tile's own seed; D = do · o stays true, beca
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from minitrans.attention.bias import AttentionBias
-from minitrans.attention.contract import OPTIONS, AttentionResult
-from minitrans.attention.layout import PackedLayout
 from minitrans.attention.mask import AttentionMask
-from minitrans.attention.packed import run_sequences
+from minitrans.attention.packed import by_sequence
+from minitrans.attention.rules import AttentionResult, AttentionRules
 from minitrans.errors import NotSupportedError
 
 
@@ -54,8 +52,6 @@ class OnlineSoftmaxAttention:
     """
 
     name = "online_softmax"
-    supports = OPTIONS - {"weights"}
-    exact = True
 
     def __init__(self, *, query_tile: int = 64, key_tile: int = 64) -> None:
         if query_tile < 1 or key_tile < 1:
@@ -63,46 +59,31 @@ class OnlineSoftmaxAttention:
         self.query_tile = query_tile
         self.key_tile = key_tile
 
-    def __call__(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        *,
-        mask: AttentionMask,
-        bias: AttentionBias | None,
-        layout: PackedLayout | None,
-        scale: float,
-        dropout_p: float,
-        need_weights: bool,
-    ) -> AttentionResult:
-        """See `contract.Attention`. The logsumexp of low-precision inputs is float32."""
-        compute = partial(self._rectangle, scale=scale, dropout_p=dropout_p)
-        if layout is not None:
-            output, logsumexp = run_sequences(compute, query, key, value, mask=mask, bias=bias, layout=layout)
-        else:
-            output, logsumexp = compute(query, key, value, mask, bias)
-        return AttentionResult(output, logsumexp=logsumexp)
+    def supports(self, rules: AttentionRules, query: Tensor) -> str | None:
+        """Everything."""
+        return None
 
-    def _rectangle(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        mask: AttentionMask,
-        bias: AttentionBias | None,
-        *,
-        scale: float,
-        dropout_p: float,
-    ) -> tuple[Tensor, Tensor]:
+    def remark(self, query: Tensor) -> str | None:
+        """Nothing."""
+        return None
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, rules: AttentionRules) -> AttentionResult:
+        """See `rules.Backend`. The logsumexp of low-precision inputs is float32."""
+        return by_sequence(self._rectangle, query, key, value, rules)
+
+    def _rectangle(self, query: Tensor, key: Tensor, value: Tensor, rules: AttentionRules) -> AttentionResult:
         """query (B, H, T, K), key and value (B, G, S, K) -> output (B, H, T, K), logsumexp (B, H, T)."""
-        scores = None if bias is None else bias.to_dense(query, key, scale)  # (B|1, H|1, T, S)
+        scale = rules.scale_for(query)
+        bias = None if rules.bias is None else rules.bias.to_dense(query, key, scale)  # (B|1, H|1, T, S)
         group = query.shape[1] // key.shape[1]
         key, value = key.repeat_interleave(group, dim=1), value.repeat_interleave(group, dim=1)  # (B, H, S, K)
-        seed = int(torch.randint(2**62, ()).item()) if dropout_p > 0 else 0
-        tiles = _Tiles(mask, query.shape[2], key.shape[2], self.query_tile, self.key_tile, scale, dropout_p, seed)
-        output, logsumexp = _OnlineSoftmax.apply(query, key, value, scores, tiles)  # type: ignore[no-untyped-call]
-        return output, logsumexp
+        seed = int(torch.randint(2**62, ()).item()) if rules.dropout_p > 0 else 0
+        tiles = _Tiles(
+            rules.mask, query.shape[2], key.shape[2], self.query_tile, self.key_tile, scale, rules.softcap,
+            rules.dropout_p, seed,
+        )  # fmt: skip
+        output, logsumexp = _OnlineSoftmax.apply(query, key, value, bias, tiles)  # type: ignore[no-untyped-call]
+        return AttentionResult(output, logsumexp=logsumexp)
 
 
 class _OnlineSoftmax(torch.autograd.Function):
@@ -164,11 +145,12 @@ class _OnlineSoftmax(torch.autograd.Function):
                 dv[:, :, columns] += tiles.dropout(p_ij, rows, columns).transpose(-2, -1) @ do_i
                 dp_ij = tiles.dropout(do_i @ v_j.transpose(-2, -1), rows, columns)
                 ds_ij = p_ij * (dp_ij - d[:, :, rows, None])
-                dq[:, :, rows] += tiles.scale * (ds_ij @ k_j)
-                dk[:, :, columns] += tiles.scale * (ds_ij.transpose(-2, -1) @ q_i)
                 if dbias is not None:
                     shape = (*dbias.shape[:2], *ds_ij.shape[2:])
                     dbias[:, :, rows, columns] = ds_ij.sum_to_size(shape)
+                ds_ij = ds_ij * tiles.slope(q_i, k_j)
+                dq[:, :, rows] += tiles.scale * (ds_ij @ k_j)
+                dk[:, :, columns] += tiles.scale * (ds_ij.transpose(-2, -1) @ q_i)
         return (
             dq.to(query.dtype),
             dk.to(key.dtype),
@@ -188,6 +170,7 @@ class _Tiles:
     query_tile: int
     key_tile: int
     scale: float
+    softcap: float | None
     dropout_p: float
     seed: int
 
@@ -206,11 +189,19 @@ class _Tiles:
     def scores(
         self, q_i: Tensor, key: Tensor, bias: Tensor | None, allowed: Tensor | None, *, rows: slice, columns: slice
     ) -> Tensor:
-        """s_ij (B, H, t, s) = scale q_i k_jᵀ + bias, -inf where the mask forbids."""
+        """s_ij (B, H, t, s) = cap(scale q_i k_jᵀ) + bias, -inf where the mask forbids."""
         s_ij = self.scale * (q_i @ key[:, :, columns].to(q_i.dtype).transpose(-2, -1))
+        if self.softcap is not None:
+            s_ij = self.softcap * torch.tanh(s_ij / self.softcap)
         if bias is not None:
             s_ij = s_ij + bias[:, :, rows, columns]
         return s_ij if allowed is None else s_ij.masked_fill(~allowed, -torch.inf)
+
+    def slope(self, q_i: Tensor, k_j: Tensor) -> Tensor | float:
+        """The derivative of a score by what it was before the cap: 1 - tanh²."""
+        if self.softcap is None:
+            return 1.0
+        return 1 - torch.tanh(self.scale * (q_i @ k_j.transpose(-2, -1)) / self.softcap) ** 2
 
     def dropout(self, p_ij: Tensor, rows: slice, columns: slice) -> Tensor:
         """p_ij times the tile's z: the same z whenever it is asked for."""

@@ -5,50 +5,34 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from minitrans.attention.bias import AttentionBias
-from minitrans.attention.layout import PackedLayout
-from minitrans.attention.mask import AttentionMask
-from minitrans.attention.packed import packed_bias
+from minitrans.attention.packed import dense_bias
+from minitrans.attention.rules import AttentionRules
+from minitrans.attention.scores import dense_scores
 
 
-def attention_probabilities(
-    query: Tensor,
-    key: Tensor,
-    *,
-    mask: AttentionMask,
-    bias: AttentionBias | None,
-    layout: PackedLayout | None,
-    scale: float,
-    logsumexp: Tensor | None,
-) -> Tensor:
+def attention_probabilities(query: Tensor, key: Tensor, rules: AttentionRules, logsumexp: Tensor | None) -> Tensor:
     """exp(scores - logsumexp), recomputed from the inputs of an attention.
 
     Args:
         query: (B, H, T, K), or (N, H, K) with a layout.
         key: (B, G, S, K), or (N, G, K).
-        mask: as the attention had it.
-        bias: as the attention had it.
-        layout: as the attention had it.
-        scale: factor of the scores.
+        rules: as the attention had them.
         logsumexp: (B, H, T) or (N, H), what the attention returned; None where it returned none: it is recomputed too.
 
     Returns:
         (B, H, T, S), or (1, H, N, N) for a packed batch; rows with nothing to attend to are zero.
     """
+    layout, scale = rules.layout, rules.scale_for(query)
     if layout is not None:
         query, key = query.transpose(0, 1)[None], key.transpose(0, 1)[None]  # (1, H|G, N, K)
         logsumexp = None if logsumexp is None else logsumexp.transpose(0, 1)[None]  # (1, H, N)
     dtype = query.dtype
     if logsumexp is not None:  # low-precision inputs, float32 logsumexp: the scores it came from were float32 too
         query, key = query.to(logsumexp.dtype), key.to(logsumexp.dtype)
-    batch, heads, length, width = query.shape
-    grouped = query.reshape(batch, key.shape[1], heads // key.shape[1], length, width)  # (B, G, H / G, T, K)
-    scores = torch.einsum("bgrtk,bgsk->bgrts", grouped, key).reshape(batch, heads, length, key.shape[2]) * scale
-    if bias is not None:
-        scores = scores + (
-            bias.to_dense(query, key, scale) if layout is None else packed_bias(bias, query, key, scale, layout)
-        )
-    allowed = mask.to_dense(length, key.shape[2], query.device, layout)
+    scores = dense_scores(query, key, rules)  # (B, H, T, S)
+    if rules.bias is not None:
+        scores = scores + dense_bias(rules.bias, query, key, scale, layout)
+    allowed = rules.mask.to_dense(query.shape[2], key.shape[2], query.device, layout)
     if allowed is not None:
         scores = torch.where(allowed, scores, -torch.inf)
     if logsumexp is None:

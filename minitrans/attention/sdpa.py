@@ -2,61 +2,43 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from minitrans.attention.bias import AttentionBias
-from minitrans.attention.contract import OPTIONS, AttentionResult
-from minitrans.attention.layout import PackedLayout
-from minitrans.attention.mask import AttentionMask
-from minitrans.attention.packed import run_sequences
+from minitrans.attention.mask import NO_MASK
+from minitrans.attention.packed import by_sequence
+from minitrans.attention.rules import AttentionResult, AttentionRules
 
 
 class SdpaAttention:
     """Masks and bias become one `attn_mask`; a packed batch runs its sequences, those of equal length in one call."""
 
     name = "sdpa"
-    supports = OPTIONS - {"weights", "logsumexp"}  # the probabilities never exist, the logsumexp stays inside
-    exact = True
 
-    def __call__(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        *,
-        mask: AttentionMask,
-        bias: AttentionBias | None,
-        layout: PackedLayout | None,
-        scale: float,
-        dropout_p: float,
-        need_weights: bool,
-    ) -> AttentionResult:
-        """See `contract.Attention`."""
-        compute = partial(_sdpa, scale=scale, dropout_p=dropout_p)
-        if layout is not None:
-            output, _ = run_sequences(compute, query, key, value, mask=mask, bias=bias, layout=layout)
-        else:
-            output, _ = compute(query, key, value, mask, bias)
-        return AttentionResult(output)
+    def supports(self, rules: AttentionRules, query: Tensor) -> str | None:
+        """Not what stays inside torch's kernels."""
+        if rules.softcap is not None:
+            return "softcap"
+        return "the logsumexp" if rules.need_logsumexp else None
+
+    def remark(self, query: Tensor) -> str | None:
+        """Nothing."""
+        return None
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, rules: AttentionRules) -> AttentionResult:
+        """See `rules.Backend`."""
+        if rules.mask is NO_MASK and rules.bias is None and rules.layout is None and query.shape[1] == key.shape[1]:
+            output = scaled_dot_product_attention(query, key, value, dropout_p=rules.dropout_p, scale=rules.scale)
+            return AttentionResult(output)
+        return by_sequence(_rectangle, query, key, value, rules)
 
 
-def _sdpa(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: AttentionMask,
-    bias: AttentionBias | None,
-    *,
-    scale: float,
-    dropout_p: float,
-) -> tuple[Tensor, None]:
-    """query (B, H, T, K), key and value (B, G, S, K) -> output (B, H, T, K); no logsumexp."""
+def _rectangle(query: Tensor, key: Tensor, value: Tensor, rules: AttentionRules) -> AttentionResult:
+    """query (B, H, T, K), key and value (B, G, S, K) -> output (B, H, T, K)."""
+    mask, scale = rules.mask, rules.scale_for(query)
     # torch's is_causal puts query i at position i instead of i + S - T, so it serves only where T == S
-    causal = bias is None and query.shape[2] == key.shape[2] and mask.only_causal
+    causal = rules.bias is None and query.shape[2] == key.shape[2] and mask.only_causal
     allowed = None if causal else mask.to_dense(query.shape[2], key.shape[2], query.device)
     empty: Tensor | None = None
     if allowed is not None:
@@ -64,15 +46,18 @@ def _sdpa(
         empty = ~allowed.any(dim=-1, keepdim=True)
         allowed = allowed | empty
     scores = allowed
-    if bias is not None:
-        scores = bias.to_dense(query, key, scale)
+    if rules.bias is not None:
+        scores = rules.bias.to_dense(query, key, scale)
         if allowed is not None:
             scores = torch.where(allowed, scores, -torch.inf)
-    grouped = query.shape[1] != key.shape[1]
-    if grouped and scores is not None:  # with a mask and enable_gqa, CUDA would leave its fused kernels
-        group = query.shape[1] // key.shape[1]
-        key, value, grouped = key.repeat_interleave(group, 1), value.repeat_interleave(group, 1), False
+    options: dict[str, bool] = {}
+    if query.shape[1] != key.shape[1]:
+        if scores is None:
+            options = {"enable_gqa": True}
+        else:  # with a mask and enable_gqa, CUDA would leave its fused kernels
+            group = query.shape[1] // key.shape[1]
+            key, value = key.repeat_interleave(group, 1), value.repeat_interleave(group, 1)
     output = scaled_dot_product_attention(
-        query, key, value, attn_mask=scores, dropout_p=dropout_p, is_causal=causal, scale=scale, enable_gqa=grouped
+        query, key, value, attn_mask=scores, dropout_p=rules.dropout_p, is_causal=causal, scale=scale, **options
     )
-    return (output if empty is None else output.masked_fill(empty, 0.0)), None
+    return AttentionResult(output if empty is None else output.masked_fill(empty, 0.0))

@@ -13,10 +13,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from minitrans.attention.bias import ALiBi, AttentionBias, DenseBias, RelativeBuckets, SummedBias
-from minitrans.attention.contract import OPTIONS, AttentionResult
 from minitrans.attention.layout import PackedLayout
 from minitrans.attention.mask import AttentionMask
-from minitrans.errors import NotSupportedError
+from minitrans.attention.rules import AttentionResult, AttentionRules
 
 WIDEST = 256
 _NARROWEST = 16
@@ -25,59 +24,43 @@ _NARROWEST = 16
 class TritonAttention:
     """Masks, distances and dropout are computed inside the kernel; a packed batch is one call.
 
-    What has to be stored: a `dense` mask becomes a bias of -inf, and relative positions become one score per pair.
+    What has to be stored: a `dense` mask and a `rule` become a bias of -inf, and relative positions one score per pair.
     Heads narrower than 16 are widened with zeros.
     """
 
     name = "triton"
-    supports = OPTIONS - {"weights"}
-    exact = True
 
-    def supports_on(self, device: torch.device) -> frozenset[str]:
+    def supports(self, rules: AttentionRules, query: Tensor) -> str | None:
         """Kernels compute float32 and below; the PyTorch path computes float64 too."""
-        return self.supports - {"float64"} if _launches(device) else self.supports
+        if query.shape[-1] > WIDEST:
+            return f"head widths above {WIDEST}"
+        return "float64" if query.element_size() == 8 and _launches(query) else None
 
-    def remark_on(self, device: torch.device) -> str:
-        """What of the package runs on this device, for `explain_backend`."""
+    def remark(self, query: Tensor) -> str:
+        """What of the package runs on this device."""
         from minitrans_kernels.availability import available
 
-        if device.type == "cuda":
+        if query.device.type == "cuda":
             usable, reason = available()
             return f"Triton kernels ({reason})" if usable else f"the PyTorch path, because {reason}"
-        if _launches(device):
+        if _launches(query):
             return "Triton kernels, interpreted"
-        return f"the PyTorch path, because Triton does not compute on {device.type} tensors"
+        return f"the PyTorch path, because Triton does not compute on {query.device.type} tensors"
 
-    def __call__(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        *,
-        mask: AttentionMask,
-        bias: AttentionBias | None,
-        layout: PackedLayout | None,
-        scale: float,
-        dropout_p: float,
-        need_weights: bool,
-    ) -> AttentionResult:
-        """See `contract.Attention`. The logsumexp of low-precision inputs is float32."""
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, rules: AttentionRules) -> AttentionResult:
+        """See `rules.Backend`. The logsumexp of low-precision inputs is float32."""
         from minitrans_kernels import attention, attention_varlen
 
-        width = query.shape[-1]
-        if width > WIDEST:
-            raise NotSupportedError(
-                f"attention 'triton' does not support head widths above {WIDEST}, got {width}; "
-                f"supported by: eager, flex, online_softmax, sdpa"
-            )
+        mask, layout, width, scale = rules.mask, rules.layout, query.shape[-1], rules.scale_for(query)
         options: dict[str, Any] = {
             "causal": mask.causal,
             "window": mask.window,
             "block_layout": None if mask.blocks is None else (mask.blocks.allowed, mask.blocks.size),
             "scale": scale,
-            "dropout_p": dropout_p,
+            "softcap": rules.softcap,
+            "dropout_p": rules.dropout_p,
             "return_lse": True,
-            **_scores(bias, mask.dense, query, key, scale, layout),
+            **_scores(rules, query, key, scale),
         }
         if width < _NARROWEST:
             query, key, value = (pad(tensor, (0, _NARROWEST - width)) for tensor in (query, key, value))
@@ -93,26 +76,20 @@ class TritonAttention:
         return AttentionResult(output[..., :width], logsumexp=logsumexp)
 
 
-def _launches(device: torch.device) -> bool:
+def _launches(query: Tensor) -> bool:
     from minitrans_kernels.runtime import runs_on_triton
 
-    return runs_on_triton(torch.empty(0, device=device))
+    return runs_on_triton(torch.empty(0, device=query.device))
 
 
-def _scores(
-    bias: AttentionBias | None,
-    dense_mask: Tensor | None,
-    query: Tensor,
-    key: Tensor,
-    scale: float,
-    layout: PackedLayout | None,
-) -> dict[str, Any]:
+def _scores(rules: AttentionRules, query: Tensor, key: Tensor, scale: float) -> dict[str, Any]:
     """The arguments bias, relative_bias and alibi_slopes of the kernels."""
+    layout = rules.layout
     heads = query.shape[1]
     dense: Tensor | None = None
     slopes: Tensor | None = None
     relative: tuple[Tensor, bool, int] | None = None
-    for part in _parts(bias):
+    for part in _parts(rules.bias):
         if isinstance(part, ALiBi):
             part.check(heads)
             slopes = part.slopes if slopes is None else slopes + part.slopes
@@ -124,10 +101,21 @@ def _scores(
                 part.to_dense(query, key, scale) if layout is None else _by_sequence(part, query, key, scale, layout)
             )
             dense = scores if dense is None else dense + scores
-    if dense_mask is not None:
+    allowed = _stored(rules.mask, query, key, layout)
+    if allowed is not None:
         zero = query.new_zeros(()) if dense is None else dense
-        dense = torch.where(dense_mask, zero, -torch.inf)
+        dense = torch.where(allowed, zero, -torch.inf)
     return {"bias": dense, "relative_bias": relative, "alibi_slopes": slopes}
+
+
+def _stored(mask: AttentionMask, query: Tensor, key: Tensor, layout: PackedLayout | None) -> Tensor | None:
+    """(B|1, H|1, T, S) bool: what of the mask the kernels have no argument for; by position in a packed batch."""
+    if mask.rule is None:
+        return mask.dense
+    # positions beyond the end of a short sequence are allowed or not, and nobody looks at them
+    lengths = (query.shape[2], key.shape[2]) if layout is None else (layout.max_seqlen, layout.max_seqlen)
+    stored = AttentionMask(rule=mask.rule, dense=mask.dense)
+    return stored.to_dense(*lengths, query.device)
 
 
 def _parts(bias: AttentionBias | None) -> Iterator[AttentionBias]:

@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 
-from minitrans.attention.choice import BackendChoice
+from minitrans.attention.backend_selection import BackendChoice
 from minitrans.attention.dispatch import explain_backend
 from minitrans.attention.mask import AttentionMask
+from minitrans.attention.rules import AttentionRules
 from minitrans.cli.errors import note
 from minitrans.cli.options import DTYPES, Runtime, attention_spec
 from minitrans.cli.text import busy
@@ -33,6 +34,13 @@ def load(runtime: Runtime, task: type[Pipeline] = Pipeline) -> Loaded:
     device = checked_device(runtime.device)
     if runtime.dtype not in (None, *DTYPES):
         raise ValueError(f"--dtype: expected one of {', '.join(DTYPES)}, got {printable(runtime.dtype)!r}")
+<<<<<<< HEAD
+=======
+    check_backend(runtime.backend)
+    attention = attention_spec(runtime.attention)
+    if attention is not None:
+        check_spec(attention)
+>>>>>>> ff77c84 (Context and rules travel through attention; blocks are made of modules; variants are modules with parameters; caches that grow in place)
     if runtime.threads is not None:
         torch.set_num_threads(runtime.threads)
     with busy(f"loading {printable(runtime.model)}"), _silent(logging.getLogger("minitrans")):
@@ -83,7 +91,7 @@ def chosen_backend(model: PreTrainedModel, backend: str = "auto") -> BackendChoi
     shape = (1, config.num_attention_heads, 2, config.hidden_size // config.num_attention_heads)
     query = torch.zeros(shape, device=model.device, dtype=model.dtype)
     mask = AttentionMask(key_padding=torch.tensor([[True, False]], device=model.device))
-    return explain_backend(query, query, mask=mask, attention=config.attention, backend=backend)
+    return explain_backend(query, query, AttentionRules(mask=mask), backend=backend)
 
 
 @contextmanager

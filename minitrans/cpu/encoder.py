@@ -1,4 +1,4 @@
-"""The stack of encoder blocks for inference on a CPU: the same function as `models.encoder.Encoder` in fewer, larger steps.
+"""The stack of encoder blocks for inference on a CPU: the same function as `layers.stack.Stack` in fewer, larger steps.
 
 Queries, keys and values come from one projection; projections are oneDNN's with pre-packed weights, activation or residual sum in
 the same call; the sequences of a packed batch share rows (see `rows.py`), so that attention is one call a layer, or a few.
@@ -7,14 +7,13 @@ the same call; the sequences of a packed batch share rows (see `rows.py`), so th
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm
 
-from minitrans.attention.bias import AttentionBias, RelativeBuckets
-from minitrans.attention.layout import PackedLayout
+from minitrans.attention.bias import RelativeBuckets
+from minitrans.attention.context import Context
 from minitrans.attention.mask import AttentionMask
 from minitrans.cpu.attention import attend_in_rows
 from minitrans.cpu.distances import Distances
@@ -22,9 +21,12 @@ from minitrans.cpu.linear import FloatLinear, IntegerLinear
 from minitrans.cpu.rows import Rectangle, Rows, lay_out
 from minitrans.errors import NotSupportedError
 from minitrans.layers.activations import Activation, gelu_erf
-from minitrans.layers.encoder_block import EncoderBlock
+from minitrans.layers.block import Block
+from minitrans.layers.cache import Cache
+from minitrans.layers.feed_forward import FeedForward
+from minitrans.layers.multi_head_attention import MultiHeadAttention
 from minitrans.layers.norms import LayerNorm
-from minitrans.models.encoder import Stacked
+from minitrans.layers.stack import StackOutput
 
 # of what is not integer: the attention, and the sum that runs through the blocks
 FLOATS = {
@@ -43,13 +45,17 @@ class FusedBlock:
         before: the norm that the input of the block comes from, where there is one.
     """
 
-    def __init__(self, block: EncoderBlock, dtype: str, before: LayerNorm | None) -> None:
+    def __init__(self, block: Block, dtype: str, before: LayerNorm | None) -> None:
         attention, network = block.attention, block.feed_forward
+        assert isinstance(attention, MultiHeadAttention)
+        assert isinstance(network, FeedForward)
         self.head_width, self.scale = attention.head_width, attention.scale
         projections = (attention.query, attention.key, attention.value)
         inner, floats = FLOATS[dtype]
         self.activation: Activation | None = None if network.act is gelu_erf else network.act
         first, second = block.attention_LayerNorm, block.feed_forward_LayerNorm
+        assert isinstance(first, LayerNorm)
+        assert isinstance(second, LayerNorm)
         norms = (first, second) if block.norm_first else (before, first)
         self.query_key_value = _pack(projections, dtype, inner, norms[0])
         self.up = _pack([network.up], dtype, inner, norms[1], gelu=self.activation is None)
@@ -79,10 +85,10 @@ class FusedBlock:
 
 
 class FusedEncoder(nn.Module):
-    """Takes the place of an `Encoder`.
+    """Takes the place of a `Stack`.
 
     Args:
-        blocks: of that encoder.
+        blocks: of that stack.
         order: in which it runs them.
         norm: what follows the last.
         dtype: "float32", "bfloat16" or "int8".
@@ -91,7 +97,7 @@ class FusedEncoder(nn.Module):
 
     def __init__(
         self,
-        blocks: Sequence[EncoderBlock],
+        blocks: Sequence[Block],
         order: Sequence[int],
         norm: LayerNorm | None,
         dtype: str,
@@ -106,38 +112,29 @@ class FusedEncoder(nn.Module):
         self.distances = None if distances is None else Distances(distances, self.inner)
 
     def forward(
-        self,
-        x: Tensor,
-        *,
-        mask: AttentionMask,
-        bias: AttentionBias | None = None,
-        layout: PackedLayout | None = None,
-        head_masks: Sequence[Tensor | None],
-        need_weights: bool = False,
-        keep_states: bool = False,
-        keep_cache: bool = False,
-        **decoding: Any,
-    ) -> Stacked:
-        """(B, T, D) -> (B, T, D), or (N, D) -> (N, D); the arguments are those of `Encoder`.
+        self, x: Tensor, context: Context, cache: Cache | None = None, *, keep_states: bool = False
+    ) -> StackOutput:
+        """(B, T, D) -> (B, T, D), or (N, D) -> (N, D); the arguments are those of `Stack`.
 
         Raises:
             NotSupportedError: for what only the model that this one was prepared from computes.
         """
         asked = {
-            "output_attentions": need_weights,
-            "head_mask": any(each is not None for each in head_masks),
-            "a mask of scores": bias is not None,
-            "past_key_values": keep_cache,
-            "encoder_hidden_states": decoding.get("memory") is not None,
+            "output_attentions": context.need_weights,
+            "head_mask": context.head_mask is not None,
+            "a mask of scores": context.bias is not None,
+            "past_key_values": cache is not None,
+            "encoder_hidden_states": context.memory is not None,
         }
         if any(asked.values()):
             names = ", ".join(name for name, is_asked in asked.items() if is_asked)
             raise NotSupportedError(f"a prepared model does not go with {names}; use the model it was prepared from")
-        rows = _grid(x, mask, self.inner) if layout is None else lay_out(layout.lengths(), self.inner)
+        layout = context.layout
+        rows = _grid(x, context.mask, self.inner) if layout is None else lay_out(layout.lengths(), self.inner)
         if self.distances is not None:
             rows = self.distances.added_to(rows)
         states = [state.view(x.shape) for state in self.states(x.flatten(0, -2), rows, keep_states)]
-        return Stacked(states[-1], tuple(states) if keep_states else (), (), (), ())
+        return StackOutput(states[-1], tuple(states) if keep_states else (), (), ())
 
     def states(self, x: Tensor, rows: Rows, keep: bool) -> list[Tensor]:
         """(N, D) -> the last hidden state (N, D), after all before it where those are to be kept."""

@@ -9,13 +9,13 @@ import torch
 from torch import nn
 
 from minitrans.attention.bias import RelativeBuckets
-from minitrans.attention.full import FullAttention
 from minitrans.cpu.encoder import FusedEncoder
 from minitrans.cpu.linear import check_operators
 from minitrans.errors import NotSupportedError
-from minitrans.layers.encoder_block import EncoderBlock
-from minitrans.models.encoder import Encoder
-from minitrans.models.mpnet import DistanceEncoder
+from minitrans.layers.block import Block
+from minitrans.layers.feed_forward import FeedForward
+from minitrans.layers.multi_head_attention import MultiHeadAttention
+from minitrans.layers.stack import Stack
 from minitrans.models.pretrained import PreTrainedModel
 
 DTYPES = ("float32", "bfloat16", "int8")
@@ -97,40 +97,42 @@ def _with(model: M, **modules: nn.Module) -> M:
     return new
 
 
-def _blocks(body: PreTrainedModel) -> tuple[Encoder, list[EncoderBlock]]:
+def _blocks(body: PreTrainedModel) -> tuple[Stack, list[Block]]:
     """The stack of a body and its blocks. Raises NotSupportedError where one is not a plain encoder block."""
-    encoder = getattr(body, "encoder", None)
+    stack = getattr(body, "encoder", None)
     name = type(body).__name__
-    if not isinstance(encoder, Encoder) or type(encoder) not in (Encoder, DistanceEncoder):
-        raise NotSupportedError(f"{name} has no stack of encoder blocks of its own to prepare")
-    for block in encoder.layer:
+    if type(stack) is not Stack:
+        raise NotSupportedError(f"{name} has no stack of blocks of its own to prepare")
+    for block in stack.layer:
         reason = _obstacle(block)
         if reason:
             raise NotSupportedError(f"{name} cannot be prepared: {reason}")
-    return encoder, [block for block in encoder.layer if isinstance(block, EncoderBlock)]
+    return stack, [block for block in stack.layer if isinstance(block, Block)]
 
 
-def _distances(stack: Encoder, blocks: list[EncoderBlock]) -> RelativeBuckets | None:
+def _distances(stack: Stack, blocks: list[Block]) -> RelativeBuckets | None:
     """What every block adds to its scores. Raises ValueError where that is not for the heads of a block."""
-    if not isinstance(stack, DistanceEncoder):
+    if stack.relative_attention_bias is None:
         return None
-    distances = stack.distances()
+    distances = stack.relative_attention_bias.bias()
     for block in blocks:
+        assert isinstance(block.attention, MultiHeadAttention)
         distances.check(block.attention.num_heads)
     return distances
 
 
 def _obstacle(block: nn.Module) -> str:
     """Why a block cannot be prepared; empty where it can."""
-    if type(block) is not EncoderBlock:
-        return f"its blocks are {type(block).__name__}, only an EncoderBlock is served"
-    attention = block.attention
+    attention, network = getattr(block, "attention", None), getattr(block, "feed_forward", None)
+    if type(block) is not Block or type(attention) is not MultiHeadAttention or type(network) is not FeedForward:
+        return f"its blocks are {type(block).__name__}, only a Block of attention and feed-forward is served"
     checks = {
         "it is not on the CPU": attention.query.weight.device.type != "cpu",
         "its weights are float64": attention.query.weight.dtype == torch.float64,
-        "its attention is not full": type(attention.attention) is not FullAttention,
+        "its attention is not full": len(attention.variants) > 0 or attention.softcap is not None,
+        "it is a decoder": block.cross_attention is not None,
         "it has relative positions": attention.distance_embedding is not None,
         "its heads share keys and values": attention.num_kv_heads != attention.num_heads,
-        "its feed-forward network is gated": block.feed_forward.gate is not None,
+        "its feed-forward network is gated": network.gate is not None,
     }
     return "; ".join(reason for reason, holds in checks.items() if holds)

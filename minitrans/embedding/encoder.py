@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minitrans.attention.registry import VariantSpec
+from minitrans.attention.specs import VariantSpec
 from minitrans.cpu import DTYPES, prepare
 from minitrans.embedding.batching import CELLS, cell_batches, windows
 from minitrans.embedding.head import Dense, Head

@@ -1,33 +1,205 @@
-"""Keys and values of the tokens already seen, so that a decoder computes only the new ones."""
+"""Keys and values of the tokens already seen, so that a decoder computes only the new ones.
+
+A forward leaves the cache that it is given as it was and returns a longer one: the two share memory. New keys are written
+behind the old ones into memory that doubles when it is full, so that a token costs the same however many came before.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
-
-class KeyValue(NamedTuple):
-    """Projected keys and values of one attention: each (B, G, S, K)."""
-
-    key: Tensor
-    value: Tensor
+_FIRST = 64  # tokens that the memory holds at first
 
 
-class LayerCache(NamedTuple):
-    """What one decoder block remembers; `cross_attention` is None where the block has none."""
+class _Store:
+    """Memory for keys and values, (B, G, capacity, K) each, and how much of it is taken by whoever came furthest."""
 
-    self_attention: KeyValue
-    cross_attention: KeyValue | None
+    def __init__(self, keys: Tensor, values: Tensor, filled: int) -> None:
+        self.keys, self.values, self.filled = keys, values, filled
 
 
-@dataclass(frozen=True, eq=False)
-class KeyValueCache:
-    """What a decoder remembers, a `LayerCache` a block. A forward never changes it: it returns a longer one."""
+class GrowingCache:
+    """Keys and values of one self-attention, of any number of tokens."""
 
-    layers: tuple[LayerCache, ...]
+    def __init__(self) -> None:
+        self.length = 0
+        self._store: _Store | None = None
+
+    @property
+    def key(self) -> Tensor | None:
+        """(B, G, S, K), or None while it is empty."""
+        return None if self._store is None else self._store.keys[:, :, : self.length]
+
+    @property
+    def value(self) -> Tensor | None:
+        """(B, G, S, K), or None while it is empty."""
+        return None if self._store is None else self._store.values[:, :, : self.length]
+
+    def extend(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Appends (B, G, T, K) keys and values; returns all of them, (B, G, S, K)."""
+        if key.requires_grad or value.requires_grad:  # what a backward pass needs must not be written over
+            old_key, old_value = self.key, self.value
+            if old_key is not None and old_value is not None:
+                key, value = torch.cat([old_key, key], dim=2), torch.cat([old_value, value], dim=2)
+            self.length = key.shape[2]
+            self._store = _Store(key, value, self.length)
+            return key, value
+        start, end = self.length, self.length + key.shape[2]
+        store = self._store
+        # of a store that another has filled further, or that belongs to inference mode, this takes a copy of its own
+        if (
+            store is None
+            or store.filled != start
+            or end > store.keys.shape[2]
+            or store.keys.is_inference() != torch.is_inference_mode_enabled()
+        ):
+            store = self._store = self._larger(key, self.capacity_for(end))
+        store.keys[:, :, start:end], store.values[:, :, start:end] = key, value
+        store.filled = self.length = end
+        return store.keys[:, :, :end], store.values[:, :, :end]
+
+    def capacity_for(self, length: int) -> int:
+        """How many tokens a new store holds that must hold so many."""
+        return max(_FIRST, 2 * length)
+
+    def reorder(self, rows: Tensor) -> None:
+        """Row b becomes what row rows[b] was; (B') int64, as beams are chosen."""
+        if self._store is not None:
+            self._store = _Store(self._store.keys[rows], self._store.values[rows], self.length)
+
+    def crop(self, length: int) -> None:
+        """Forgets all tokens but the first `length`."""
+        self.length = min(length, self.length)
+
+    def fork(self) -> GrowingCache:
+        """The same tokens; what is appended to the one, the other does not see."""
+        new = type(self).__new__(type(self))
+        new.__dict__.update(self.__dict__)
+        return new
+
+    def _larger(self, like: Tensor, capacity: int) -> _Store:
+        shape = (*like.shape[:2], capacity, like.shape[3])
+        store = _Store(like.new_zeros(shape), like.new_zeros(shape), self.length)
+        if self._store is not None:
+            store.keys[:, :, : self.length] = self._store.keys[:, :, : self.length]
+            store.values[:, :, : self.length] = self._store.values[:, :, : self.length]
+        return store
+
+
+class StaticCache(GrowingCache):
+    """Keys and values of one self-attention in memory of a fixed size, never moved: S is `capacity` at every step.
+
+    Args:
+        capacity: tokens that it holds; what is not written yet is zero, and the model's mask hides it.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        super().__init__()
+        self.capacity = capacity
+
+    def extend(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Writes (B, G, T, K) keys and values; returns the whole memory, (B, G, capacity, K).
+
+        Raises:
+            ValueError: where they do not fit any more, or carry gradients.
+        """
+        if key.requires_grad or value.requires_grad:
+            raise ValueError("a static cache writes over its memory and keeps no gradients: call under torch.no_grad()")
+        if self.length + key.shape[2] > self.capacity:
+            raise ValueError(f"the cache holds {self.capacity} tokens, got {self.length + key.shape[2]}")
+        super().extend(key, value)
+        assert self._store is not None
+        return self._store.keys, self._store.values
+
+    def capacity_for(self, length: int) -> int:
+        """Always the same."""
+        return self.capacity
+
+
+class CrossCache:
+    """Keys and values of a memory, computed once."""
+
+    def __init__(self) -> None:
+        self.key: Tensor | None = None
+        self.value: Tensor | None = None
+
+    def extend(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Keeps (B, G, S, K) keys and values of the whole memory, and returns them."""
+        self.key, self.value = key, value
+        return key, value
+
+    def reorder(self, rows: Tensor) -> None:
+        """Row b becomes what row rows[b] was."""
+        if self.key is not None and self.value is not None:
+            self.key, self.value = self.key[rows], self.value[rows]
+
+    def crop(self, length: int) -> None:
+        """Nothing: the memory stays."""
+
+    def fork(self) -> CrossCache:
+        """The same memory."""
+        new = CrossCache()
+        new.key, new.value = self.key, self.value
+        return new
+
+
+class LayerCache:
+    """What one decoder block remembers.
+
+    Args:
+        self_attention: of its own tokens.
+        cross_attention: of the memory.
+    """
+
+    def __init__(self, self_attention: GrowingCache, cross_attention: CrossCache | None = None) -> None:
+        self.self_attention = self_attention
+        self.cross_attention = CrossCache() if cross_attention is None else cross_attention
+
+
+class Cache:
+    """What a decoder remembers: a `LayerCache` a block.
+
+    Args:
+        layers: of the blocks, in order.
+    """
+
+    def __init__(self, layers: Sequence[LayerCache]) -> None:
+        self.layers = tuple(layers)
+
+    @classmethod
+    def growing(cls, layers: int) -> Cache:
+        """An empty one for so many blocks, without a limit."""
+        return cls([LayerCache(GrowingCache()) for _ in range(layers)])
+
+    @classmethod
+    def static(cls, layers: int, capacity: int) -> Cache:
+        """An empty one for so many blocks and tokens, whose tensors keep their shapes and places."""
+        return cls([LayerCache(StaticCache(capacity)) for _ in range(layers)])
 
     def get_seq_length(self) -> int:
         """How many tokens it holds."""
-        return self.layers[0].self_attention.key.shape[2] if self.layers else 0
+        return self.layers[0].self_attention.length if self.layers else 0
+
+    @property
+    def capacity(self) -> int | None:
+        """How many keys a block sees at every step; None where that grows."""
+        first = self.layers[0].self_attention if self.layers else None
+        return first.capacity if isinstance(first, StaticCache) else None
+
+    def reorder(self, rows: Tensor) -> None:
+        """Row b becomes what row rows[b] was, in every block; (B') int64, as beams are chosen."""
+        for layer in self.layers:
+            layer.self_attention.reorder(rows)
+            layer.cross_attention.reorder(rows)
+
+    def crop(self, length: int) -> None:
+        """Forgets all tokens but the first `length`, as after a rejected guess."""
+        for layer in self.layers:
+            layer.self_attention.crop(length)
+
+    def fork(self) -> Cache:
+        """The same tokens; what is appended to the one, the other does not see."""
+        return Cache([LayerCache(layer.self_attention.fork(), layer.cross_attention.fork()) for layer in self.layers])

@@ -1,31 +1,44 @@
-"""Multi-head attention (Vaswani et al. 2017, section 3.2.2): project, attend in each head, join, project."""
+"""Multi-head attention (Vaswani et al. 2017, section 3.2.2): project, attend in each head, join, project.
+
+x (B, T, D) ──query──► (B, H, T, K) ─┐
+            ──key────► (B, G, S, K) ─┼─ project ─ attend ─ finish ─ join ──output──► (B, T, D)
+            ──value──► (B, G, S, K) ─┘     hooks of the variants, see `attention.variant`
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
-from minitrans.attention.bias import AttentionBias, RelativePositions, SummedBias
+from minitrans.attention.bias import AttentionBias, SummedBias
+from minitrans.attention.context import Context
 from minitrans.attention.dispatch import attend
 from minitrans.attention.layout import PackedLayout
 from minitrans.attention.mask import AttentionMask
-from minitrans.attention.registry import VariantSpec, check_backend, resolve_variant
-from minitrans.layers.cache import KeyValue
+from minitrans.attention.registry import check_backend
+from minitrans.attention.rules import AttentionResult, AttentionRules
+from minitrans.attention.specs import VariantSpec, build_variants
+from minitrans.attention.variant import CallSizes, LayerSizes, Variant
+from minitrans.errors import NotSupportedError
+from minitrans.layers.cache import CrossCache, GrowingCache
+from minitrans.layers.position_bias import DistanceEmbedding
+
+_NOTHING_PACKED = PackedLayout.from_lengths([])
 
 
-class Attended(NamedTuple):
-    """(B, T, D) or (N, D); the probabilities (B, H, T, S) if asked for; keys and values for a cache."""
+class AttentionOutput(NamedTuple):
+    """What a mixer returns: (B, T, D) or (N, D), and the probabilities (B, H, T, S) if it has any and was asked for them."""
 
     output: Tensor
-    weights: Tensor | None
-    key_value: KeyValue
+    weights: Tensor | None = None
 
 
 class MultiHeadAttention(nn.Module):
-    """Self-attention, or cross-attention when a memory is given.
+    """Self-attention.
 
     Args:
         width: D.
@@ -34,15 +47,16 @@ class MultiHeadAttention(nn.Module):
         head_width: K; None = D / H.
         bias: whether the projections have one.
         dropout: probability, on the attention probabilities.
-        scale: factor of the scores; None = K ** -0.5.
-        relative_positions: P, the longest sequence of a table of relative positions (M8); None = no table.
-        relative_with_key: multiply the table with the key too.
-        attention: the variant, see `minitrans.attention.registry`.
+        scale: factor of the scores; None = K ** -0.5 (T3: T5 has 1).
+        softcap: see `AttentionRules`.
+        distance_embedding: a table of relative positions (M8).
         backend: how to compute it.
 
     Raises:
-        ValueError: where the sizes do not divide, or variant or backend are unknown.
+        ValueError: where the sizes do not divide, or the backend is unknown.
     """
+
+    variants: Sequence[Variant]
 
     def __init__(
         self,
@@ -54,9 +68,8 @@ class MultiHeadAttention(nn.Module):
         bias: bool = True,
         dropout: float = 0.0,
         scale: float | None = None,
-        relative_positions: int | None = None,
-        relative_with_key: bool = False,
-        attention: VariantSpec = "full",
+        softcap: float | None = None,
+        distance_embedding: DistanceEmbedding | None = None,
         backend: str = "auto",
     ) -> None:
         super().__init__()
@@ -71,65 +84,121 @@ class MultiHeadAttention(nn.Module):
         self.key = nn.Linear(width, self.num_kv_heads * self.head_width, bias=bias)
         self.value = nn.Linear(width, self.num_kv_heads * self.head_width, bias=bias)
         self.output = nn.Linear(self.num_heads * self.head_width, width, bias=bias)
-        self.distance_embedding = None
-        if relative_positions is not None:
-            self.distance_embedding = nn.Embedding(2 * relative_positions - 1, self.head_width)
-        self.relative_with_key = relative_with_key
-        self.dropout_p = dropout
-        self.scale = scale
-        self.set_attention(attention, backend)
-
-    def set_attention(self, attention: VariantSpec, backend: str = "auto") -> None:
-        """Swaps variant and backend; the weights stay. Raises ValueError or TypeError for unknown ones."""
+        self.distance_embedding = distance_embedding
+        self.dropout_p, self.scale, self.softcap = dropout, scale, softcap
         check_backend(backend)
-        self.attention, self.backend = resolve_variant(attention), backend
+        self.install([], backend)
 
-    def forward(
+    def forward(self, x: Tensor, context: Context, cache: GrowingCache | None = None) -> AttentionOutput:
+        """(B, T, D) -> (B, T, D), or (N, D) -> (N, D); with a cache, keys and values of earlier tokens come before."""
+        query, key, value = self._split(self.query(x)), self._split(self.key(x)), self._split(self.value(x))
+        for variant in self.variants:
+            query, key, value = variant.project(query, key, value, context)
+        if cache is not None:
+            key, value = cache.extend(key, value)  # (B, G, S, K)
+        return self._attend(x, query, key, value, context, context.mask, context.bias)
+
+    def _attend(
         self,
         x: Tensor,
-        memory: Tensor | None = None,
-        *,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        context: Context,
         mask: AttentionMask,
-        bias: AttentionBias | None = None,
-        layout: PackedLayout | None = None,
-        past: KeyValue | None = None,
-        head_mask: Tensor | None = None,
-        need_weights: bool = False,
-    ) -> Attended:
-        """Attends from `x` to itself, or to `memory`.
+        bias: AttentionBias | None,
+    ) -> AttentionOutput:
+        if self.distance_embedding is not None:
+            relative = self.distance_embedding.bias()
+            bias = relative if bias is None else SummedBias(relative, bias)
+        dropout_p = self.dropout_p if self.training else 0.0
+        rules = AttentionRules(mask, bias, context.layout, self.scale, self.softcap, dropout_p, context.need_weights)
+        if self.variants:
+            result = self._varied(x, query, key, value, context, rules)
+        else:
+            result = attend(query, key, value, rules, backend=self.backend)
+        output, weights = result.output, result.weights
+        if context.head_mask is not None:  # the factor of a head's probabilities is the factor of its output
+            factors = context.head_mask[:, None, None]
+            weights = None if weights is None else weights * factors
+            output = output * (factors[:, 0] if context.layout is not None else factors)
+        return AttentionOutput(self.output(self._join(output)), weights)
+
+    def _varied(
+        self, x: Tensor, query: Tensor, key: Tensor, value: Tensor, context: Context, rules: AttentionRules
+    ) -> AttentionResult:
+        """Attention with the hooks of the variants around it."""
+        layout, mask, bias = rules.layout, rules.mask, rules.bias
+        lengths = (query.shape[2], key.shape[2]) if layout is None else (layout.max_seqlen, layout.max_seqlen)
+        batch = query.shape[0] if layout is None else len(layout.cu_seqlens) - 1
+        sizes = CallSizes(batch, *lengths, self.num_heads, query.device, layout)
+        softcap, mechanism = rules.softcap, None
+        for variant in self.variants:
+            mask, bias = variant.restrict(mask, bias, sizes)
+            softcap = softcap if variant.softcap is None else variant.softcap
+            mechanism = variant if variant.is_mechanism else mechanism
+        needs_logsumexp = any(variant.needs_logsumexp for variant in self.variants)
+        rules = replace(rules, mask=mask, bias=bias, softcap=softcap, need_logsumexp=needs_logsumexp)
+        if mechanism is None:
+            result = attend(query, key, value, rules, backend=self.backend)
+        else:
+            require_support(mechanism, rules, query)
+            result = mechanism.compute(query, key, value, rules)
+        for variant in self.variants:
+            result = variant.finish(result, x, context)
+        return result
+
+    def set_attention(
+        self, attention: VariantSpec = "full", backend: str = "auto", *, dropout: float | None = None, **place: Any
+    ) -> None:
+        """Swaps the variants, there and back; the weights stay, and those of the new variants are fresh.
 
         Args:
-            x: (B, T, D), or (N, D) with a layout.
-            memory: (B, S, D) to attend to instead of x.
-            mask: what may attend to what.
-            bias: added to the scores, besides the relative positions where there is a table of them.
-            layout: where the sequences of a packed batch lie.
-            past: keys and values of earlier calls: x comes after them; with a memory, they are the memory's.
-            head_mask: (H) factors of the heads' probabilities.
-            need_weights: return the probabilities too.
-        """
-        query = self._split(self.query(x))  # (B, H, T, K)
-        if memory is not None and past is not None:
-            key, value = past
-        else:
-            source = x if memory is None else memory
-            key, value = self._split(self.key(source)), self._split(self.value(source))  # (B, G, S, K)
-            if past is not None:
-                key, value = torch.cat([past.key, key], dim=2), torch.cat([past.value, value], dim=2)
-        if self.distance_embedding is not None:
-            relative = RelativePositions(self.distance_embedding.weight, self.relative_with_key)
-            bias = relative if bias is None else SummedBias(relative, bias)
+            attention: see `attention.specs`; "full" = none.
+            backend: how to compute softmax attention; a mechanism only has "auto".
+            dropout: probability, on the attention probabilities; None = as it is.
+            place: `layer` and `longest` of `LayerSizes`.
 
-        result = attend(
-            query, key, value, mask=mask, bias=bias, layout=layout, scale=self.scale,
-            dropout_p=self.dropout_p if self.training else 0.0, need_weights=need_weights,
-            attention=self.attention, backend=self.backend,
-        )  # fmt: skip
-        output, weights = result.output, result.weights
-        if head_mask is not None:  # the factor of a head's probabilities is the factor of its output
-            weights = None if weights is None else weights * head_mask[:, None, None]
-            output = output * (head_mask[:, None] if layout is not None else head_mask[:, None, None])
-        return Attended(self.output(self._join(output)), weights, KeyValue(key, value))
+        Raises:
+            ValueError, TypeError: for an unknown backend or variant, or wrong options of one.
+            NotSupportedError: for a backend with a mechanism.
+        """
+        self.install(self.build(attention, backend, **place), backend, dropout)
+
+    def build(self, attention: VariantSpec, backend: str = "auto", **place: Any) -> list[Variant]:
+        """The variants for the sizes of this module."""
+        check_backend(backend)
+        sizes = LayerSizes(self.query.in_features, self.num_heads, self.num_kv_heads, self.head_width, **place)
+        variants = build_variants(attention, sizes)
+        mechanism = next((variant for variant in variants if variant.is_mechanism), None)
+        if mechanism is not None and backend != "auto":
+            raise NotSupportedError(
+                f"attention {mechanism.name!r} is a mechanism of its own: it has no backend {backend!r}; use 'auto'"
+            )
+        return variants
+
+    def install(self, variants: Iterable[Variant], backend: str = "auto", dropout: float | None = None) -> None:
+        """Puts in variants that are built; on the device and in the dtype of the weights."""
+        weight, modules = self.query.weight, nn.ModuleList(variants).train(self.training)
+        # on the meta device, while a checkpoint is planned, variants keep their fresh values
+        modules = modules.to(weight.dtype) if weight.device.type == "meta" else modules.to(weight.device, weight.dtype)
+        self.variants = cast("Sequence[Variant]", modules)
+        self.backend = backend
+        self.dropout_p = self.dropout_p if dropout is None else dropout
+
+    def why_not_packed(self) -> str | None:
+        """What the variants cannot do on a packed batch; None where they can do all."""
+        rules = AttentionRules(layout=_NOTHING_PACKED)
+        nothing = self.query.weight.new_empty(0, self.num_heads, self.head_width)
+        reasons = (variant.supports(rules, nothing) for variant in self.variants if variant.is_mechanism)
+        return next((reason for reason in reasons if reason is not None), None)
+
+    def why_not_static(self) -> str | None:
+        """Why keys cannot lie in a cache of fixed size, where the last query does not meet the last key; None = they can."""
+        if self.distance_embedding is not None:
+            return "relative positions"
+        restricts = any(type(variant).restrict is not Variant.restrict for variant in self.variants)
+        return "an attention that restricts by position" if restricts else None
 
     def prune_heads(self, heads: Iterable[int]) -> None:
         """Removes these heads and their weights (Michel et al. 2019, "Are Sixteen Heads Really Better than One?").
@@ -142,6 +211,8 @@ class MultiHeadAttention(nn.Module):
             return
         if self.num_kv_heads != self.num_heads:
             raise ValueError("heads that share keys and values cannot be pruned one by one")
+        if any(list(variant.parameters()) for variant in self.variants):
+            raise ValueError("the attention has a variant with parameters of its own: prune the heads first, then swap")
         if not gone <= set(range(self.num_heads)) or len(gone) == self.num_heads:
             raise ValueError(f"heads to prune must be some, not all, of 0..{self.num_heads - 1}, got {sorted(gone)}")
         kept = torch.tensor([head for head in range(self.num_heads) if head not in gone])
@@ -159,6 +230,31 @@ class MultiHeadAttention(nn.Module):
     def _join(self, x: Tensor) -> Tensor:
         """(B, H, T, K) -> (B, T, H·K); (N, H, K) -> (N, H·K)."""
         return (x.transpose(1, 2) if x.dim() == 4 else x).flatten(-2)
+
+
+class CrossAttention(MultiHeadAttention):
+    """Attention from x to the memory of the context; its keys and values are computed once, where there is a cache."""
+
+    def forward(self, x: Tensor, context: Context, cache: CrossCache | None = None) -> AttentionOutput:  # type: ignore[override]
+        """(B, T, D) -> (B, T, D)."""
+        if cache is not None and cache.key is not None and cache.value is not None:
+            key, value = cache.key, cache.value
+        else:
+            key, value = self._split(self.key(context.memory)), self._split(self.value(context.memory))  # (B, G, S, K)
+            if cache is not None:
+                cache.extend(key, value)
+        return self._attend(x, self._split(self.query(x)), key, value, context, context.memory_mask, None)
+
+
+def require_support(mechanism: Variant, rules: AttentionRules, query: Tensor) -> None:
+    """Raises NotSupportedError where a mechanism cannot keep the rules of a call."""
+    reason = mechanism.supports(rules, query)
+    if reason is None:
+        return
+    hint = ""
+    if rules.layout is not None and mechanism.supports(replace(rules, layout=None), query[None]) is None:
+        hint = "; run the batch with its padding: padding='keep'"
+    raise NotSupportedError(f"attention {mechanism.name or type(mechanism).__name__!r} does not support {reason}{hint}")
 
 
 def _keep(projection: nn.Linear, kept: Tensor, dim: int) -> None:

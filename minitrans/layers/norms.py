@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 
-class LayerNorm(nn.Module):
+class LayerNorm(nn.LayerNorm):
     """weight · (x - mean(x)) / sqrt(var(x) + eps) + bias (Ba et al. 2016), mean and biased variance over the last axis.
 
     Args:
@@ -16,18 +15,7 @@ class LayerNorm(nn.Module):
     """
 
     def __init__(self, width: int, eps: float = 1e-5) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(width))
-        self.bias = nn.Parameter(torch.zeros(width))
-        self.eps = eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., D) -> (..., D)."""
-        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
-
-    def extra_repr(self) -> str:
-        """Width and eps, for print(model)."""
-        return f"{self.weight.shape[0]}, eps={self.eps}"
+        super().__init__(width, eps)
 
 
 class RMSNorm(nn.Module):

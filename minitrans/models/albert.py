@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from minitrans.layers.embeddings import Embeddings
 from minitrans.layers.losses import token_loss
+from minitrans.layers.stack import Stack
 from minitrans.models import language_tasks, tasks
+from minitrans.models.backbone import Backbone, BodyOptions, build_block, returned
 from minitrans.models.config import BertSizesConfig, EncoderConfig
-from minitrans.models.encoder import BodyOptions, Encoder, EncoderModel, block, returned, running_positions
-from minitrans.models.inputs import check_length
 from minitrans.models.outputs import SentenceOrderOutput
 
 
@@ -66,7 +66,7 @@ class AlbertConfig(BertSizesConfig):
         return self.classifier_dropout_prob
 
 
-class AlbertModel(EncoderModel):
+class AlbertModel(Backbone):
     """Embeddings with a projection, groups of post-norm blocks run L times in all, and a pooler on the first token.
 
     Args:
@@ -95,17 +95,12 @@ class AlbertModel(EncoderModel):
             int(layer / (config.num_hidden_layers / config.num_hidden_groups))
             for layer in range(config.num_hidden_layers)
         ]
-        self.encoder = Encoder(
+        self.encoder = Stack(
             (
-                block(config, feed_forward_dropout=0.0) for _ in range(config.num_hidden_groups * inner)
+                build_block(config, feed_forward_dropout=0.0) for _ in range(config.num_hidden_groups * inner)
             ),  # A1: no dropout
             order=(group * inner + number for group in groups for number in range(inner)),
         )
-
-    def positions(self, tokens: Tensor, past_length: int) -> Tensor:
-        """0, 1, 2, ... as BERT (B6)."""
-        check_length(past_length + tokens.shape[1], self.config.max_position_embeddings)
-        return running_positions(tokens, past_length)
 
 
 class AlbertForPreTraining(language_tasks.WithLanguageModelHead):
@@ -139,14 +134,14 @@ class AlbertForPreTraining(language_tasks.WithLanguageModelHead):
     ) -> SentenceOrderOutput:
         """`labels` as in `MaskedLM`, `sentence_order_label` (B): 0 = in order (A1); the loss needs both."""
         given = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
-        body = self.run_body(*given, unpack=False, labels=labels, **options)
+        body = self.run_body(*given, labels=labels, **options)
         scores = self.lm_head(body.last_hidden_state)
         order = self.sop_classifier(self.dropout(body.pooler_output))  # (B, 2)
         loss = None
         if labels is not None and sentence_order_label is not None:
-            loss = token_loss(scores, tasks.packed_labels(body, labels))
+            loss = token_loss(scores, tasks.unpadded_labels(body, labels))
             loss = loss + token_loss(order, sentence_order_label.flatten())
-        output = SentenceOrderOutput(loss, tasks.spread(body, scores), order, body.hidden_states, body.attentions)
+        output = SentenceOrderOutput(loss, tasks.pad_scores(body, scores), order, body.hidden_states, body.attentions)
         return returned(output, return_dict)
 
 

@@ -1,7 +1,7 @@
 """BERT: a stack of Transformer encoder blocks over tokens that see both sides (Devlin et al. 2019).
 
-Read on in `encoder.py` (the forward), `layers/encoder_block.py`, `layers/multi_head_attention.py`, `attention/dispatch.py`
-and `attention/eager.py`, where the softmax is.
+Read on in `backbone.py` (the forward), `layers/stack.py`, `layers/block.py`, `layers/multi_head_attention.py`,
+`attention/dispatch.py` and `attention/eager.py`, where the softmax is.
 """
 
 from __future__ import annotations
@@ -9,13 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Tensor
-
 from minitrans.layers.embeddings import Embeddings
+from minitrans.layers.stack import Stack
 from minitrans.models import language_tasks, tasks
+from minitrans.models.backbone import Backbone, build_block
 from minitrans.models.config import BertLikeConfig, EncoderConfig
-from minitrans.models.encoder import Encoder, EncoderModel, block, running_positions
-from minitrans.models.inputs import check_length
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +33,7 @@ class BertConfig(BertLikeConfig):
     pad_token_id: int | None = 0
 
 
-class BertModel(EncoderModel):
+class BertModel(Backbone):
     """Embeddings, L post-norm blocks, and a pooler on the first token.
 
     Args:
@@ -47,7 +45,7 @@ class BertModel(EncoderModel):
     base_model_prefix = "bert"
 
     def build(self, config: EncoderConfig) -> None:
-        """The modules of figure 1 of the paper, bottom up; the pooler is added by `EncoderModel`."""
+        """The modules of figure 1 of the paper, bottom up; the pooler is added by `Backbone`."""
         self.embeddings = Embeddings(
             config.vocab_size,
             config.hidden_size,
@@ -57,12 +55,7 @@ class BertModel(EncoderModel):
             eps=config.layer_norm_eps,
             dropout=config.hidden_dropout_prob,
         )
-        self.encoder = Encoder(block(config) for _ in range(config.num_hidden_layers))
-
-    def positions(self, tokens: Tensor, past_length: int) -> Tensor:
-        """B6: 0, 1, 2, ... whatever is padding, so that padding on the left moves the text."""
-        check_length(past_length + tokens.shape[1], self.config.max_position_embeddings)
-        return running_positions(tokens, past_length)
+        self.encoder = Stack(build_block(config) for _ in range(config.num_hidden_layers))
 
 
 class BertForPreTraining(language_tasks.PreTraining):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from minitrans.attention.registry import VariantSpec, resolve_variant
+from minitrans.attention.specs import VariantSpec, check_spec
 from minitrans.layers.activations import activation
 from minitrans.layers.losses import ProblemType
 
@@ -32,7 +32,7 @@ class ModelConfig:
     problem_type: ProblemType | None = None  # of a sequence classifier; None = told by the labels
     output_attentions: bool = False  # return the attention probabilities unless the call says otherwise
     output_hidden_states: bool = False  # return every layer's output unless the call says otherwise
-    attention: VariantSpec = "full"  # which attention, see minitrans.attention.registry
+    attention: VariantSpec = "full"  # which attention, see minitrans.attention.specs
 
     def __post_init__(self) -> None:
         _require_types(self)
@@ -49,7 +49,7 @@ class ModelConfig:
         _require(
             self.problem_type in (None, *PROBLEM_TYPES), "problem_type", self.problem_type, f"one of {PROBLEM_TYPES}"
         )
-        resolve_variant(self.attention)
+        check_spec(self.attention)
 
     def updated(self, **changes: Any) -> Self:
         """A copy with these fields changed; other num_labels drop the old names of the labels.

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from minitrans.layers.embeddings import Embeddings
 from minitrans.layers.positions import sinusoidal_table
+from minitrans.layers.stack import Stack
 from minitrans.models import language_tasks, tasks
+from minitrans.models.backbone import Backbone, build_block
 from minitrans.models.config import EncoderConfig
-from minitrans.models.encoder import Encoder, EncoderModel, block, running_positions
-from minitrans.models.inputs import check_length
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +91,7 @@ class DistilBertConfig(EncoderConfig):
         return 1e-12
 
 
-class DistilBertModel(EncoderModel):
+class DistilBertModel(Backbone):
     """Embeddings and L post-norm blocks.
 
     Args:
@@ -113,15 +113,12 @@ class DistilBertModel(EncoderModel):
             dropout=config.hidden_dropout_prob,
         )
         blocks = (
-            block(config, dropout=0.0, feed_forward_dropout=config.hidden_dropout_prob)  # D1: none after the attention
+            build_block(
+                config, dropout=0.0, feed_forward_dropout=config.hidden_dropout_prob
+            )  # D1: none after the attention
             for _ in range(config.num_hidden_layers)
         )
-        self.encoder = Encoder(blocks)
-
-    def positions(self, tokens: Tensor, past_length: int) -> Tensor:
-        """0, 1, 2, ... as BERT (B6)."""
-        check_length(past_length + tokens.shape[1], self.config.max_position_embeddings)
-        return running_positions(tokens, past_length)
+        self.encoder = Stack(blocks)
 
     def init_weights(self, module: nn.Module) -> None:
         """D3: sinusoids are only where the position table begins; it is trained and stored like any other."""

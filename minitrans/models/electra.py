@@ -15,10 +15,10 @@ from minitrans.layers.activations import activation
 from minitrans.layers.embeddings import Embeddings
 from minitrans.layers.heads import ClassificationHead
 from minitrans.layers.losses import replaced_token_loss
+from minitrans.layers.stack import Stack
 from minitrans.models import language_tasks, tasks
+from minitrans.models.backbone import Backbone, BodyOptions, build_block, returned
 from minitrans.models.config import BertLikeConfig, EncoderConfig
-from minitrans.models.encoder import BodyOptions, Encoder, EncoderModel, block, returned, running_positions
-from minitrans.models.inputs import check_length
 from minitrans.models.outputs import LogitsOutput
 
 
@@ -51,7 +51,7 @@ class ElectraConfig(BertLikeConfig):
             activation(self.summary_activation)
 
 
-class ElectraModel(EncoderModel):
+class ElectraModel(Backbone):
     """Embeddings with a projection, and L post-norm blocks.
 
     Args:
@@ -74,12 +74,7 @@ class ElectraModel(EncoderModel):
             dropout=config.hidden_dropout_prob,
             project_to=config.hidden_size if config.hidden_size != config.embedding_size else None,
         )
-        self.encoder = Encoder(block(config) for _ in range(config.num_hidden_layers))
-
-    def positions(self, tokens: Tensor, past_length: int) -> Tensor:
-        """0, 1, 2, ... as BERT (B6)."""
-        check_length(past_length + tokens.shape[1], self.config.max_position_embeddings)
-        return running_positions(tokens, past_length)
+        self.encoder = Stack(build_block(config) for _ in range(config.num_hidden_layers))
 
 
 class DiscriminatorHead(nn.Module):
@@ -125,8 +120,8 @@ class ElectraForPreTraining(tasks.TaskModel):
     ) -> LogitsOutput:
         """`labels` (B, T): 1 = replaced, 0 = original; padding does not count."""
         given = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
-        body = self.run_body(*given, unpack=False, labels=labels, **options)
-        logits = tasks.spread(body, self.discriminator_predictions(body.last_hidden_state))  # (B, T)
+        body = self.run_body(*given, labels=labels, **options)
+        logits = tasks.pad_scores(body, self.discriminator_predictions(body.last_hidden_state))  # (B, T)
         loss = None
         if labels is not None:
             loss = replaced_token_loss(logits, labels, None if attention_mask is None else attention_mask == 1)

@@ -1,15 +1,151 @@
-"""The boundary: what a user passes is checked here, once, so that no kernel has to fail on it."""
+"""The door: what a user passes to a model is checked here, once, and becomes what the embeddings and blocks work on."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+from typing import Protocol
+
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from minitrans.attention.bias import AttentionBias, DenseBias
+from minitrans.attention.context import Context
 from minitrans.attention.layout import PackedLayout
-from minitrans.attention.mask import AttentionMask
-from minitrans.layers.packing import Packing
+from minitrans.attention.mask import NO_MASK, AttentionMask
+from minitrans.layers.cache import Cache
 from minitrans.models.config import EncoderConfig
+from minitrans.models.padding import Packing, being_recorded, check_mode, choose_packing, refuse_obstacles
+
+
+class Body(Protocol):
+    """What the door has to know of a body."""
+
+    config: EncoderConfig
+    padding: str
+
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+        ...
+
+    @property
+    def longest(self) -> int:
+        """The longest sequence that there are positions for."""
+        ...
+
+    @property
+    def num_layers(self) -> int:
+        """L, how many blocks run."""
+        ...
+
+    def positions(self, tokens: Tensor, past_length: int) -> Tensor:
+        """The family's rule."""
+        ...
+
+    def why_not(self, what: str) -> str | None:
+        """Why the attention of the blocks cannot serve "packed" batches or a "static" cache."""
+        ...
+
+
+@dataclass(frozen=True)
+class ModelInputs:
+    """The arguments of a body's forward that say what to run on; their meaning is explained there."""
+
+    input_ids: Tensor | None
+    attention_mask: Tensor | None
+    token_type_ids: Tensor | None
+    position_ids: Tensor | None
+    inputs_embeds: Tensor | None
+    encoder_hidden_states: Tensor | None
+    encoder_attention_mask: Tensor | None
+    past_key_values: Cache | None
+    use_cache: bool
+    head_mask: Tensor | None
+    layout: PackedLayout | None
+    padding: str | None
+    need_weights: bool
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The same, ready: tensors are (B, T), or (N) where the batch has no padding.
+
+    Attributes:
+        tokens: ids, or vectors (..., D).
+        positions: ids.
+        types: ids.
+        context: what the blocks share.
+        cache: that the blocks extend.
+        packing: where the tokens stand in the padded batch; None where they stand there themselves.
+    """
+
+    tokens: Tensor
+    positions: Tensor
+    types: Tensor
+    context: Context
+    cache: Cache | None
+    packing: Packing | None
+
+    def padded(self, x: Tensor) -> Tensor:
+        """(B, T, D) from what the blocks return."""
+        return x if self.packing is None else self.packing.unpack(x)
+
+
+def prepare_batch(body: Body, given: ModelInputs) -> Batch:
+    """Checks the arguments and puts the tokens where they belong.
+
+    Raises:
+        ValueError, TypeError: for input that does not fit the model. NotSupportedError: for what does not go together.
+    """
+    config = body.config
+    packing = None
+    if given.layout is not None:  # as if its sequences had come padded: the rules of positions and checks are the same
+        given, packing = _laid_out(given, given.layout, config.pad_token_id or 0)
+    cache = _cache(body, given.past_key_values, given.use_cache)
+    past = 0 if cache is None else cache.get_seq_length()
+    tokens = check_tokens(given.input_ids, given.inputs_embeds, config.vocab_size, config.embedding_size)
+    batch, length = tokens.shape[:2]
+    check_length(past + length, body.longest)
+    if cache is not None:
+        _check_rows(cache, batch)
+    if given.position_ids is None:
+        positions = body.positions(tokens, past)
+    else:
+        positions = check_positions(given.position_ids, tokens, config.max_position_embeddings)
+    types = check_types(given.token_type_ids, tokens, config.type_vocab_size)
+    sizes = (batch, length, past + length)
+    mask, bias = attention_mask("attention_mask", given.attention_mask, *sizes, causal=config.is_decoder)
+    memory_mask = _memory_mask(given.encoder_hidden_states, given.encoder_attention_mask, tokens, config)
+    head_mask = check_head_mask(given.head_mask, body.num_layers, config.num_attention_heads)
+
+    def obstacles() -> list[str]:
+        wanted = {
+            "output_attentions": given.need_weights,
+            "use_cache": cache is not None,
+            "encoder_hidden_states": given.encoder_hidden_states is not None,
+        }
+        reason = body.why_not("packed")
+        return [name for name, is_wanted in wanted.items() if is_wanted] + (
+            [] if reason is None else [f"an attention that does not support {reason}"]
+        )
+
+    if packing is not None:
+        refuse_obstacles("a packed batch does not go with", obstacles(), "pad it, with padding='keep'")
+    else:
+        mode = body.padding if given.padding is None else given.padding
+        check_mode(mode)
+        packing = choose_packing(mode, mask.key_padding, width=config.hidden_size, obstacles=obstacles)
+    if packing is not None:
+        tokens, positions, types = packing.pack(tokens), packing.pack(positions), packing.pack(types)
+        mask = AttentionMask(causal=mask.causal)
+    if cache is not None and cache.capacity is not None:
+        mask, bias = _over_capacity(body, mask, bias, past, length, cache.capacity)
+    context = Context(
+        mask=mask, bias=bias, layout=None if packing is None else packing.layout, positions=positions,
+        memory=given.encoder_hidden_states, memory_mask=memory_mask, head_mask=head_mask, need_weights=given.need_weights,
+    )  # fmt: skip
+    return Batch(tokens, positions, types, context, cache, packing)
 
 
 def check_tokens(input_ids: Tensor | None, inputs_embeds: Tensor | None, vocab_size: int, width: int) -> Tensor:
@@ -43,7 +179,7 @@ def check_ids(name: str, ids: Tensor | None, size: int, of: str) -> Tensor:
     if not isinstance(ids, Tensor) or ids.dtype not in (torch.int64, torch.int32, torch.int16, torch.uint8):
         hint = "; tokenizers give tensors with return_tensors='pt'" if not isinstance(ids, Tensor) else ""
         raise TypeError(f"{name} must be a tensor of integers, got {_kind(ids)}{hint}")
-    if ids.numel() and not torch.compiler.is_compiling():
+    if ids.numel() and not being_recorded():
         low, high = (int(end) for end in torch.stack(torch.aminmax(ids)).tolist())
         if low < 0 or high >= size:
             raise ValueError(f"{name} must be in [0, {of}={size}), got {low if low < 0 else high}")
@@ -83,6 +219,15 @@ def check_length(length: int, most: int) -> None:
         )
 
 
+def check_head_mask(head_mask: Tensor | None, layers: int, heads: int) -> Tensor | None:
+    """(L, H) factors from (H) or (L, H). Raises ValueError for another shape."""
+    if head_mask is None:
+        return None
+    if head_mask.shape not in ((heads,), (layers, heads)):
+        raise ValueError(f"head_mask must be (H) or (L, H) = ({layers}, {heads}), got {tuple(head_mask.shape)}")
+    return head_mask.expand(layers, heads)
+
+
 def attention_mask(
     name: str, given: Tensor | None, batch: int, query_length: int, key_length: int, *, causal: bool
 ) -> tuple[AttentionMask, AttentionBias | None]:
@@ -99,22 +244,24 @@ def attention_mask(
     Raises:
         TypeError, ValueError: for any other shape, length (M3: of all ones too) or meaning.
     """
+    no_padding = AttentionMask(causal=True) if causal else NO_MASK
     if given is None:
-        return AttentionMask(causal=causal), None
+        return no_padding, None
     if not isinstance(given, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(given).__name__}")
     if given.dim() == 4:
         return _square_mask(name, given, (batch, query_length, key_length))
     if given.shape != (batch, key_length):
         raise ValueError(f"{name} must be (B, S) = ({batch}, {key_length}), or 4-D, got {tuple(given.shape)}")
-    if given.dtype != torch.bool and not torch.compiler.is_compiling() and not bool((given >= 0).all()):
+    recorded = being_recorded()
+    if given.dtype != torch.bool and not recorded and not bool((given >= 0).all()):
         raise ValueError(
             f"{name} must hold 1 for tokens to attend to and 0 for padding, got negative or NaN values; "
             f"scores to be added are 4-D: (B, 1, T, S)"
         )
     keys = given.bool()
-    if not torch.compiler.is_compiling() and bool(keys.all()):
-        return AttentionMask(causal=causal), None
+    if not recorded and bool(keys.all()):  # what is recorded keeps the mask as an input, whatever it holds today
+        return no_padding, None
     return AttentionMask(key_padding=keys, causal=causal), None
 
 
@@ -132,15 +279,13 @@ def _square_mask(name: str, given: Tensor, sizes: tuple[int, int, int]) -> tuple
     raise TypeError(f"a 4-D {name} must be bool (True = may attend) or floating point (added), got {given.dtype}")
 
 
-def memory_mask(
-    memory: Tensor | None, given: Tensor | None, shape: tuple[int, int], config: EncoderConfig
-) -> AttentionMask | None:
-    """The mask of the cross-attention of tokens of `shape` (B, T), after checking that there is a memory to mask (B7)."""
+def _memory_mask(memory: Tensor | None, given: Tensor | None, tokens: Tensor, config: EncoderConfig) -> AttentionMask:
+    """The mask of the cross-attention of these tokens, after checking that there is a memory to mask (B7)."""
     if memory is None:
-        return None
+        return NO_MASK
     if not config.add_cross_attention:
         raise ValueError("encoder_hidden_states needs cross-attention: set is_decoder=True, add_cross_attention=True")
-    batch, length = shape
+    batch, length = tokens.shape[:2]
     if memory.dim() != 3 or memory.shape[0] != batch or memory.shape[2] != config.hidden_size:
         expected = f"(B={batch}, S, D={config.hidden_size})"
         raise ValueError(f"encoder_hidden_states must be {expected}, got {tuple(memory.shape)}")
@@ -150,30 +295,59 @@ def memory_mask(
     return mask
 
 
-class PackedInputs:
-    """A packed batch on its way in: what was given for its N tokens, laid out as the padded batch (B, T) it stands for.
+def _laid_out(given: ModelInputs, layout: PackedLayout, fill: int) -> tuple[ModelInputs, Packing]:
+    """A packed batch as the padded one (B, T) that it stands for, with `fill` as the ids of padding."""
+    if given.attention_mask is not None:
+        raise ValueError("a packed batch has no padding: give no attention_mask with a layout")
+    packing = Packing.of_layout(layout)
+    padded = replace(
+        given,
+        input_ids=packing.unpack_given(given.input_ids, fill),
+        attention_mask=packing.unpack(torch.ones_like(packing.cells, dtype=torch.bool)),
+        token_type_ids=packing.unpack_given(given.token_type_ids),
+        position_ids=packing.unpack_given(given.position_ids),
+        inputs_embeds=packing.unpack_given(given.inputs_embeds),
+    )
+    return padded, packing
 
-    Args:
-        layout: where the sequences lie.
-        attention_mask: must be None: a packed batch holds no padding.
-    """
 
-    def __init__(self, layout: PackedLayout, attention_mask: Tensor | None) -> None:
-        if attention_mask is not None:
-            raise ValueError("a packed batch has no padding: give no attention_mask with a layout")
-        self.packing = Packing.of_layout(layout)
-        self.mask = self.packing.unpack(torch.ones_like(self.packing.cells, dtype=torch.bool))
+def _cache(body: Body, past: Cache | None, use_cache: bool) -> Cache | None:
+    """The cache that this call extends: the given one is left as it is."""
+    if past is None:
+        return Cache.growing(body.num_layers) if use_cache else None
+    if not body.config.is_decoder:
+        raise ValueError("past_key_values needs a decoder: set is_decoder=True in the configuration")
+    if not isinstance(past, Cache):
+        raise TypeError(f"past_key_values must be a minitrans Cache, as a call returns it, got {type(past).__name__}")
+    if len(past.layers) != body.num_layers:
+        raise ValueError(f"past_key_values has {len(past.layers)} layers, the model {body.num_layers}")
+    return past.fork()
 
-    def padded(self, given: Tensor | None, *, fill: int = 0) -> Tensor | None:
-        """(N, ...) -> (B, T, ...), with `fill` at padding. Raises ValueError unless N is that of the layout."""
-        if given is None:
-            return None
-        if given.dim() < 1 or given.shape[0] != len(self.packing.cells):
-            raise ValueError(
-                f"with a layout of {len(self.packing.cells)} tokens the inputs are (N) = ({len(self.packing.cells)}), "
-                f"got shape {tuple(given.shape)}"
-            )
-        return self.packing.unpack(given, fill)
+
+def _check_rows(cache: Cache, batch: int) -> None:
+    """Raises ValueError where the cache holds another number of sequences than the call."""
+    key = cache.layers[0].self_attention.key if cache.layers else None
+    if key is not None and key.shape[0] != batch:
+        raise ValueError(f"past_key_values holds {key.shape[0]} sequences, the call has {batch}; see Cache.reorder")
+
+
+def _over_capacity(
+    body: Body, mask: AttentionMask, bias: AttentionBias | None, past: int, length: int, capacity: int
+) -> tuple[AttentionMask, AttentionBias | None]:
+    """Mask and bias over all places of a static cache, of which those after the token are hidden."""
+    reason = body.why_not("static")
+    if reason is not None:
+        raise ValueError(f"a static cache does not go with {reason}; use a growing one")
+    further = (0, capacity - past - length)
+    if mask.dense is not None:
+        dense = pad(mask.dense, further, value=False)
+    else:
+        places = torch.arange(capacity, device=body.device)
+        dense = (places <= torch.arange(past, past + length, device=body.device)[:, None])[None, None]
+    keys = None if mask.key_padding is None else pad(mask.key_padding, further, value=False)
+    if isinstance(bias, DenseBias):
+        bias = DenseBias(pad(bias.values, further))
+    return AttentionMask(key_padding=keys, dense=dense), bias
 
 
 def _kind(value: object) -> str:

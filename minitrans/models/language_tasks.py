@@ -6,13 +6,13 @@ from typing import ClassVar, Unpack
 
 from torch import Tensor, nn
 
-from minitrans.layers.cache import KeyValueCache
+from minitrans.layers.cache import Cache
 from minitrans.layers.heads import LanguageModelHead
 from minitrans.layers.losses import IGNORED, check_labels, next_token_labels, token_loss
+from minitrans.models.backbone import BodyOptions, returned
 from minitrans.models.config import EncoderConfig
-from minitrans.models.encoder import BodyOptions, returned
-from minitrans.models.outputs import CausalOutput, LogitsOutput, PreTrainingOutput
-from minitrans.models.tasks import TaskModel, packed_labels, spread
+from minitrans.models.outputs import CausalOutput, EncoderOutput, LogitsOutput, PreTrainingOutput
+from minitrans.models.tasks import LabelledModel, TaskModel, pad_scores, unpadded_labels
 
 
 class WithLanguageModelHead(TaskModel):
@@ -40,38 +40,23 @@ class WithLanguageModelHead(TaskModel):
         self.lm_head.decoder = decoder
 
 
-class MaskedLM(WithLanguageModelHead):
+class MaskedLM(WithLanguageModelHead, LabelledModel):
     """Scores of the vocabulary at every token (Devlin et al. 2019, section 3.1, task 1)."""
 
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
-        labels: Tensor | None = None,
-        *,
-        return_dict: bool | None = None,
-        **options: Unpack[BodyOptions],
-    ) -> LogitsOutput:
+    def head(self, body: EncoderOutput, labels: Tensor | None) -> LogitsOutput:
         """`labels` (B, T): the true ids where tokens were masked, -100 elsewhere.
 
         In training with padding="remove" only the M labelled tokens are scored: `logits` is (M, V) then.
         """
-        given = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
-        body = self.run_body(*given, unpack=False, labels=labels, **options)
         hidden = body.last_hidden_state
-        targets = None if labels is None else packed_labels(body, labels)
+        targets = None if labels is None else unpadded_labels(body, labels)
         if self.training and targets is not None and body.packing is not None:
             learnt = targets != IGNORED
             logits = self.lm_head(hidden[learnt])  # (M, V): the vocabulary is wide, and only labelled tokens are scored
-            out = LogitsOutput(token_loss(logits, targets[learnt]), logits, body.hidden_states, body.attentions)
-            return returned(out, return_dict)
+            return LogitsOutput(token_loss(logits, targets[learnt]), logits, body.hidden_states, body.attentions)
         scores = self.lm_head(hidden)
-        logits = spread(body, scores)  # (B, T, V)
         loss = None if targets is None else token_loss(scores, targets)
-        return returned(LogitsOutput(loss, logits, body.hidden_states, body.attentions), return_dict)
+        return LogitsOutput(loss, pad_scores(body, scores), body.hidden_states, body.attentions)  # logits (B, T, V)
 
 
 class CausalLM(WithLanguageModelHead):
@@ -95,7 +80,7 @@ class CausalLM(WithLanguageModelHead):
         encoder_hidden_states: Tensor | None = None,
         encoder_attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
-        past_key_values: KeyValueCache | None = None,
+        past_key_values: Cache | None = None,
         use_cache: bool | None = None,
         *,
         return_dict: bool | None = None,
@@ -105,15 +90,15 @@ class CausalLM(WithLanguageModelHead):
         tokens = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         memory = (encoder_hidden_states, encoder_attention_mask)
         cache = (past_key_values, False if labels is not None else use_cache)
-        body = self.run_body(*tokens, *memory, *cache, unpack=False, labels=labels, **options)
+        body = self.run_body(*tokens, *memory, *cache, labels=labels, **options)
         scores = self.lm_head(body.last_hidden_state)  # (B, T, V), or (N, V)
         loss = None
         if labels is not None:
             check_labels(labels, scores.shape[-1])
-            loss = token_loss(scores, packed_labels(body, next_token_labels(labels, options.get("layout"))))
+            loss = token_loss(scores, unpadded_labels(body, next_token_labels(labels, options.get("layout"))))
         output = CausalOutput(
             loss=loss,
-            logits=spread(body, scores),
+            logits=pad_scores(body, scores),
             past_key_values=body.past_key_values,
             hidden_states=body.hidden_states,
             attentions=body.attentions,
@@ -147,20 +132,20 @@ class PreTraining(WithLanguageModelHead):
     ) -> PreTrainingOutput:
         """`labels` as in `MaskedLM`, `next_sentence_label` (B): 0 = it follows; the loss needs both (B4)."""
         given = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
-        body = self.run_body(*given, unpack=False, labels=labels, **options)
+        body = self.run_body(*given, labels=labels, **options)
         scores = self.lm_head(body.last_hidden_state)
-        logits = spread(body, scores)  # (B, T, V)
+        logits = pad_scores(body, scores)  # (B, T, V)
         relationship = self.seq_relationship(body.pooler_output)  # (B, 2)
         loss = None
         if labels is not None and next_sentence_label is not None:
-            loss = token_loss(scores, packed_labels(body, labels)) + token_loss(
+            loss = token_loss(scores, unpadded_labels(body, labels)) + token_loss(
                 relationship, next_sentence_label.flatten()
             )
         output = PreTrainingOutput(loss, logits, relationship, body.hidden_states, body.attentions)
         return returned(output, return_dict)
 
 
-class NextSentencePrediction(TaskModel):
+class NextSentencePrediction(LabelledModel):
     """Whether the second text follows the first (Devlin et al. 2019, section 3.1, task 2)."""
 
     needs_pooler = True
@@ -169,21 +154,8 @@ class NextSentencePrediction(TaskModel):
         """`seq_relationship`."""
         self.seq_relationship = nn.Linear(config.hidden_size, 2)
 
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
-        labels: Tensor | None = None,
-        *,
-        return_dict: bool | None = None,
-        **options: Unpack[BodyOptions],
-    ) -> LogitsOutput:
+    def head(self, body: EncoderOutput, labels: Tensor | None) -> LogitsOutput:
         """`labels` (B): 0 = it follows, 1 = it is a random text (B4)."""
-        given = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
-        body = self.run_body(*given, unpack=True, labels=labels, **options)
         logits = self.seq_relationship(body.pooler_output)  # (B, 2)
         loss = None if labels is None else token_loss(logits, labels.flatten())
-        return returned(LogitsOutput(loss, logits, body.hidden_states, body.attentions), return_dict)
+        return LogitsOutput(loss, logits, body.hidden_states, body.attentions)

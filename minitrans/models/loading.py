@@ -27,7 +27,7 @@ from weights_convert.rules import Shape
 from weights_convert.translate import Translation, translate
 
 if TYPE_CHECKING:
-    from minitrans.attention.registry import VariantSpec
+    from minitrans.attention.specs import VariantSpec
 
 logger = logging.getLogger("minitrans")
 Model = TypeVar("Model", bound=nn.Module)

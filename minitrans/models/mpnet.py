@@ -6,19 +6,15 @@ between two tokens, computed by the encoder for all its layers, as in T5 (P1). H
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from torch import Tensor, nn
-
-from minitrans.attention.bias import AttentionBias, RelativeBuckets, SummedBias
 from minitrans.layers.embeddings import Embeddings
-from minitrans.layers.encoder_block import EncoderBlock
+from minitrans.layers.position_bias import BucketBias
+from minitrans.layers.stack import Stack
 from minitrans.models import roberta, tasks
+from minitrans.models.backbone import build_block
 from minitrans.models.config import BertSizesConfig, EncoderConfig
-from minitrans.models.encoder import Encoder, EncoderModel, Stacked, block
-from minitrans.models.inputs import check_length
 
 PADDING = 1  # P1: not config.pad_token_id
 BUCKETS = 32  # P1: not config.relative_attention_num_buckets, which only gives the table its rows
@@ -56,30 +52,7 @@ class MPNetConfig(BertSizesConfig):
             )
 
 
-class DistanceEncoder(Encoder):
-    """A stack of blocks that share a bias of distances (P1).
-
-    Args:
-        blocks: L encoder blocks.
-        buckets: rows of the table.
-        heads: H.
-    """
-
-    def __init__(self, blocks: Iterable[EncoderBlock], buckets: int, heads: int) -> None:
-        super().__init__(blocks)
-        self.relative_attention_bias = nn.Embedding(buckets, heads)
-
-    def forward(self, x: Tensor, *, bias: AttentionBias | None = None, **options: Any) -> Stacked:
-        """(B, T, D) -> (B, T, D), or (N, D) -> (N, D); the arguments are those of `Encoder.forward`."""
-        distances = self.distances()
-        return super().forward(x, bias=distances if bias is None else SummedBias(distances, bias), **options)
-
-    def distances(self) -> RelativeBuckets:
-        """The bias that every block adds to its scores."""
-        return RelativeBuckets(self.relative_attention_bias.weight[:BUCKETS])
-
-
-class MPNetModel(EncoderModel):
+class MPNetModel(roberta.RobertaBody):
     """Embeddings, L post-norm blocks with a bias of distances, and a pooler on the first token.
 
     Args:
@@ -93,22 +66,19 @@ class MPNetModel(EncoderModel):
     def build(self, config: EncoderConfig) -> None:
         """As RoBERTa, without token types, with a table of distances."""
         assert isinstance(config, MPNetConfig)
+        self.padding_idx = PADDING
         self.embeddings = Embeddings(
             config.vocab_size,
             config.hidden_size,
             max_positions=config.max_position_embeddings,
-            padding_idx=PADDING,
-            position_padding_idx=PADDING,
+            padding_idx=self.padding_idx,
+            position_padding_idx=self.padding_idx,
             eps=config.layer_norm_eps,
             dropout=config.hidden_dropout_prob,
         )
-        blocks = (block(config) for _ in range(config.num_hidden_layers))
-        self.encoder = DistanceEncoder(blocks, config.relative_attention_num_buckets, config.num_attention_heads)
-
-    def positions(self, tokens: Tensor, past_length: int) -> Tensor:
-        """R1, with P1's padding."""
-        check_length(past_length + tokens.shape[1], self.config.max_position_embeddings - PADDING - 1)
-        return roberta.positions_after_padding(tokens, past_length, PADDING)
+        rows, heads = config.relative_attention_num_buckets, config.num_attention_heads
+        distances = BucketBias(rows, heads, buckets=BUCKETS)
+        self.encoder = Stack((build_block(config) for _ in range(config.num_hidden_layers)), position_bias=distances)
 
 
 class MPNetForMaskedLM(roberta.MaskedLM):

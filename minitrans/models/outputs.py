@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from minitrans.layers.cache import KeyValueCache
-from minitrans.layers.packing import Packing
+from minitrans.layers.cache import Cache
+from minitrans.models.padding import Packing
 
 
 @dataclass
@@ -58,7 +58,7 @@ class EncoderOutput(ModelOutput):
 
     last_hidden_state: Tensor
     pooler_output: Tensor | None = None
-    past_key_values: KeyValueCache | None = None
+    past_key_values: Cache | None = None
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
     cross_attentions: tuple[Tensor, ...] | None = None
@@ -98,7 +98,7 @@ class CausalOutput(ModelOutput):
 
     loss: Tensor | None = None
     logits: Tensor | None = None
-    past_key_values: KeyValueCache | None = None
+    past_key_values: Cache | None = None
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
     cross_attentions: tuple[Tensor, ...] | None = None

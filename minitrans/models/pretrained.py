@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from minitrans.attention.registry import VariantSpec
+from minitrans.attention.specs import VariantSpec
+from minitrans.attention.variant import Variant
 from minitrans.layers.multi_head_attention import MultiHeadAttention
 from minitrans.layers.norms import LayerNorm, RMSNorm
 from minitrans.models.config import EncoderConfig
@@ -41,8 +42,15 @@ class PreTrainedModel(nn.Module):
         """Fresh weights in every module except a body, which has given itself its own; then ties."""
         for module in self.children():
             if not isinstance(module, PreTrainedModel):
-                module.apply(self.init_weights)
+                self._initialise(module)
         self.tie_weights()
+
+    def _initialise(self, module: nn.Module) -> None:
+        """Fresh weights in a module and below; a variant of attention begins as it was made."""
+        for child in module.children():
+            if not isinstance(child, Variant):
+                self._initialise(child)
+        self.init_weights(module)
 
     def init_weights(self, module: nn.Module) -> None:
         """Fresh weights for one module: normal ones, zero biases, unit norms, zero rows for padding (M10)."""
@@ -154,12 +162,29 @@ class PreTrainedModel(nn.Module):
 
     # -- surgery -----------------------------------------------------------------------------------------------------
 
-    def set_attention(self, attention: VariantSpec = "full", backend: str = "auto") -> None:
-        """Swaps the attention of every block (self-attention; cross-attention only changes its backend)."""
-        for name, module in self.named_modules():
-            if isinstance(module, MultiHeadAttention):
-                module.set_attention("full" if name.endswith("cross_attention") else attention, backend)
-        self._set_config(self.config.updated(attention=attention))
+    def set_attention(
+        self, attention: VariantSpec = "full", backend: str = "auto", *, dropout: float | None = None
+    ) -> None:
+        """Swaps the attention of every block, there and back; the pretrained weights stay.
+
+        Args:
+            attention: what `attention.specs` lists, for all layers or by layer; parameters of its own are fresh.
+            backend: how to compute softmax attention, cross-attention too (which is always full).
+            dropout: probability, on the attention probabilities; None = as it is.
+
+        Raises:
+            ValueError, TypeError: for an unknown attention or backend; then nothing is swapped.
+        """
+        changes: dict[str, Any] = {"attention": attention}
+        if dropout is not None:
+            changes[self.config.own_name("attention_probs_dropout_prob")] = dropout
+        config = self.config.updated(**changes)
+        self.base_model.install_attention(attention, backend, dropout)
+        self._set_config(config)
+
+    def install_attention(self, attention: VariantSpec, backend: str = "auto", dropout: float | None = None) -> None:
+        """What `set_attention` does to the blocks of a body."""
+        raise NotImplementedError
 
     def set_padding(self, padding: str) -> None:
         """What becomes of padding: "keep" computes it along, "remove" leaves it out, "auto" chooses (see `padding.py`)."""
@@ -218,12 +243,3 @@ class PreTrainedModel(nn.Module):
     def _set_config(self, config: EncoderConfig) -> None:
         self.config = config
         self.base_model.config = config
-
-
-def head_masks(head_mask: Tensor | None, layers: int, heads: int) -> list[Tensor | None]:
-    """The factors of each layer's heads from (H) or (L, H). Raises ValueError for another shape."""
-    if head_mask is None:
-        return [None] * layers
-    if head_mask.shape not in ((heads,), (layers, heads)):
-        raise ValueError(f"head_mask must be (H) or (L, H) = ({layers}, {heads}), got {tuple(head_mask.shape)}")
-    return list(head_mask.expand(layers, heads))

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from minitrans.layers.embeddings import Embeddings
 from minitrans.layers.heads import ClassificationHead
+from minitrans.layers.stack import Stack
 from minitrans.models import language_tasks, tasks
+from minitrans.models.backbone import Backbone, build_block
 from minitrans.models.config import BertLikeConfig, EncoderConfig
-from minitrans.models.encoder import Encoder, EncoderModel, block, running_positions
-from minitrans.models.inputs import check_length
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ class RobertaConfig(RobertaArchitectureConfig):
     vocab_size: int = 50265
 
 
-class RobertaBody(EncoderModel):
+class RobertaBody(Backbone):
     """The architecture of RoBERTa, XLM-RoBERTa and CamemBERT (R6).
 
     Args:
@@ -64,32 +64,31 @@ class RobertaBody(EncoderModel):
             config.hidden_size,
             max_positions=config.max_position_embeddings,
             type_vocab_size=config.type_vocab_size,
-            padding_idx=config.pad_token_id,
-            position_padding_idx=config.pad_token_id,
+            padding_idx=self.padding_idx,
+            position_padding_idx=self.padding_idx,
             eps=config.layer_norm_eps,
             dropout=config.hidden_dropout_prob,
         )
         self.encoder = self.stack(config)
 
-    def stack(self, config: EncoderConfig) -> Encoder:
+    def stack(self, config: EncoderConfig) -> Stack:
         """L post-norm blocks."""
-        return Encoder(block(config) for _ in range(config.num_hidden_layers))
+        return Stack(build_block(config) for _ in range(config.num_hidden_layers))
+
+    @property
+    def longest(self) -> int:
+        """R2: the first rows of the table are nobody's."""
+        return self.config.max_position_embeddings - self.padding_idx - 1
 
     def positions(self, tokens: Tensor, past_length: int) -> Tensor:
-        """R1, of a table whose first rows nobody uses (R2)."""
-        check_length(past_length + tokens.shape[1], self.config.max_position_embeddings - self.padding_idx - 1)  # R2
-        return positions_after_padding(tokens, past_length, self.padding_idx)
+        """R1: padding_idx + 1, + 2, ... over the tokens that are not padding, which gets padding_idx itself.
 
-
-def positions_after_padding(tokens: Tensor, past_length: int, padding_idx: int) -> Tensor:
-    """R1: padding_idx + 1, + 2, ... over the tokens that are not padding, which gets padding_idx itself.
-
-    Vectors cannot be told from padding: they are counted all.
-    """
-    if tokens.is_floating_point():
-        return running_positions(tokens, past_length + padding_idx + 1)
-    is_token = (tokens != padding_idx).long()
-    return (is_token.cumsum(dim=1) + past_length) * is_token + padding_idx
+        Vectors cannot be told from padding: they are counted all.
+        """
+        if tokens.is_floating_point():
+            return super().positions(tokens, past_length + self.padding_idx + 1)
+        is_token = (tokens != self.padding_idx).long()
+        return (is_token.cumsum(dim=1) + past_length) * is_token + self.padding_idx
 
 
 class RobertaModel(RobertaBody):

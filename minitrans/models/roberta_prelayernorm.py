@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from minitrans.layers.norms import LayerNorm
+from minitrans.layers.stack import Stack
 from minitrans.models import roberta, tasks
+from minitrans.models.backbone import build_block
 from minitrans.models.config import EncoderConfig
-from minitrans.models.encoder import Encoder, block
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,10 +30,10 @@ class RobertaPreLayerNormModel(roberta.RobertaBody):
     config_class = RobertaPreLayerNormConfig
     base_model_prefix = "roberta_prelayernorm"
 
-    def stack(self, config: EncoderConfig) -> Encoder:
+    def stack(self, config: EncoderConfig) -> Stack:
         """R6: norms before each sub-layer, and one at the end."""
-        blocks = (block(config, norm_first=True) for _ in range(config.num_hidden_layers))
-        return Encoder(blocks, LayerNorm(config.hidden_size, config.layer_norm_eps))
+        blocks = (build_block(config, norm_first=True) for _ in range(config.num_hidden_layers))
+        return Stack(blocks, LayerNorm(config.hidden_size, config.layer_norm_eps))
 
 
 class RobertaPreLayerNormForMaskedLM(roberta.MaskedLM):

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from minitrans.layers.losses import IGNORED, classification_loss, span_loss, token_loss
+from minitrans.models.backbone import Backbone, BodyOptions, returned
 from minitrans.models.config import EncoderConfig
-from minitrans.models.encoder import BodyOptions, EncoderModel, returned
 from minitrans.models.outputs import EncoderOutput, LogitsOutput, SpanOutput
 from minitrans.models.pretrained import PreTrainedModel
 
@@ -17,11 +17,12 @@ from minitrans.models.pretrained import PreTrainedModel
 class TaskModel(PreTrainedModel):
     """A body under the family's prefix (`model.bert`), and what `build_head` puts on it.
 
-    The arguments of every forward that are not explained there are those of `EncoderModel.forward`.
+    The arguments of every forward that are not explained there are those of `Backbone.forward`.
     """
 
-    body_class: ClassVar[type[EncoderModel]]
+    body_class: ClassVar[type[Backbone]]
     needs_pooler: ClassVar[bool] = False  # B2
+    needs_grid: ClassVar[bool] = False  # the head works on (B, T, D), not token by token
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -39,22 +40,46 @@ class TaskModel(PreTrainedModel):
         """Adds the modules above the body."""
         raise NotImplementedError
 
-    def run_body(
-        self, *arguments: Any, unpack: bool, labels: Tensor | None, **options: Unpack[BodyOptions]
-    ) -> EncoderOutput:
+    def run_body(self, *arguments: Any, labels: Tensor | None, **options: Unpack[BodyOptions]) -> EncoderOutput:
         """The body's output; the arguments are those of its forward, in order.
 
-        `unpack=False` is for heads that work token by token. With labels, "auto" keeps the padding: a loss may count it (B5).
+        With labels, "auto" keeps the padding: a loss may count it (B5).
         """
-        padding = "keep" if labels is not None and self.base_model.padding == "auto" else None
-        output: EncoderOutput = self.base_model(*arguments, unpack=unpack, padding=padding, **options)
+        if labels is not None and options.get("padding") is None and self.base_model.padding == "auto":
+            options["padding"] = "keep"
+        output: EncoderOutput = self.base_model(*arguments, unpack=self.needs_grid, **options)
         return output
 
 
-class SequenceClassification(TaskModel):
+class LabelledModel(TaskModel):
+    """A model whose head looks at what the body returns, and learns from one kind of labels."""
+
+    def head(self, body: EncoderOutput, labels: Tensor | None) -> LogitsOutput:
+        """Scores, and their loss where there are labels."""
+        raise NotImplementedError
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        *,
+        return_dict: bool | None = None,
+        **options: Unpack[BodyOptions],
+    ) -> LogitsOutput:
+        """`labels`: see `head`; the other arguments: see `Backbone.forward`."""
+        given = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
+        return returned(self.head(self.run_body(*given, labels=labels, **options), labels), return_dict)
+
+
+class SequenceClassification(LabelledModel):
     """A class, several, or a number for a whole text (B5)."""
 
     needs_pooler = True
+    needs_grid = True
 
     def build_head(self, config: EncoderConfig) -> None:
         """`dropout` and `classifier`."""
@@ -66,27 +91,14 @@ class SequenceClassification(TaskModel):
         scores: Tensor = self.classifier(self.dropout(pooled))
         return scores
 
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
-        labels: Tensor | None = None,
-        *,
-        return_dict: bool | None = None,
-        **options: Unpack[BodyOptions],
-    ) -> LogitsOutput:
+    def head(self, body: EncoderOutput, labels: Tensor | None) -> LogitsOutput:
         """`labels`: see `classification_loss`."""
-        given = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
-        body = self.run_body(*given, unpack=True, labels=labels, **options)
         logits = self.score(body.last_hidden_state, body.pooler_output)  # (B, C)
         loss = None if labels is None else classification_loss(logits, labels, self.config.problem_type)
-        return returned(LogitsOutput(loss, logits, body.hidden_states, body.attentions), return_dict)
+        return LogitsOutput(loss, logits, body.hidden_states, body.attentions)
 
 
-class TokenClassification(TaskModel):
+class TokenClassification(LabelledModel):
     """A class for every token."""
 
     def build_head(self, config: EncoderConfig) -> None:
@@ -94,25 +106,11 @@ class TokenClassification(TaskModel):
         self.dropout = nn.Dropout(config.head_dropout)
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
 
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
-        labels: Tensor | None = None,
-        *,
-        return_dict: bool | None = None,
-        **options: Unpack[BodyOptions],
-    ) -> LogitsOutput:
+    def head(self, body: EncoderOutput, labels: Tensor | None) -> LogitsOutput:
         """`labels` (B, T): class ids, -100 where none is to be learnt; padding counts unless it has -100 (B5)."""
-        given = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
-        body = self.run_body(*given, unpack=False, labels=labels, **options)
         scores = self.classifier(self.dropout(body.last_hidden_state))
-        logits = spread(body, scores)  # (B, T, C)
-        loss = None if labels is None else token_loss(scores, packed_labels(body, labels))
-        return returned(LogitsOutput(loss, logits, body.hidden_states, body.attentions), return_dict)
+        loss = None if labels is None else token_loss(scores, unpadded_labels(body, labels))
+        return LogitsOutput(loss, pad_scores(body, scores), body.hidden_states, body.attentions)  # logits (B, T, C)
 
 
 class QuestionAnswering(TaskModel):
@@ -146,12 +144,12 @@ class QuestionAnswering(TaskModel):
     ) -> SpanOutput:
         """`start_positions`, `end_positions` (B): see `span_loss`; the loss needs both."""
         given = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
-        body = self.run_body(*given, unpack=False, labels=start_positions, **options)
+        body = self.run_body(*given, labels=start_positions, **options)
         scores = self.qa_outputs(self.dropout(body.last_hidden_state))
-        start, end = spread(body, scores).unbind(dim=-1)  # (B, T) each
+        start, end = pad_scores(body, scores).unbind(dim=-1)  # (B, T) each
         loss = None
         if start_positions is not None and end_positions is not None:
-            lowest = spread(
+            lowest = pad_scores(
                 body, scores, fill=torch.finfo(scores.dtype).min
             )  # padding that was left out is no candidate
             loss = span_loss(lowest[..., 0], lowest[..., 1], start_positions, end_positions)
@@ -162,6 +160,7 @@ class MultipleChoice(TaskModel):
     """A score for each of several texts, of which one is right; inputs are (B, choices, T) (B5)."""
 
     needs_pooler = True
+    needs_grid = True
 
     def build_head(self, config: EncoderConfig) -> None:
         """`dropout` and `classifier`."""
@@ -195,18 +194,18 @@ class MultipleChoice(TaskModel):
             raise ValueError(f"multiple choice needs (B, choices, T) inputs, got {tuple(given.shape)}")
         choices = 1 if given is None else given.shape[1]
         flat = (_merge(part) for part in (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds))
-        body = self.run_body(*flat, unpack=True, labels=labels, **options)
+        body = self.run_body(*flat, labels=labels, **options)
         logits = self.score(body.last_hidden_state, body.pooler_output).view(-1, choices)  # (B, choices)
         loss = None if labels is None else token_loss(logits, labels.flatten())
         return returned(LogitsOutput(loss, logits, body.hidden_states, body.attentions), return_dict)
 
 
-def spread(body: EncoderOutput, scores: Tensor, fill: float = 0.0) -> Tensor:
+def pad_scores(body: EncoderOutput, scores: Tensor, fill: float = 0.0) -> Tensor:
     """Scores of tokens where they belong: (N, C) -> (B, T, C) with `fill` at the padding that the body left out."""
     return scores if body.packing is None else body.packing.unpack(scores, fill)
 
 
-def packed_labels(body: EncoderOutput, labels: Tensor) -> Tensor:
+def unpadded_labels(body: EncoderOutput, labels: Tensor) -> Tensor:
     """Labels of the tokens that the body kept: (B, T) -> (N). Raises ValueError for a label at padding."""
     if body.packing is None:
         return labels

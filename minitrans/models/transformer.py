@@ -1,6 +1,6 @@
 """The Transformer of "Attention Is All You Need" (Vaswani et al. 2017): its figure 1, sections 3.1-3.5 and 5.4.
 
-Start here. Read on in `layers/encoder_block.py` (the boxes of figure 1), `layers/multi_head_attention.py` (figure 2, right),
+Start here. Read on in `layers/block.py` (the boxes of figure 1), `layers/multi_head_attention.py` (figure 2, right),
 `attention/eager.py` (figure 2, left) and `layers/positions.py` (section 3.5).
 """
 
@@ -14,12 +14,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from minitrans.attention.context import Context
 from minitrans.attention.mask import AttentionMask
-from minitrans.layers.cache import KeyValueCache
-from minitrans.layers.decoder_block import DecoderBlock
-from minitrans.layers.encoder_block import EncoderBlock
+from minitrans.layers.block import Block
+from minitrans.layers.cache import Cache
+from minitrans.layers.feed_forward import FeedForward
 from minitrans.layers.losses import smoothed_loss
+from minitrans.layers.multi_head_attention import CrossAttention, MultiHeadAttention
+from minitrans.layers.norms import LayerNorm
 from minitrans.layers.positions import SinusoidalPositions
+from minitrans.layers.stack import run_blocks
 from minitrans.models.inputs import check_ids, check_length
 from minitrans.models.outputs import LogitsOutput
 
@@ -81,16 +85,11 @@ class Transformer(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.config = config
-        sizes = (config.width, config.num_heads, config.hidden_width)
         # Section 3.4: one matrix is the source embedding, the target embedding and the output projection
         self.embedding = nn.Embedding(config.vocab_size, config.width)
         self.positions = SinusoidalPositions(config.max_length, config.width)
-        self.encoder = nn.ModuleList(
-            EncoderBlock(*sizes, act="relu", dropout=config.dropout) for _ in range(config.num_encoder_layers)
-        )
-        self.decoder = nn.ModuleList(
-            DecoderBlock(*sizes, act="relu", dropout=config.dropout) for _ in range(config.num_decoder_layers)
-        )
+        self.encoder = nn.ModuleList(self._block() for _ in range(config.num_encoder_layers))
+        self.decoder = nn.ModuleList(self._block(decodes=True) for _ in range(config.num_decoder_layers))
         self.dropout = nn.Dropout(config.dropout)
         self.reset_parameters()
 
@@ -128,14 +127,9 @@ class Transformer(nn.Module):
         """The left half of figure 1: (B, S) ids -> (B, S, D) and their mask."""
         source_ids = self._checked("source_ids", source_ids)
         mask = AttentionMask(key_padding=source_ids != self.config.pad_token_id)
-        x = self._embed(source_ids)
-        for block in self.encoder:
-            x = block(x, mask=mask).output
-        return Memory(x, mask)
+        return Memory(run_blocks(self.encoder, self._embed(source_ids), Context(mask=mask)).output, mask)
 
-    def decode(
-        self, target_ids: Tensor, memory: Memory, past: KeyValueCache | None = None
-    ) -> tuple[Tensor, KeyValueCache]:
+    def decode(self, target_ids: Tensor, memory: Memory, past: Cache | None = None) -> tuple[Tensor, Cache]:
         """The right half of figure 1, up to the logits; the softmax is left to the loss or the search.
 
         Args:
@@ -155,17 +149,11 @@ class Transformer(nn.Module):
         padding = target_ids == self.config.pad_token_id
         if bool((padding[:, :-1] & ~padding[:, 1:]).any()):
             raise ValueError("target_ids must be padded on the right: a token comes after pad_token_id")
-        mask = AttentionMask(causal=True)  # hides the padding from the tokens too, as it comes after them
-        x = self._embed(target_ids, start)
-        caches = []
-        for index, block in enumerate(self.decoder):
-            step = block(
-                x, mask=mask, memory=memory.output, memory_mask=memory.mask,
-                past=None if past is None else past.layers[index],
-            )  # fmt: skip
-            x = step.output
-            caches.append(step.cache)
-        return F.linear(x, self.embedding.weight), KeyValueCache(tuple(caches))
+        # the causal mask hides the padding from the tokens too, as it comes after them
+        context = Context(mask=AttentionMask(causal=True), memory=memory.output, memory_mask=memory.mask)
+        cache = Cache.growing(len(self.decoder)) if past is None else past.fork()
+        x = run_blocks(self.decoder, self._embed(target_ids, start), context, cache).output
+        return F.linear(x, self.embedding.weight), cache
 
     @torch.no_grad()
     def greedy_decode(self, source_ids: Tensor, max_new_tokens: int) -> Tensor:
@@ -202,6 +190,17 @@ class Transformer(nn.Module):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
         nn.init.normal_(self.embedding.weight, std=self.config.width**-0.5)
+
+    def _block(self, *, decodes: bool = False) -> Block:
+        """A box of figure 1: the left one, or the right one with a third sub-layer."""
+        width, heads, dropout = self.config.width, self.config.num_heads, self.config.dropout
+        return Block(
+            MultiHeadAttention(width, heads),
+            FeedForward(width, self.config.hidden_width, act="relu"),
+            [LayerNorm(width) for _ in range(3 if decodes else 2)],
+            cross_attention=CrossAttention(width, heads) if decodes else None,
+            dropout=dropout,
+        )
 
     def _embed(self, ids: Tensor, start: int = 0) -> Tensor:
         """(B, T) ids that stand at `start` and after -> (B, T, D) (sections 3.4, 3.5 and 5.4)."""

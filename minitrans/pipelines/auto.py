@@ -12,7 +12,7 @@ from minitrans.files import printable
 from minitrans.models.pretrained import PreTrainedModel
 
 if TYPE_CHECKING:
-    from minitrans.attention.registry import VariantSpec
+    from minitrans.attention.specs import VariantSpec
     from minitrans.pipelines.base import Pipeline
     from minitrans.tokenizers.tokenizer import Tokenizer
 

@@ -1,0 +1,40 @@
+"""What the blocks of one pass share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from minitrans.attention.bias import AttentionBias
+from minitrans.attention.layout import PackedLayout
+from minitrans.attention.mask import NO_MASK, AttentionMask
+
+
+@dataclass(frozen=True, eq=False)
+class Context:
+    """One thing more that travels through the blocks is one field more.
+
+    Attributes:
+        mask: of the self-attention.
+        bias: added to the scores of the self-attention.
+        layout: where the sequences of a packed batch lie.
+        positions: (B, T) or (N) int64, where each token of x stands in its text; None where no block looks at them.
+        memory: (B, S, D), what cross-attention attends to; None skips it.
+        memory_mask: of the cross-attention.
+        head_mask: (L, H) factors of the heads' probabilities, in both attentions.
+        need_weights: return the probabilities too.
+    """
+
+    mask: AttentionMask = NO_MASK
+    bias: AttentionBias | None = None
+    layout: PackedLayout | None = None
+    positions: Tensor | None = None
+    memory: Tensor | None = None
+    memory_mask: AttentionMask = NO_MASK
+    head_mask: Tensor | None = None
+    need_weights: bool = False
+
+    def at(self, layer: int) -> Context:
+        """What the block of this layer gets: its own row (H) of the head mask."""
+        return self if self.head_mask is None else replace(self, head_mask=self.head_mask[layer])

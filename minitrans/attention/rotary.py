@@ -1,0 +1,57 @@
+"""Rotary position embeddings (Su et al. 2021, "RoFormer", section 3.2.2): queries and keys turn with their position."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from minitrans.attention.context import Context
+from minitrans.attention.variant import LayerSizes, Variant
+
+RotaryLayout = Literal["halves", "interleaved"]
+
+
+class Rotary(Variant):
+    """Each pair of columns is turned by the angle position · base^(-2i/K), so that a score depends on the distance i - j.
+
+    Args:
+        sizes: of the block.
+        base: of the frequencies.
+        layout: which columns make a pair: "halves", i and i + K/2 (LLaMA, GPT-NeoX); "interleaved", 2i and 2i + 1 (RoFormer).
+    """
+
+    name = "rotary"
+
+    def __init__(self, sizes: LayerSizes, *, base: float = 10000.0, layout: RotaryLayout = "halves") -> None:
+        super().__init__(sizes)
+        if sizes.head_width % 2:
+            raise ValueError(
+                f"rotary positions turn pairs of columns: the head width must be even, got {sizes.head_width}"
+            )
+        if layout not in get_args(RotaryLayout):
+            raise ValueError(f"unknown rotary layout {layout!r}; known: {', '.join(get_args(RotaryLayout))}")
+        self.base, self.layout = base, layout
+
+    def project(self, query: Tensor, key: Tensor, value: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries and keys turned; values as they are."""
+        if context.positions is None:
+            raise ValueError("rotary attention needs to know where the tokens stand: Context(positions=...)")
+        cos, sin = self.angles(context.positions, query)
+        return self.turn(query, cos, sin), self.turn(key, cos, sin), value
+
+    def angles(self, positions: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """cos and sin (B, 1, T, K/2) of positions (B, T), or (N, 1, K/2) of (N); in float64, rounded once."""
+        exponents = torch.arange(0, self.sizes.head_width, 2, dtype=torch.float64, device=positions.device)
+        angles = positions.double()[..., None] * self.base ** (-exponents / self.sizes.head_width)
+        angles = angles.unsqueeze(-2 if positions.dim() == 1 else -3)
+        return angles.cos().to(like.dtype), angles.sin().to(like.dtype)
+
+    def turn(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """(..., K) -> (..., K): (a, b) becomes (a cos - b sin, a sin + b cos)."""
+        if self.layout == "interleaved":
+            a, b = x[..., 0::2], x[..., 1::2]
+            return torch.stack([a * cos - b * sin, a * sin + b * cos], dim=-1).flatten(-2)
+        a, b = x.chunk(2, dim=-1)
+        return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)

@@ -1,0 +1,92 @@
+"""Blocks one after the other: the one loop of encoders, decoders and the Transformer of 2017."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from minitrans.attention.bias import SummedBias
+from minitrans.attention.context import Context
+from minitrans.layers.block import Block
+from minitrans.layers.cache import Cache
+from minitrans.layers.norms import LayerNorm, RMSNorm
+from minitrans.layers.position_bias import BucketBias
+
+
+class StackOutput(NamedTuple):
+    """What a stack returns: its output, and of what was asked for besides, one entry a block."""
+
+    output: Tensor
+    hidden_states: tuple[Tensor, ...]
+    weights: tuple[Tensor, ...]
+    cross_weights: tuple[Tensor, ...]
+
+
+def run_blocks(
+    blocks: Iterable[nn.Module], x: Tensor, context: Context, cache: Cache | None = None, *, keep_states: bool = False
+) -> StackOutput:
+    """(B, T, D) -> (B, T, D), or (N, D) -> (N, D), through every block.
+
+    Args:
+        blocks: in the order in which they run.
+        x: the embeddings.
+        context: what the blocks share.
+        cache: what earlier calls left, a layer a block; every block extends its own.
+        keep_states: return x and the output of every block too (M7).
+    """
+    states = [x] if keep_states else []
+    weights, cross_weights = [], []
+    for index, block in enumerate(blocks):
+        out = block(x, context.at(index), None if cache is None else cache.layers[index])
+        x = out.output
+        if keep_states:
+            states.append(x)
+        if context.need_weights:
+            weights.append(out.weights)
+            cross_weights.append(out.cross_weights)
+    return StackOutput(x, tuple(states), _given(weights), _given(cross_weights))
+
+
+def _given(weights: Iterable[Tensor | None]) -> tuple[Tensor, ...]:
+    return tuple(each for each in weights if each is not None)
+
+
+class Stack(nn.Module):
+    """Blocks, and what belongs to all of them.
+
+    Args:
+        blocks: L of them, or fewer where layers share blocks.
+        norm: what follows the last of pre-norm blocks.
+        order: which block makes each layer; None = each its own.
+        position_bias: what every block adds to the scores of its self-attention, besides the bias of the context (T2, P1).
+    """
+
+    def __init__(
+        self,
+        blocks: Iterable[Block],
+        norm: LayerNorm | RMSNorm | None = None,
+        order: Iterable[int] | None = None,
+        position_bias: BucketBias | None = None,
+    ) -> None:
+        super().__init__()
+        self.layer = nn.ModuleList(blocks)
+        self.LayerNorm = norm
+        self.order = tuple(range(len(self.layer)) if order is None else order)
+        self.relative_attention_bias = position_bias
+
+    def forward(
+        self, x: Tensor, context: Context, cache: Cache | None = None, *, keep_states: bool = False
+    ) -> StackOutput:
+        """See `run_blocks`."""
+        if self.relative_attention_bias is not None:
+            bias = self.relative_attention_bias.bias()
+            context = replace(context, bias=bias if context.bias is None else SummedBias(bias, context.bias))
+        blocks = (self.layer[number] for number in self.order)
+        out = run_blocks(blocks, x, context, cache, keep_states=keep_states)
+        if self.LayerNorm is None:
+            return out
+        x = self.LayerNorm(out.output)
+        return out._replace(output=x, hidden_states=(*out.hidden_states[:-1], x) if keep_states else ())  # M7

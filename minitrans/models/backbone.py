@@ -1,0 +1,206 @@
+"""The engine of the BERT-shaped families: take the input through the door, embed it, run the blocks, pool."""
+
+from __future__ import annotations
+
+from typing import ClassVar, TypedDict, TypeVar, cast
+
+import torch
+from torch import Tensor
+
+from minitrans.attention.layout import PackedLayout
+from minitrans.attention.specs import VariantSpec, of_layer
+from minitrans.layers.block import Block
+from minitrans.layers.cache import Cache
+from minitrans.layers.embeddings import Embeddings
+from minitrans.layers.feed_forward import FeedForward
+from minitrans.layers.heads import Pooler
+from minitrans.layers.multi_head_attention import CrossAttention, MultiHeadAttention
+from minitrans.layers.norms import LayerNorm
+from minitrans.layers.position_bias import DistanceEmbedding
+from minitrans.layers.stack import Stack
+from minitrans.models.config import EncoderConfig
+from minitrans.models.inputs import ModelInputs, prepare_batch
+from minitrans.models.outputs import EncoderOutput, ModelOutput
+from minitrans.models.pretrained import PreTrainedModel
+
+Output = TypeVar("Output", bound=ModelOutput)
+
+
+class BodyOptions(TypedDict, total=False):
+    """The arguments that a model with a head hands on to its body."""
+
+    head_mask: Tensor | None
+    output_attentions: bool | None
+    output_hidden_states: bool | None
+    layout: PackedLayout | None
+    padding: str | None
+
+
+class Backbone(PreTrainedModel):
+    """A body: a family builds `embeddings` and `encoder`, and says where tokens stand if they are not counted from 0."""
+
+    embeddings: Embeddings
+    encoder: Stack
+    pooler: Pooler | None
+    has_pooler: ClassVar[bool] = True  # some families have none at all
+
+    def __init__(self, config: EncoderConfig, add_pooling_layer: bool = True) -> None:
+        super().__init__(config)
+        self.build(config)
+        self.pooler = Pooler(config.hidden_size) if add_pooling_layer and self.has_pooler else None
+        self.finish_init()
+        if config.pruned_heads:
+            self.remove_heads(config.pruned_heads)
+        self.install_attention(config.attention)
+
+    def build(self, config: EncoderConfig) -> None:
+        """Makes `embeddings` and `encoder`."""
+        raise NotImplementedError
+
+    def positions(self, tokens: Tensor, past_length: int) -> Tensor:
+        """(B, T) position ids of `tokens` (ids or vectors) that follow `past_length` others.
+
+        B6: past_length, + 1, + 2, ... whatever is padding, so that padding on the left moves the text.
+        """
+        batch, length = tokens.shape[:2]
+        return torch.arange(past_length, past_length + length, device=tokens.device).expand(batch, length)
+
+    @property
+    def longest(self) -> int:
+        """The longest sequence that there are positions for."""
+        return self.config.max_position_embeddings
+
+    @property
+    def num_layers(self) -> int:
+        """L, how many blocks run."""
+        return len(self.encoder.order)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        encoder_hidden_states: Tensor | None = None,
+        encoder_attention_mask: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        use_cache: bool | None = None,
+        *,
+        head_mask: Tensor | None = None,
+        layout: PackedLayout | None = None,
+        padding: str | None = None,
+        unpack: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> EncoderOutput:
+        """Runs the body.
+
+        Args:
+            input_ids: (B, T) token ids.
+            attention_mask: (B, S), 1 = a token, 0 = padding; None = all are tokens (M4: padding ids are not guessed).
+                4-D forms: see `inputs.attention_mask`.
+            token_type_ids: (B, T); None = zeros.
+            position_ids: (B, T); None = the family's rule.
+            inputs_embeds: (B, T, D) instead of ids.
+            encoder_hidden_states: (B, S, D) for cross-attention (B7).
+            encoder_attention_mask: (B, S) over those.
+            past_key_values: what an earlier call of a decoder returned; this call's tokens come after.
+            use_cache: return that (decoders only); None = the configuration's.
+            head_mask: (H) or (L, H) factors of the attention heads.
+            layout: where the sequences of a packed batch lie: then the inputs are (N), without a mask, and so are the outputs.
+            padding: "keep", "remove" or "auto", see `padding.choose_packing`; None = the model's.
+            unpack: whether the last hidden state is (B, T, D) in any case, or (N, D) where padding was left out;
+                None = as the input came.
+            output_attentions: return the probabilities; None = the configuration's.
+            output_hidden_states: return every layer's output; None = the configuration's.
+            return_dict: False returns a plain tuple.
+
+        Raises:
+            ValueError, TypeError: for input that does not fit the model.
+        """
+        config = self.config
+        need_weights = config.output_attentions if output_attentions is None else output_attentions
+        need_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        keep_cache = config.is_decoder and (config.use_cache if use_cache is None else use_cache)
+        given = ModelInputs(
+            input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, encoder_hidden_states,
+            encoder_attention_mask, past_key_values, keep_cache, head_mask, layout, padding, need_weights,
+        )  # fmt: skip
+        batch = prepare_batch(self, given)
+
+        x = self.embeddings(batch.tokens, batch.positions, batch.types)
+        out = self.encoder(x, batch.context, batch.cache, keep_states=need_states)
+
+        came_padded = layout is None
+        unpacks = came_padded if unpack is None else unpack
+        hidden = batch.padded(out.output) if unpacks or self.pooler is not None else out.output
+        states = tuple(batch.padded(state) if came_padded else state for state in out.hidden_states)
+        output = EncoderOutput(
+            last_hidden_state=hidden if unpacks else out.output,
+            pooler_output=None if self.pooler is None else self.pooler(hidden),
+            past_key_values=batch.cache if keep_cache else None,
+            hidden_states=states if need_states else None,
+            attentions=out.weights if need_weights else None,
+            cross_attentions=out.cross_weights if need_weights and encoder_hidden_states is not None else None,
+            packing=batch.packing if came_padded and not unpacks else None,
+        )
+        return returned(output, return_dict)
+
+    @property
+    def attentions(self) -> list[MultiHeadAttention]:
+        """The self-attention of each block; a block that mixes its tokens otherwise has none."""
+        mixers = (getattr(block, "attention", None) for block in self.encoder.layer)
+        return [mixer for mixer in mixers if isinstance(mixer, MultiHeadAttention)]
+
+    def install_attention(self, attention: VariantSpec, backend: str = "auto", dropout: float | None = None) -> None:
+        """Builds the variants of every block, then puts them in; see `PreTrainedModel.set_attention`."""
+        count = len(self.attentions)
+        built = [
+            module.build(of_layer(attention, layer, count), backend, layer=layer, longest=self.longest)
+            for layer, module in enumerate(self.attentions)
+        ]
+        for module, variants in zip(self.attentions, built, strict=True):
+            module.install(variants, backend, dropout)
+        for module in self.modules():
+            if isinstance(module, CrossAttention):
+                module.install([], backend, dropout)
+
+    def why_not(self, what: str) -> str | None:
+        """Why the attention of the blocks cannot serve "packed" batches or a "static" cache; None where it can."""
+        for attention in self.attentions:
+            reason = attention.why_not_packed() if what == "packed" else attention.why_not_static()
+            if reason is not None:
+                return reason
+        return None
+
+
+def build_block(config: EncoderConfig, *, norm_first: bool = False, **dropouts: float) -> Block:
+    """One block of the sizes of `config`, with a cross-attention where a decoder has one (B1, B7).
+
+    Args:
+        config: sizes and rates.
+        norm_first: see `Block`.
+        dropouts: `dropout` and `feed_forward_dropout`, where they differ from `config.hidden_dropout_prob`.
+    """
+    width, heads = config.hidden_size, config.num_attention_heads
+    dropout, eps = config.attention_probs_dropout_prob, config.layer_norm_eps
+    distances = None
+    if config.position_embedding_type != "absolute":  # M8: a table of its own in every block
+        with_key = config.position_embedding_type == "relative_key_query"
+        distances = DistanceEmbedding(config.max_position_embeddings, width // heads, with_key=with_key)
+    crosses = config.add_cross_attention
+    return Block(
+        MultiHeadAttention(width, heads, dropout=dropout, distance_embedding=distances),
+        FeedForward(width, config.intermediate_size, act=config.hidden_act),
+        [LayerNorm(width, eps) for _ in range(3 if crosses else 2)],
+        cross_attention=CrossAttention(width, heads, dropout=dropout) if crosses else None,
+        norm_first=norm_first,
+        **{"dropout": config.hidden_dropout_prob, **dropouts},
+    )
+
+
+def returned(output: Output, return_dict: bool | None) -> Output:
+    """The output, or (for the few callers that unpack) a plain tuple of its entries where `return_dict` is False."""
+    return cast("Output", output.to_tuple()) if return_dict is False else output
