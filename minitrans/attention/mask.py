@@ -216,8 +216,8 @@ def _ruled(
         places = layout.positions()
         b, i, j = layout.sequence_of_token()[rows, None], places[rows, None], places[columns]
     h = torch.arange(rule.heads, device=device)[:, None, None]
-    allowed = rule.allows(b, h, i, j)
-    return allowed.expand(torch.broadcast_shapes(allowed.shape, (1, 1, i.shape[0], j.shape[0])))
+    everywhere = torch.ones(1, 1, i.shape[0], j.shape[0], dtype=torch.bool, device=device)
+    return rule.allows(b, h, i, j) & everywhere
 
 
 def _both(one: Tensor | None, other: Tensor) -> Tensor:

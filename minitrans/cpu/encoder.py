@@ -7,6 +7,7 @@ the same call; the sequences of a packed batch share rows (see `rows.py`), so th
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -106,7 +107,7 @@ class FusedEncoder(nn.Module):
         super().__init__()
         self.order = tuple(order)
         self.inner, self.floats = FLOATS[dtype]
-        before = [None, *(block.feed_forward_LayerNorm for block in blocks[:-1])]
+        before = [None, *(cast("LayerNorm", block.feed_forward_LayerNorm) for block in blocks[:-1])]
         self.blocks = [FusedBlock(block, dtype, norm_before) for block, norm_before in zip(blocks, before, strict=True)]
         self.norm = None if norm is None else _Norm(norm, self.floats)
         self.distances = None if distances is None else Distances(distances, self.inner)

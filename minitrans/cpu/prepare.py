@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 
 import torch
 from torch import nn
@@ -15,6 +15,7 @@ from minitrans.errors import NotSupportedError
 from minitrans.layers.block import Block
 from minitrans.layers.feed_forward import FeedForward
 from minitrans.layers.multi_head_attention import MultiHeadAttention
+from minitrans.layers.norms import LayerNorm
 from minitrans.layers.stack import Stack
 from minitrans.models.pretrained import PreTrainedModel
 
@@ -74,7 +75,9 @@ def prepare(model: M, dtype: str = "float32") -> M:
     stack, blocks = _blocks(body)
     check_operators(dtype)
     with torch.no_grad():
-        encoder = FusedEncoder(blocks, stack.order, stack.LayerNorm, dtype, _distances(stack, blocks)).eval()
+        encoder = FusedEncoder(
+            blocks, stack.order, cast("LayerNorm | None", stack.LayerNorm), dtype, _distances(stack, blocks)
+        ).eval()
     _reuse_memory()
     fast_body = _with(body, encoder=encoder)
     return fast_body if model is body else _with(model, **{model.base_model_prefix: fast_body})  # type: ignore[return-value]
@@ -126,6 +129,8 @@ def _obstacle(block: nn.Module) -> str:
     attention, network = getattr(block, "attention", None), getattr(block, "feed_forward", None)
     if type(block) is not Block or type(attention) is not MultiHeadAttention or type(network) is not FeedForward:
         return f"its blocks are {type(block).__name__}, only a Block of attention and feed-forward is served"
+    if not isinstance(block.attention_LayerNorm, LayerNorm):
+        return "its norms are not LayerNorm"
     checks = {
         "it is not on the CPU": attention.query.weight.device.type != "cpu",
         "its weights are float64": attention.query.weight.dtype == torch.float64,

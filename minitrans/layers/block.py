@@ -82,16 +82,16 @@ class Block(nn.Module):
 
         crossed = None
         if self.cross_attention is not None and context.memory is not None:
-            past = None if cache is None else cache.cross_attention
-            crossed = self.cross_attention(self._before(self.cross_attention_LayerNorm, x), context, past)
+            seen = None if cache is None else cache.cross_attention
+            crossed = self.cross_attention(self._before(self.cross_attention_LayerNorm, x), context, seen)
             x = self._after(self.cross_attention_LayerNorm, x + self.dropout(crossed.output))
 
         fed = self.feed_forward(self._before(self.feed_forward_LayerNorm, x))
         x = self._after(self.feed_forward_LayerNorm, x + self.feed_forward_dropout(fed))
         return BlockOutput(x, attended.weights, None if crossed is None else crossed.weights)
 
-    def _before(self, norm: nn.Module, x: Tensor) -> Tensor:
-        return norm(x) if self.norm_first else x
+    def _before(self, norm: nn.Module | None, x: Tensor) -> Tensor:
+        return norm(x) if norm is not None and self.norm_first else x
 
-    def _after(self, norm: nn.Module, x: Tensor) -> Tensor:
-        return x if self.norm_first else norm(x)
+    def _after(self, norm: nn.Module | None, x: Tensor) -> Tensor:
+        return x if norm is None or self.norm_first else norm(x)

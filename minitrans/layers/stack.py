@@ -12,7 +12,6 @@ from minitrans.attention.bias import SummedBias
 from minitrans.attention.context import Context
 from minitrans.layers.block import Block
 from minitrans.layers.cache import Cache
-from minitrans.layers.norms import LayerNorm, RMSNorm
 from minitrans.layers.position_bias import BucketBias
 
 
@@ -67,7 +66,7 @@ class Stack(nn.Module):
     def __init__(
         self,
         blocks: Iterable[Block],
-        norm: LayerNorm | RMSNorm | None = None,
+        norm: nn.Module | None = None,
         order: Iterable[int] | None = None,
         position_bias: BucketBias | None = None,
     ) -> None:

@@ -163,9 +163,9 @@ class Backbone(PreTrainedModel):
         ]
         for module, variants in zip(self.attentions, built, strict=True):
             module.install(variants, backend, dropout)
-        for module in self.modules():
-            if isinstance(module, CrossAttention):
-                module.install([], backend, dropout)
+        for crossing in self.modules():
+            if isinstance(crossing, CrossAttention):
+                crossing.install([], backend, dropout)
 
     def why_not(self, what: str) -> str | None:
         """Why the attention of the blocks cannot serve "packed" batches or a "static" cache; None where it can."""

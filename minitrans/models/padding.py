@@ -112,7 +112,7 @@ def refuse_obstacles(what: str, obstacles: list[str], hint: str) -> None:
 
 def being_recorded() -> bool:
     """Whether a compiler, an exporter or a tracer writes down what happens: then nothing may depend on values."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return torch.compiler.is_compiling() or bool(torch._C._is_tracing())
 
 
 def is_contiguous(real: Tensor) -> bool:
