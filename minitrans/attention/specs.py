@@ -24,6 +24,11 @@ from minitrans.attention.variant import LayerSizes, Variant
 
 VariantSpec = str | Mapping[str, Any] | Sequence[Any] | type[Variant] | Variant | Callable[[LayerSizes], Variant]
 
+_NO_SPEC = (
+    "attention must be a name, a mapping with a 'name', a list of these, or a minitrans.Variant: its class, an object of it, "
+    "or a function from LayerSizes to one; got {!r}"
+)
+
 
 def build_variants(spec: VariantSpec, sizes: LayerSizes) -> list[Variant]:
     """The variants of one layer, made on the CPU whatever the default device: with real numbers in their parameters.
@@ -108,10 +113,7 @@ def _parts(spec: VariantSpec) -> list[Any]:
     if spec == "full" or (isinstance(spec, Mapping) and dict(spec) == {"name": "full"}):
         return []
     if not (isinstance(spec, str | Mapping) or callable(spec)):
-        raise TypeError(
-            "attention must be a name, a mapping with a 'name', a list of these, or a minitrans.Variant: a class, an "
-            f"object, or a function from LayerSizes to one; got {spec!r}"
-        )
+        raise TypeError(_NO_SPEC.format(spec))
     return [spec]
 
 
@@ -122,10 +124,11 @@ def _make(part: Any, sizes: LayerSizes) -> Variant:
     try:
         inspect.signature(make).bind(sizes, **options)
     except TypeError as error:
-        raise TypeError(_wrong_options(part, make, error)) from None
+        named = isinstance(part, str | Mapping | type)
+        raise TypeError(_wrong_options(part, make, error) if named else _NO_SPEC.format(part)) from None
     variant = make(sizes, **options)
     if not isinstance(variant, Variant):
-        raise TypeError(f"attention: {part!r} must make a minitrans.Variant from LayerSizes, it made {variant!r}")
+        raise TypeError(_NO_SPEC.format(part))
     return variant
 
 

@@ -107,7 +107,7 @@ def _blocks(body: PreTrainedModel) -> tuple[Stack, list[Block]]:
     if type(stack) is not Stack:
         raise NotSupportedError(f"{name} has no stack of blocks of its own to prepare")
     for block in stack.layer:
-        reason = _obstacle(block)
+        reason = "it is a decoder" if body.config.is_decoder else _obstacle(block)
         if reason:
             raise NotSupportedError(f"{name} cannot be prepared: {reason}")
     return stack, [block for block in stack.layer if isinstance(block, Block)]
@@ -135,7 +135,6 @@ def _obstacle(block: nn.Module) -> str:
         "it is not on the CPU": attention.query.weight.device.type != "cpu",
         "its weights are float64": attention.query.weight.dtype == torch.float64,
         "its attention is not full": len(attention.variants) > 0 or attention.softcap is not None,
-        "it is a decoder": block.cross_attention is not None,
         "it has relative positions": attention.distance_embedding is not None,
         "its heads share keys and values": attention.num_kv_heads != attention.num_heads,
         "its feed-forward network is gated": network.gate is not None,

@@ -17,6 +17,10 @@ class LayerNorm(nn.LayerNorm):
     def __init__(self, width: int, eps: float = 1e-5) -> None:
         super().__init__(width, eps)
 
+    def extra_repr(self) -> str:
+        """Width and eps, for print(model)."""
+        return f"{self.weight.shape[0]}, eps={self.eps}"
+
 
 class RMSNorm(nn.Module):
     """weight · x / sqrt(mean(x²) + eps) (Zhang & Sennrich 2019); the mean of squares in at least float32 (T1).

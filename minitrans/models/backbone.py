@@ -151,7 +151,7 @@ class Backbone(PreTrainedModel):
     @property
     def attentions(self) -> list[MultiHeadAttention]:
         """The self-attention of each block; a block that mixes its tokens otherwise has none."""
-        mixers = (getattr(block, "attention", None) for block in self.encoder.layer)
+        mixers = (getattr(block, "attention", None) for block in getattr(self.encoder, "layer", ()))
         return [mixer for mixer in mixers if isinstance(mixer, MultiHeadAttention)]
 
     def install_attention(self, attention: VariantSpec, backend: str = "auto", dropout: float | None = None) -> None:

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from minitrans.attention.contract import OPTIONS
 from torch import Tensor
 from torch.nn.functional import dropout
 
 from minitrans.attention import AttentionMask, AttentionResult, DenseBias
-from minitrans.attention.contract import OPTIONS
 from minitrans.attention.eager import EagerAttention
 from minitrans.testing import check_attention
 

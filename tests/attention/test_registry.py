@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from minitrans.attention.full import FullAttention
 
 from minitrans.attention import ALiBi, AttentionMask, PackedLayout, attend, explain_backend
 from minitrans.attention.eager import EagerAttention
-from minitrans.attention.full import FullAttention
 from minitrans.attention.registry import BACKENDS, resolve_variant
 from minitrans.attention.sliding_window import SlidingWindowAttention
 from minitrans.errors import NotSupportedError

@@ -7,6 +7,7 @@ from typing import Any
 import minitrans_kernels
 import pytest
 import torch
+from minitrans.attention.choice import choose
 from minitrans_kernels import runtime
 
 from minitrans.attention import (
@@ -21,7 +22,6 @@ from minitrans.attention import (
     registry,
 )
 from minitrans.attention.bias import SummedBias
-from minitrans.attention.choice import choose
 from minitrans.errors import NotSupportedError
 from minitrans.testing import check_attention
 

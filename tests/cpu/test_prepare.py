@@ -223,7 +223,7 @@ def test_what_a_call_may_not_ask_for(name: str):
     [
         ({"position_embedding_type": "relative_key"}, "it has relative positions"),
         ({"attention": {"name": "sliding_window", "window": 2}}, "its attention is not full"),
-        ({"is_decoder": True}, "its blocks are DecoderBlock"),
+        ({"is_decoder": True}, "it is a decoder"),
     ],
 )
 def test_models_that_are_not_served(changes: dict[str, Any], message: str):

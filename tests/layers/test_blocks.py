@@ -11,12 +11,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minitrans.attention.bias import DenseBias
+from minitrans.attention.context import Context
 from minitrans.attention.layout import PackedLayout
 from minitrans.attention.mask import AttentionMask
-from minitrans.layers.cache import KeyValueCache, LayerCache
-from minitrans.layers.decoder_block import DecoderBlock
-from minitrans.layers.encoder_block import EncoderBlock
-from minitrans.layers.multi_head_attention import MultiHeadAttention
+from minitrans.layers.block import Block
+from minitrans.layers.cache import Cache
+from minitrans.layers.feed_forward import FeedForward
+from minitrans.layers.multi_head_attention import AttentionOutput, CrossAttention, MultiHeadAttention
+from minitrans.layers.norms import LayerNorm
+from minitrans.layers.position_bias import DistanceEmbedding
+from minitrans.layers.stack import Stack
 
 Error = Callable[[Tensor, Tensor], float]
 Randomized = Callable[[nn.Module], nn.Module]
@@ -31,8 +35,23 @@ def random(*shape: int) -> Tensor:
     return torch.randn(*shape, dtype=torch.float64, requires_grad=True)
 
 
-def make(randomized: Randomized, kind: type[EncoderBlock], **options: Any) -> Any:
-    block = randomized(kind(D, H, F_WIDTH, eps=EPS, **options))
+def build(
+    width: int, heads: int, hidden: int, *, crosses: bool = False, relative: int = 0, gated: bool = False,
+    attention_dropout: float = 0.0, **options: Any,
+) -> Block:  # fmt: skip
+    """A block as a family would assemble it."""
+    distances = DistanceEmbedding(relative, width // heads, with_key=True) if relative else None
+    return Block(
+        MultiHeadAttention(width, heads, dropout=attention_dropout, distance_embedding=distances),
+        FeedForward(width, hidden, gated=gated),
+        [LayerNorm(width, EPS) for _ in range(3 if crosses else 2)],
+        cross_attention=CrossAttention(width, heads, dropout=attention_dropout) if crosses else None,
+        **options,
+    )
+
+
+def make(randomized: Randomized, **options: Any) -> Any:
+    block = randomized(build(D, H, F_WIDTH, **options))
     for parameter in block.parameters():
         parameter.data *= 0.4
     return block
@@ -83,122 +102,133 @@ def compare(got: Tensor, expected: Tensor, leaves: list[Tensor], error: Error) -
 
 @pytest.mark.parametrize("norm_first", [False, True], ids=["post-norm", "pre-norm"])
 def test_encoder_block(norm_first: bool, randomized: Randomized, error: Error) -> None:
-    block = make(randomized, EncoderBlock, norm_first=norm_first)
+    block = make(randomized, norm_first=norm_first)
     x = random(B, S, D)
     mask = AttentionMask(key_padding=torch.tensor([[True] * 5, [False, True, True, True, False]]))
     expected = figure_1(block, x, mask, None, mask, norm_first)
-    compare(block(x, mask=mask).output, expected, [x, *block.parameters()], error)
+    compare(block(x, Context(mask=mask)).output, expected, [x, *block.parameters()], error)
 
 
 @pytest.mark.parametrize("with_memory", [True, False])
 @pytest.mark.parametrize("norm_first", [False, True], ids=["post-norm", "pre-norm"])
 def test_decoder_block(norm_first: bool, with_memory: bool, randomized: Randomized, error: Error) -> None:
-    block = make(randomized, DecoderBlock, norm_first=norm_first, cross_attention=with_memory)
+    block = make(randomized, norm_first=norm_first, crosses=with_memory)
     x = random(B, T, D)
     memory = random(B, S, D) if with_memory else None
     memory_mask = AttentionMask(key_padding=torch.tensor([[True] * 5, [True, True, True, False, False]]))
-    got = block(x, mask=CAUSAL, memory=memory, memory_mask=memory_mask)
+    got = block(x, Context(mask=CAUSAL, memory=memory, memory_mask=memory_mask))
     expected = figure_1(block, x, CAUSAL, memory, memory_mask, norm_first)
     leaves = [x, *block.parameters()] + ([] if memory is None else [memory])
     compare(got.output, expected, leaves, error)
 
 
 def test_without_its_memory_a_decoder_block_skips_cross_attention(randomized: Randomized, error: Error) -> None:
-    block = make(randomized, DecoderBlock)
+    block = make(randomized, crosses=True)
     x = random(B, T, D)
-    out = block(x, mask=CAUSAL)
+    out = block(x, Context(mask=CAUSAL))
     assert error(out.output, figure_1(block, x, CAUSAL, None, CAUSAL, False)) <= 1e-12
     assert out.cross_weights is None
-    assert out.cache.cross_attention is None
 
 
-def test_a_memory_needs_cross_attention(randomized: Randomized) -> None:
-    block = make(randomized, DecoderBlock, cross_attention=False)
-    with pytest.raises(ValueError, match="memory was given to a block without cross-attention; build it with"):
-        block(random(B, T, D), mask=CAUSAL, memory=random(B, S, D))
+def test_an_encoder_block_does_not_look_at_a_memory(randomized: Randomized, error: Error) -> None:
+    block = make(randomized)
+    x = random(B, T, D)
+    out = block(x, Context(mask=CAUSAL, memory=random(B, S, D)))
+    assert error(out.output, figure_1(block, x, CAUSAL, None, CAUSAL, False)) <= 1e-12
 
 
-@pytest.mark.parametrize(
-    "options", [{}, {"norm_first": True}, {"relative_positions": 9, "relative_with_key": True}, {"gated": True}]
-)
+@pytest.mark.parametrize("options", [{}, {"norm_first": True}, {"relative": 9}, {"gated": True}])
 def test_cache_step_by_step_equals_all_at_once(options: Any, randomized: Randomized, error: Error) -> None:
-    block = make(randomized, DecoderBlock, **options)
+    block = make(randomized, crosses=True, **options)
     x, memory = random(B, 6, D), random(B, S, D)
     memory_mask = AttentionMask(key_padding=torch.tensor([[True] * 5, [False, False, True, True, True]]))
-    whole = block(x, mask=CAUSAL, memory=memory, memory_mask=memory_mask).output
-    past: LayerCache | None = None
+    whole = block(x, Context(mask=CAUSAL, memory=memory, memory_mask=memory_mask)).output
+    layer = Cache.growing(1).layers[0]
     steps = []
     for part in x.split_with_sizes([2, 1, 3], dim=1):
-        step = block(part, mask=CAUSAL, memory=memory, memory_mask=memory_mask, past=past)
-        past = step.cache
-        steps.append(step.output)
+        steps.append(block(part, Context(mask=CAUSAL, memory=memory, memory_mask=memory_mask), layer).output)
         memory = torch.full_like(memory, torch.nan)  # after the first step the cache has what is needed of it
     assert error(torch.cat(steps, dim=1), whole) <= 1e-12
-    assert past is not None
-    assert KeyValueCache((past,)).get_seq_length() == 6
-    assert past.cross_attention is not None
-    assert past.cross_attention.key.shape == (B, H, S, D // H)
-    assert KeyValueCache(()).get_seq_length() == 0
+    assert Cache([layer]).get_seq_length() == 6
+    assert layer.cross_attention.key.shape == (B, H, S, D // H)
+    assert Cache([]).get_seq_length() == 0
 
 
-@pytest.mark.parametrize("kind", [EncoderBlock, DecoderBlock])
-def test_packed_equals_padded(kind: type[EncoderBlock], randomized: Randomized, error: Error) -> None:
-    options = {"cross_attention": False} if kind is DecoderBlock else {}
-    block = make(randomized, kind, **options)
+def test_packed_equals_padded(randomized: Randomized, error: Error) -> None:
+    block = make(randomized)
     lengths = [4, 1, 3]
     padded = random(3, 4, D)
     real = torch.arange(4) < torch.tensor(lengths)[:, None]
-    got = block(padded[real], mask=CAUSAL, layout=PackedLayout.from_lengths(lengths)).output
-    expected = block(padded, mask=AttentionMask(causal=True, key_padding=real)).output[real]
+    got = block(padded[real], Context(mask=CAUSAL, layout=PackedLayout.from_lengths(lengths))).output
+    expected = block(padded, Context(mask=AttentionMask(causal=True, key_padding=real))).output[real]
     assert error(got, expected) <= 1e-12
 
 
 def test_hands_mask_bias_heads_and_weights_to_attention(randomized: Randomized, error: Error) -> None:
-    block = make(randomized, DecoderBlock)
+    block = make(randomized, crosses=True)
     x, memory = random(B, T, D), random(B, S, D)
     factors = torch.tensor([1.0, 0.0, 0.5, 1.0, 1.0, 0.0, 2.0], dtype=torch.float64)
     bias = DenseBias(random(1, H, T, T))
-    out = block(x, mask=CAUSAL, memory=memory, bias=bias, head_mask=factors, need_weights=True)
-    expected = block.attention(x, mask=CAUSAL, bias=bias, head_mask=factors, need_weights=True)
+    context = Context(mask=CAUSAL, memory=memory, bias=bias, head_mask=factors, need_weights=True)
+    out, expected = block(x, context), block.attention(x, context)
     assert error(out.weights, expected.weights) <= 1e-15
     assert out.weights.shape == (B, H, T, T)
     assert out.cross_weights.shape == (B, H, T, S)
     assert error(out.cross_weights.sum(-1), factors[:, None].expand(B, H, T)) <= 1e-14
-    plain = block(x, mask=CAUSAL, memory=memory)
+    plain = block(x, Context(mask=CAUSAL, memory=memory))
     assert (plain.weights, plain.cross_weights) == (None, None)
     assert error(plain.output, out.output) > 1e-3
 
 
-@pytest.mark.parametrize(
-    ("kind", "sublayers"), [(EncoderBlock, 2), (DecoderBlock, 3)], ids=["EncoderBlock", "DecoderBlock"]
-)
-def test_dropout_is_on_every_sublayer(kind: type[EncoderBlock], sublayers: int, randomized: Randomized) -> None:
-    block = make(randomized, kind, dropout=0.3, attention_dropout=0.2)
+@pytest.mark.parametrize(("crosses", "sublayers"), [(False, 2), (True, 3)], ids=["encoder", "decoder"])
+def test_dropout_is_on_every_sublayer(crosses: bool, sublayers: int, randomized: Randomized) -> None:
+    block = make(randomized, crosses=crosses, dropout=0.3, attention_dropout=0.2)
     calls: list[Tensor] = []
     for dropout in (block.dropout, block.feed_forward_dropout):
         dropout.register_forward_hook(lambda module, inputs, output: calls.append(output))
-    given = {"memory": random(B, S, D)} if kind is DecoderBlock else {}
-    block(random(B, T, D), mask=CAUSAL, **given)
+    block(random(B, T, D), Context(mask=CAUSAL, memory=random(B, S, D) if crosses else None))
     assert len(calls) == sublayers
     assert all(0.1 < (output == 0).double().mean() < 0.5 for output in calls)
-    attentions = [module for module in block.modules() if isinstance(module, MultiHeadAttention)]
-    assert [module.dropout_p for module in attentions] == [0.2] * (sublayers - 1)
+    assert [module.dropout_p for module in block.modules() if isinstance(module, MultiHeadAttention)] == [0.2] * (
+        sublayers - 1
+    )
+    assert build(D, H, F_WIDTH, dropout=0.3, feed_forward_dropout=0.1).feed_forward_dropout.p == 0.1
 
 
-def test_options_reach_the_parts() -> None:
-    block = DecoderBlock(D, H, F_WIDTH, act="silu", gated=True, eps=1e-12, attention={"name": "sliding_window", "window": 2},
-                         backend="eager", relative_positions=4)  # fmt: skip
-    assert block.feed_forward.gate is not None
-    assert block.feed_forward.act is F.silu
-    assert block.attention.attention.name == "sliding_window"
-    assert block.cross_attention is not None
-    assert block.cross_attention.attention.name == "full"
-    assert block.cross_attention.backend == block.attention.backend == "eager"
-    assert block.cross_attention.distance_embedding is None  # relative positions are those of self-attention
-    assert {norm.eps for norm in (block.attention_LayerNorm, block.cross_attention_LayerNorm) if norm} == {1e-12}
-    assert block.feed_forward_LayerNorm.eps == 1e-12
-    assert not block.attention.relative_with_key
-    assert EncoderBlock(D, H, F_WIDTH, relative_positions=4, relative_with_key=True).attention.relative_with_key
+def test_a_mixer_is_anything_with_the_signature(randomized: Randomized, error: Error) -> None:
+    class Fourier(nn.Module):
+        """FNet's mixer (Lee-Thorp et al. 2021, section 3.2)."""
+
+        def forward(self, x: Tensor, context: Context, cache: Any = None) -> AttentionOutput:
+            return AttentionOutput(torch.fft.fft2(x).real)
+
+    block = randomized(Block(Fourier(), FeedForward(D, F_WIDTH), [LayerNorm(D, EPS), LayerNorm(D, EPS)]))
+    x = random(B, T, D)
+    summed = block.attention_LayerNorm(x + torch.fft.fft(torch.fft.fft(x, dim=-1), dim=-2).real)
+    expected = block.feed_forward_LayerNorm(summed + block.feed_forward(summed))
+    assert error(block(x, Context()).output, expected) <= 1e-12
+    assert Stack([block])(x, Context(need_weights=True)).weights == ()
+
+
+def test_a_stack_runs_its_blocks_in_order_and_norms_the_last_state(randomized: Randomized, error: Error) -> None:
+    stack = randomized(Stack([build(D, H, F_WIDTH), build(D, H, F_WIDTH)], LayerNorm(D, EPS), order=[1, 0, 1]))
+    for parameter in stack.parameters():
+        parameter.data *= 0.4
+    x = random(B, T, D)
+    factors = torch.rand(3, H, dtype=torch.float64)
+    out = stack(x, Context(mask=CAUSAL, head_mask=factors, need_weights=True), keep_states=True)
+    states = [x]
+    for layer, number in enumerate([1, 0, 1]):
+        states.append(
+            stack.layer[number](states[-1], Context(mask=CAUSAL, head_mask=factors[layer], need_weights=True)).output
+        )
+    states[-1] = stack.LayerNorm(states[-1])
+    assert error(out.output, states[-1]) <= 1e-15
+    assert [error(got, wanted) for got, wanted in zip(out.hidden_states, states, strict=True)] == [
+        0.0
+    ] * 4  # the same operations
+    assert [tuple(each.shape) for each in out.weights] == [(B, H, T, T)] * 3
+    assert stack(x, Context(mask=CAUSAL)).hidden_states == ()
 
 
 LINEARS = ("query", "key", "value", "output")
@@ -215,11 +245,10 @@ CROSS = [
 
 
 def test_parameter_names_are_public() -> None:
-    assert list(EncoderBlock(8, 2, 5).state_dict()) == ENCODER
-    assert list(EncoderBlock(8, 2, 5, norm_first=True).state_dict()) == ENCODER
-    assert list(DecoderBlock(8, 2, 5, cross_attention=False).state_dict()) == ENCODER
-    assert sorted(DecoderBlock(8, 2, 5).state_dict()) == sorted(ENCODER + CROSS)
+    assert list(build(8, 2, 5).state_dict()) == ENCODER
+    assert list(build(8, 2, 5, norm_first=True).state_dict()) == ENCODER
+    assert sorted(build(8, 2, 5, crosses=True).state_dict()) == sorted(ENCODER + CROSS)
     gate = {"feed_forward.gate.weight", "feed_forward.gate.bias"}
-    assert set(EncoderBlock(8, 2, 5, gated=True).state_dict()) == {*ENCODER, *gate}
+    assert set(build(8, 2, 5, gated=True).state_dict()) == {*ENCODER, *gate}
     table = {"attention.distance_embedding.weight"}
-    assert set(DecoderBlock(8, 2, 5, relative_positions=3).state_dict()) == {*ENCODER, *CROSS, *table}
+    assert set(build(8, 2, 5, crosses=True, relative=3).state_dict()) == {*ENCODER, *CROSS, *table}

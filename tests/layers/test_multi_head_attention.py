@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,10 +12,12 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from minitrans.attention.bias import ALiBi, DenseBias
+from minitrans.attention.context import Context
 from minitrans.attention.layout import PackedLayout
 from minitrans.attention.mask import AttentionMask
-from minitrans.layers.cache import KeyValue
-from minitrans.layers.multi_head_attention import MultiHeadAttention
+from minitrans.layers.cache import CrossCache, GrowingCache
+from minitrans.layers.multi_head_attention import CrossAttention, MultiHeadAttention
+from minitrans.layers.position_bias import DistanceEmbedding
 
 Error = Callable[[Tensor, Tensor], float]
 Randomized = Callable[[nn.Module], nn.Module]
@@ -52,7 +55,7 @@ def naive(
                     if module.distance_embedding is not None:  # M8: E[l - r + P - 1], also scaled
                         vector = module.distance_embedding.weight[i + keys - length - j + P - 1]
                         score = score + query[part] @ vector
-                        if module.relative_with_key:
+                        if module.distance_embedding.with_key:
                             score = score + key @ vector
                     score = score * scale
                     if scores_to_add is not None:
@@ -68,8 +71,17 @@ def naive(
     return torch.stack(rows).view(batch, length, -1), shaped
 
 
+def build(
+    width: int, heads: int, *, cross: bool = False, relative: int = 0, with_key: bool = False, **options: Any
+) -> Any:
+    """A module with a table of relative positions for `relative` tokens."""
+    if relative:
+        options["distance_embedding"] = DistanceEmbedding(relative, width // heads, with_key=with_key)
+    return (CrossAttention if cross else MultiHeadAttention)(width, heads, **options)
+
+
 def make(randomized: Randomized, **options: Any) -> MultiHeadAttention:
-    module = randomized(MultiHeadAttention(D, H, **options))
+    module = randomized(build(D, H, **options))
     assert isinstance(module, MultiHeadAttention)
     for parameter in module.parameters():
         parameter.data *= 0.4  # probabilities neither flat nor one-hot
@@ -86,8 +98,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "all heads one key": {"num_kv_heads": 1},
     "scale 1": {"scale": 1.0},
     "wide heads": {"head_width": 5},
-    "relative_key": {"relative_positions": P},
-    "relative_key_query": {"relative_positions": P, "relative_with_key": True},
+    "relative_key": {"relative": P},
+    "relative_key_query": {"relative": P, "with_key": True},
 }
 MASKS: dict[str, tuple[Callable[[int], AttentionMask], Callable[[int], Tensor | None]]] = {
     "no mask": (lambda keys: NO_MASK, lambda keys: None),
@@ -107,11 +119,13 @@ MASKS: dict[str, tuple[Callable[[int], AttentionMask], Callable[[int], Tensor | 
 @pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_equals_the_loop(kind: str, mask: str, cross: bool, backend: str, randomized: Randomized, error: Error) -> None:
-    module = make(randomized, backend=backend, **KINDS[kind])
+    module = make(randomized, cross=cross, backend=backend, **KINDS[kind])
     x, memory = random(B, T, D), random(B, S, D)
     source = memory if cross else x
     make_mask, make_allowed = MASKS[mask]
-    got = module(x, memory if cross else None, mask=make_mask(source.shape[1]), need_weights=True)
+    of_source = make_mask(source.shape[1])
+    context = Context(memory=memory, memory_mask=of_source) if cross else Context(mask=of_source)
+    got = module(x, replace(context, need_weights=True))
     expected, weights = naive(module, x, source, make_allowed(source.shape[1]))
     assert error(got.output, expected) <= 1e-12
     assert error(got.weights, weights) <= 1e-12
@@ -134,7 +148,7 @@ def test_a_bias_is_added_besides_relative_positions(
 ) -> None:
     module = make(randomized, backend=backend, **KINDS[kind])
     x, scores = random(B, T, D), random(B, 1, T, T)
-    got = module(x, mask=CAUSAL, bias=DenseBias(scores), need_weights=True)
+    got = module(x, Context(mask=CAUSAL, bias=DenseBias(scores), need_weights=True))
     expected, weights = naive(module, x, x, torch.ones(B, T, T).tril().bool(), scores)
     assert error(got.output, expected) <= 1e-12
     assert error(got.weights, weights) <= 1e-12
@@ -152,9 +166,9 @@ def test_packed_equals_one_by_one(randomized: Randomized, error: Error) -> None:
         module = make(randomized, **options)
         x = random(9, D)
         for bias in (None, ALiBi(ALiBi.default_slopes(H))):
-            got = module(x, mask=CAUSAL, bias=bias, layout=layout).output
+            got = module(x, Context(mask=CAUSAL, bias=bias, layout=layout)).output
             parts = x.split_with_sizes([3, 1, 5])
-            alone = torch.cat([module(part[None], mask=CAUSAL, bias=bias).output[0] for part in parts])
+            alone = torch.cat([module(part[None], Context(mask=CAUSAL, bias=bias)).output[0] for part in parts])
             assert error(got, alone) <= 1e-12
 
 
@@ -163,40 +177,40 @@ def test_packed_equals_one_by_one(randomized: Randomized, error: Error) -> None:
 def test_cache_step_by_step_equals_all_at_once(kind: str, backend: str, randomized: Randomized, error: Error) -> None:
     module = make(randomized, backend=backend, **KINDS[kind])
     x = random(B, 7, D)
-    whole = module(x, mask=CAUSAL)
+    whole = module(x, Context(mask=CAUSAL))
     for cuts in ([1] * 7, [3, 1, 2, 1], [4, 3]):
-        past: KeyValue | None = None
-        steps = []
-        for part in x.split_with_sizes(cuts, dim=1):
-            step = module(part, mask=CAUSAL, past=past)
-            past = step.key_value
-            steps.append(step.output)
+        cache = GrowingCache()
+        steps = [module(part, Context(mask=CAUSAL), cache).output for part in x.split_with_sizes(cuts, dim=1)]
         assert error(torch.cat(steps, dim=1), whole.output) <= 1e-12
-        assert past is not None
-        assert error(past.key, whole.key_value.key) <= 1e-13
-        assert error(past.value, whole.key_value.value) <= 1e-13
-    assert past is not None
-    assert past.key.shape == (B, module.num_kv_heads, 7, module.head_width)
+        assert cache.length == 7
+        assert cache.key is not None
+        assert cache.value is not None
+        keys = module.key(x).unflatten(-1, (module.num_kv_heads, -1)).transpose(1, 2)
+        values = module.value(x).unflatten(-1, (module.num_kv_heads, -1)).transpose(1, 2)
+        assert error(cache.key, keys) <= 1e-13
+        assert error(cache.value, values) <= 1e-13
+    assert cache.key.shape == (B, module.num_kv_heads, 7, module.head_width)
 
 
 def test_cache_of_a_memory_serves_instead_of_it(randomized: Randomized, error: Error) -> None:
-    module = make(randomized)
-    x, memory = random(B, T, D), random(B, S, D)
-    first = module(x, memory, mask=NO_MASK)
-    again = module(x, torch.full_like(memory, torch.nan), mask=NO_MASK, past=first.key_value)
+    module = make(randomized, cross=True)
+    x, memory, cache = random(B, T, D), random(B, S, D), CrossCache()
+    first = module(x, Context(memory=memory), cache)
+    kept = cache.key
+    again = module(x, Context(memory=torch.full_like(memory, torch.nan)), cache)
     assert error(again.output, first.output) <= 1e-15
-    assert again.key_value.key is first.key_value.key
+    assert cache.key is kept
 
 
 def test_gradcheck(randomized: Randomized) -> None:
-    for options in ({}, {"num_kv_heads": 1}, {"relative_positions": 3, "relative_with_key": True}):
-        module = randomized(MultiHeadAttention(4, 2, backend="eager", **options))  # type: ignore[arg-type]
+    for options in ({}, {"num_kv_heads": 1}, {"relative": 3, "with_key": True}):
+        module = randomized(build(4, 2, backend="eager", **options))  # type: ignore[arg-type]
         names = [name for name, _ in module.named_parameters()]
         mask = AttentionMask(causal=True, key_padding=torch.tensor([[False, True, True]]))
 
         def attend(x: Tensor, *parameters: Tensor) -> Tensor:
             weights = dict(zip(names, parameters, strict=True))  # noqa: B023
-            output: Tensor = functional_call(module, weights, (x,), {"mask": mask}).output  # noqa: B023
+            output: Tensor = functional_call(module, weights, (x, Context(mask=mask))).output  # noqa: B023
             return output
 
         assert torch.autograd.gradcheck(attend, (random(1, 3, 4), *module.parameters()))
@@ -205,8 +219,8 @@ def test_gradcheck(randomized: Randomized) -> None:
 def test_head_mask_multiplies_probabilities(randomized: Randomized, error: Error) -> None:
     module = make(randomized)
     x, factors = random(B, T, D), torch.tensor([0.0, 1.0, 0.5, 2.0, 1.0, 0.0], dtype=torch.float64, requires_grad=True)
-    got = module(x, mask=NO_MASK, head_mask=factors, need_weights=True)
-    plain = module(x, mask=NO_MASK, need_weights=True)
+    got = module(x, Context(mask=NO_MASK, head_mask=factors, need_weights=True))
+    plain = module(x, Context(mask=NO_MASK, need_weights=True))
     weights = plain.weights * factors[:, None, None]
     values = module.value(x).view(B, T, H, K).transpose(1, 2)
     expected = module.output((weights @ values).transpose(1, 2).reshape(B, T, D))
@@ -215,7 +229,7 @@ def test_head_mask_multiplies_probabilities(randomized: Randomized, error: Error
     (one,) = torch.autograd.grad(got.output.square().sum(), factors)
     (other,) = torch.autograd.grad(expected.square().sum(), factors)
     assert error(one, other) <= 1e-12
-    packed = module(x.flatten(0, 1), mask=NO_MASK, layout=PackedLayout.from_lengths([T, T]), head_mask=factors)
+    packed = module(x.flatten(0, 1), Context(mask=NO_MASK, layout=PackedLayout.from_lengths([T, T]), head_mask=factors))
     assert error(packed.output.view(B, T, D), got.output) <= 1e-12
 
 
@@ -225,9 +239,9 @@ def test_pruning_equals_zeroing(kind: str, randomized: Randomized, error: Error)
     width = module.head_width
     x = random(B, T, D)
     factors = torch.tensor([1.0, 0.0, 1.0, 0.0, 0.0, 1.0], dtype=torch.float64)
-    zeroed = module(x, mask=CAUSAL, head_mask=factors, need_weights=True)
+    zeroed = module(x, Context(mask=CAUSAL, head_mask=factors, need_weights=True))
     module.prune_heads([3, 1, 4, 1])
-    pruned = module(x, mask=CAUSAL, need_weights=True)
+    pruned = module(x, Context(mask=CAUSAL, need_weights=True))
     assert error(pruned.output, zeroed.output) <= 1e-13
     assert error(pruned.weights, zeroed.weights[:, [0, 2, 5]]) <= 1e-13
     assert (module.num_heads, module.num_kv_heads, module.head_width) == (3, 3, width)
@@ -252,26 +266,26 @@ def test_dropout_acts_on_probabilities_in_training_only(randomized: Randomized, 
     x = random(B, T, D)
     silent = make(randomized)
     silent.load_state_dict(module.state_dict())
-    dropped = module(x, mask=NO_MASK, need_weights=True)
-    plain = silent(x, mask=NO_MASK, need_weights=True)
+    dropped = module(x, Context(mask=NO_MASK, need_weights=True))
+    plain = silent(x, Context(mask=NO_MASK, need_weights=True))
     assert error(dropped.weights, plain.weights) <= 1e-14  # what is returned is what it was before dropout
     assert error(dropped.output, plain.output) > 1e-2
-    assert error(module.eval()(x, mask=NO_MASK).output, plain.output) <= 1e-14
+    assert error(module.eval()(x, Context(mask=NO_MASK)).output, plain.output) <= 1e-14
 
 
 def test_swapping_the_variant_keeps_the_weights(randomized: Randomized, error: Error) -> None:
     module = make(randomized)
     x = random(B, S, D)
-    near = module.forward(x, mask=AttentionMask(window=(1, 1))).output
+    near = module.forward(x, Context(mask=AttentionMask(window=(1, 1)))).output
     module.set_attention({"name": "sliding_window", "window": 2}, "eager")
-    assert error(module(x, mask=NO_MASK).output, near) <= 1e-13
+    assert error(module(x, Context(mask=NO_MASK)).output, near) <= 1e-13
 
 
 def test_parameter_names_are_public() -> None:
     linears = [f"{name}.{kind}" for name in ("query", "key", "value", "output") for kind in ("weight", "bias")]
     assert list(MultiHeadAttention(8, 2).state_dict()) == linears
     assert list(MultiHeadAttention(8, 2, bias=False).state_dict()) == linears[::2]
-    relative = MultiHeadAttention(8, 2, relative_positions=5)
+    relative = build(8, 2, relative=5)
     assert list(relative.state_dict()) == [*linears, "distance_embedding.weight"]
     assert relative.state_dict()["distance_embedding.weight"].shape == (9, 4)
 
@@ -279,19 +293,23 @@ def test_parameter_names_are_public() -> None:
 ERRORS: list[tuple[Callable[[], object], type[Exception], str]] = [
     (lambda: MultiHeadAttention(10, 3), ValueError, "width 10 is not a multiple of the number of heads 3"),
     (lambda: MultiHeadAttention(12, 6, num_kv_heads=4), ValueError, "6 heads cannot share 4 key/value heads evenly"),
-    (lambda: MultiHeadAttention(12, 6, attention="ful"), ValueError, "unknown attention variant 'ful'; known: full"),
+    (
+        lambda: MultiHeadAttention(12, 6).set_attention("ful"),
+        ValueError,
+        "unknown attention variant 'ful'; known: full",
+    ),
     (lambda: MultiHeadAttention(12, 6, backend="cuda"), ValueError, "unknown attention backend 'cuda'; known: auto"),
     (lambda: MultiHeadAttention(12, 6).prune_heads([6]), ValueError, r"must be some, not all, of 0\.\.5, got \[6\]"),
     (lambda: MultiHeadAttention(12, 6).prune_heads([-1]), ValueError, r"got \[-1\]"),
     (lambda: MultiHeadAttention(12, 2).prune_heads([0, 1]), ValueError, "some, not all"),
     (lambda: MultiHeadAttention(12, 6, num_kv_heads=2).prune_heads([0]), ValueError, "share keys and values"),
     (
-        lambda: MultiHeadAttention(12, 6, relative_positions=3)(torch.zeros(1, 4, 12), mask=NO_MASK),
+        lambda: build(12, 6, relative=3)(torch.zeros(1, 4, 12), Context()),
         ValueError,
         "relative positions reach 3 tokens, got 4",
     ),
     (
-        lambda: MultiHeadAttention(12, 6)(torch.zeros(2, 4, 12), torch.zeros(3, 5, 12), mask=NO_MASK),
+        lambda: CrossAttention(12, 6)(torch.zeros(2, 4, 12), Context(memory=torch.zeros(3, 5, 12))),
         ValueError,
         "same batch size, got 2 and 3",
     ),

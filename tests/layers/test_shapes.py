@@ -13,23 +13,38 @@ import torch
 from torch import Tensor, nn
 
 import minitrans.layers
+from minitrans.attention.context import Context
 from minitrans.attention.layout import PackedLayout
 from minitrans.attention.mask import AttentionMask
 from minitrans.layers import (
-    decoder_block,
+    block,
     embeddings,
-    encoder_block,
     feed_forward,
     heads,
     multi_head_attention,
     norms,
+    position_bias,
     positions,
+    stack,
 )
 
 # B=2, T=3, S=5, H=7, K=8, D=56, F=11, V=13, C=4, N=9 tokens, 17 positions, 6 types
 B, T, S, H, K, D, F, V, C, N = 2, 3, 5, 7, 8, 56, 11, 13, 4, 9
-MASK = AttentionMask(causal=True)
-LAYOUT = PackedLayout.from_lengths([5, 3, 1])
+CAUSAL = Context(mask=AttentionMask(causal=True))
+PACKED = Context(mask=AttentionMask(causal=True), layout=PackedLayout.from_lengths([5, 3, 1]))
+
+
+def memory() -> Context:
+    return Context(mask=AttentionMask(causal=True), memory=torch.randn(B, S, D), need_weights=True)
+
+
+def make_block(*, crosses: bool = False) -> block.Block:
+    return block.Block(
+        multi_head_attention.MultiHeadAttention(D, H),
+        feed_forward.FeedForward(D, F),
+        [norms.LayerNorm(D) for _ in range(3)],
+        cross_attention=multi_head_attention.CrossAttention(D, H) if crosses else None,
+    )
 
 
 def ids(*shape: int, below: int = V) -> Tensor:
@@ -53,42 +68,38 @@ CASES: dict[str, Case] = {
         (B, T, D),
     ),
     "MultiHeadAttention": (
-        lambda: multi_head_attention.MultiHeadAttention(D, H),
-        lambda m: m(torch.randn(B, T, D), mask=MASK).output,
-        (B, T, D),
-    ),
-    "MultiHeadAttention cross": (
-        lambda: multi_head_attention.MultiHeadAttention(D, H),
-        lambda m: m(torch.randn(B, T, D), torch.randn(B, S, D), mask=AttentionMask()).output,
-        (B, T, D),
+        lambda: multi_head_attention.MultiHeadAttention(D, H), lambda m: m(torch.randn(B, T, D), CAUSAL).output, (B, T, D)
     ),
     "MultiHeadAttention weights": (
-        lambda: multi_head_attention.MultiHeadAttention(D, H),
-        lambda m: m(torch.randn(B, T, D), torch.randn(B, S, D), mask=AttentionMask(), need_weights=True).weights,
-        (B, H, T, S),
-    ),
-    "MultiHeadAttention keys": (
         lambda: multi_head_attention.MultiHeadAttention(D, H, num_kv_heads=1, head_width=9),
-        lambda m: m(torch.randn(B, T, D), mask=MASK).key_value.key,
-        (B, 1, T, 9),
+        lambda m: m(torch.randn(B, T, D), Context(need_weights=True)).weights,
+        (B, H, T, T),
     ),
     "MultiHeadAttention packed": (
-        lambda: multi_head_attention.MultiHeadAttention(D, H),
-        lambda m: m(torch.randn(N, D), mask=MASK, layout=LAYOUT).output,
-        (N, D),
+        lambda: multi_head_attention.MultiHeadAttention(D, H), lambda m: m(torch.randn(N, D), PACKED).output, (N, D)
     ),
-    "EncoderBlock": (
-        lambda: encoder_block.EncoderBlock(D, H, F), lambda m: m(torch.randn(B, T, D), mask=MASK).output, (B, T, D)
+    "CrossAttention": (
+        lambda: multi_head_attention.CrossAttention(D, H), lambda m: m(torch.randn(B, T, D), memory()).output, (B, T, D)
     ),
-    "EncoderBlock packed": (
-        lambda: encoder_block.EncoderBlock(D, H, F),
-        lambda m: m(torch.randn(N, D), mask=MASK, layout=LAYOUT).output,
-        (N, D),
+    "CrossAttention weights": (
+        lambda: multi_head_attention.CrossAttention(D, H), lambda m: m(torch.randn(B, T, D), memory()).weights, (B, H, T, S)
     ),
-    "DecoderBlock": (
-        lambda: decoder_block.DecoderBlock(D, H, F),
-        lambda m: m(torch.randn(B, T, D), mask=MASK, memory=torch.randn(B, S, D)).output,
-        (B, T, D),
+    "Block": (lambda: make_block(), lambda m: m(torch.randn(B, T, D), CAUSAL).output, (B, T, D)),
+    "Block packed": (lambda: make_block(), lambda m: m(torch.randn(N, D), PACKED).output, (N, D)),
+    "Block crossing": (lambda: make_block(crosses=True), lambda m: m(torch.randn(B, T, D), memory()).output, (B, T, D)),
+    "Stack": (
+        lambda: stack.Stack([make_block(), make_block()], norms.LayerNorm(D), order=[0, 1, 0]),
+        lambda m: torch.stack(m(torch.randn(B, T, D), CAUSAL, keep_states=True).hidden_states),
+        (4, B, T, D),
+    ),
+    "BucketBias": (
+        lambda: position_bias.BucketBias(16, H), lambda m: m.bias().to_dense(torch.randn(B, H, T, K), torch.randn(B, H, S, K), 1.0),
+        (1, H, T, S),
+    ),
+    "DistanceEmbedding": (
+        lambda: position_bias.DistanceEmbedding(9, K),
+        lambda m: m.bias().to_dense(torch.randn(B, H, T, K), torch.randn(B, H, S, K), 1.0),
+        (B, H, T, S),
     ),
     "Pooler": (lambda: heads.Pooler(D), lambda m: m(torch.randn(B, T, D)), (B, D)),
     "LanguageModelHead": (

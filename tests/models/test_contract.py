@@ -236,19 +236,19 @@ def test_attention_can_be_swapped_by_a_name(attention):
     assert torch.equal(model(IDS)[0], full) == (attention == "full")
 
 
-def test_a_foreign_attention_object():
-    from minitrans.attention import AttentionResult
-
-    class Uniform:
+def test_an_attention_of_ones_own():
+    class Uniform(minitrans.Variant):
         """Everybody looks at everybody alike."""
 
         name = "uniform"
-        supports = frozenset({"gradient"})
 
-        def __call__(self, query, key, value, **_):
-            return AttentionResult(value.mean(dim=2, keepdim=True).expand_as(query))
+        def compute(self, query, key, value, rules):
+            return minitrans.AttentionResult(value.mean(dim=2, keepdim=True).expand_as(query))
 
-    model = minitrans.BertModel(minitrans.BertConfig(**TINY, attention=Uniform())).eval()
+        def supports(self, rules, query):
+            return "key_padding" if rules.mask.key_padding is not None else super().supports(rules, query)
+
+    model = minitrans.BertModel(minitrans.BertConfig(**TINY, attention=Uniform)).eval()
     model(IDS)[0].sum().backward()
     with pytest.raises(minitrans.NotSupportedError, match="'uniform' does not support key_padding"):
         model(IDS, attention_mask=torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1]]))

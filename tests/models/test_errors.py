@@ -24,7 +24,7 @@ from minitrans import (
     RobertaConfig,
     RobertaModel,
 )
-from minitrans.layers.cache import KeyValueCache
+from minitrans.layers.cache import Cache
 
 TINY = {
     "vocab_size": 23, "hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 16,
@@ -98,7 +98,7 @@ CALLS = {
     "an argument that does not exist": (lambda: body()(IDS, atention_mask=ONES), TypeError, "atention_mask"),
     "an argument that a head does not know": (lambda: head(BertForMaskedLM)(IDS, lables=IDS), TypeError, "lables"),
     "a cache for an encoder": (
-        lambda: body()(IDS, past_key_values=KeyValueCache(())), ValueError, "past_key_values needs a decoder",
+        lambda: body()(IDS, past_key_values=Cache(())), ValueError, "past_key_values needs a decoder",
     ),
     "a memory without cross-attention": (
         lambda: body()(IDS, encoder_hidden_states=torch.zeros(2, 4, 12)), ValueError, "needs cross-attention",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minitrans import Transformer, TransformerConfig
-from minitrans.layers.decoder_block import DecoderBlock
-from minitrans.layers.encoder_block import EncoderBlock
+from minitrans.attention.context import Context
+from minitrans.attention.mask import AttentionMask
 from minitrans.layers.multi_head_attention import MultiHeadAttention
 
 PAD, BOS, EOS = 0, 1, 2
@@ -210,9 +209,9 @@ def test_one_matrix_serves_three_ways() -> None:
     model._embed = embedder(copies[0])
     memory = model.encode(SOURCE)
     x = embedder(copies[1])(TARGET)
+    causal = AttentionMask(causal=True)
     for block in model.decoder:
-        x = block(x, mask=dataclasses.replace(memory.mask, key_padding=None, causal=True), memory=memory.output,
-                  memory_mask=memory.mask).output  # fmt: skip
+        x = block(x, Context(mask=causal, memory=memory.output, memory_mask=memory.mask)).output
     (x @ copies[2].T).square().sum().backward()
     parts = [copy.grad for copy in copies]
     assert all(part is not None and part.abs().max() > 0 for part in parts)
@@ -238,8 +237,8 @@ def test_initialisation_and_size_are_the_papers() -> None:
         elif name != "embedding.weight":
             bound = (6 / sum(parameter.shape)) ** 0.5
             assert 0.98 * bound <= parameter.abs().max() <= bound, name
-    assert {type(module) for module in model.encoder} == {EncoderBlock}
-    assert {type(module) for module in model.decoder} == {DecoderBlock}
+    assert [block.cross_attention is None for block in model.encoder] == [True, True]
+    assert [block.cross_attention is None for block in model.decoder] == [False, False, False]
 
 
 def test_positions_are_exact_in_float64_though_the_model_was_made_in_float32() -> None:

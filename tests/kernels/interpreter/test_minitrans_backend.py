@@ -9,8 +9,8 @@ from functools import partial
 
 import pytest
 import torch
-
 from minitrans.attention.contract import OPTIONS
+
 from minitrans.attention.dispatch import attend
 from minitrans.testing.cases import CASES, draw_inputs
 from minitrans.testing.dropout import check_dropout
