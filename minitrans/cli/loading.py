@@ -34,13 +34,6 @@ def load(runtime: Runtime, task: type[Pipeline] = Pipeline) -> Loaded:
     device = checked_device(runtime.device)
     if runtime.dtype not in (None, *DTYPES):
         raise ValueError(f"--dtype: expected one of {', '.join(DTYPES)}, got {printable(runtime.dtype)!r}")
-<<<<<<< HEAD
-=======
-    check_backend(runtime.backend)
-    attention = attention_spec(runtime.attention)
-    if attention is not None:
-        check_spec(attention)
->>>>>>> ff77c84 (Context and rules travel through attention; blocks are made of modules; variants are modules with parameters; caches that grow in place)
     if runtime.threads is not None:
         torch.set_num_threads(runtime.threads)
     with busy(f"loading {printable(runtime.model)}"), _silent(logging.getLogger("minitrans")):

@@ -167,14 +167,9 @@ class MultiHeadAttention(nn.Module):
 
     def build(self, attention: VariantSpec, backend: str = "auto", **place: Any) -> list[Variant]:
         """The variants for the sizes of this module."""
-        check_backend(backend)
         sizes = LayerSizes(self.query.in_features, self.num_heads, self.num_kv_heads, self.head_width, **place)
         variants = build_variants(attention, sizes)
-        mechanism = next((variant for variant in variants if variant.is_mechanism), None)
-        if mechanism is not None and backend != "auto":
-            raise NotSupportedError(
-                f"attention {mechanism.name!r} is a mechanism of its own: it has no backend {backend!r}; use 'auto'"
-            )
+        _check_pair(variants, backend)
         return variants
 
     def install(self, variants: Iterable[Variant], backend: str = "auto", dropout: float | None = None) -> None:
@@ -185,6 +180,11 @@ class MultiHeadAttention(nn.Module):
         self.variants = cast("Sequence[Variant]", modules)
         self.backend = backend
         self.dropout_p = self.dropout_p if dropout is None else dropout
+
+    def set_backend(self, backend: str) -> None:
+        """Changes how softmax attention is computed. Raises as `set_attention` does."""
+        _check_pair(self.variants, backend)
+        self.backend = backend
 
     def why_not_packed(self) -> str | None:
         """What the variants cannot do on a packed batch; None where they can do all."""
@@ -244,6 +244,15 @@ class CrossAttention(MultiHeadAttention):
             if cache is not None:
                 cache.extend(key, value)
         return self._attend(x, self._split(self.query(x)), key, value, context, context.memory_mask, None)
+
+
+def _check_pair(variants: Iterable[Variant], backend: str) -> None:
+    check_backend(backend)
+    mechanism = next((variant for variant in variants if variant.is_mechanism), None)
+    if mechanism is not None and backend != "auto":
+        raise NotSupportedError(
+            f"attention {mechanism.name!r} is a mechanism of its own: it has no backend {backend!r}; use 'auto'"
+        )
 
 
 def require_support(mechanism: Variant, rules: AttentionRules, query: Tensor) -> None:

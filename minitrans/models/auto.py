@@ -15,6 +15,7 @@ from weights_convert.checkpoint import CONFIG
 from weights_convert.journal import Folder
 
 if TYPE_CHECKING:
+    from minitrans.attention.specs import VariantSpec
     from minitrans.models.config import EncoderConfig
     from minitrans.models.pretrained import PreTrainedModel
 
@@ -41,11 +42,15 @@ def model_class(auto_name: str, model_type: str) -> type[PreTrainedModel]:
     return cast("type[PreTrainedModel]", class_by_name(row.class_name(head)))
 
 
-def stored_config(folder: Folder) -> StoredConfig:
-    """The config.json of a folder, of whichever family it is. Raises CheckpointError where that is not one of ours."""
+def stored_config(folder: Folder, attention: VariantSpec | None = None) -> StoredConfig:
+    """The config.json of a folder, of whichever family it is; `attention` stands for the one it names.
+
+    Raises:
+        CheckpointError: where that is not one of ours.
+    """
     path = folder.path(CONFIG)
     stored = read_json(path)
-    return interpret_config(stored, path, config_class(model_type_of(stored, path)))
+    return interpret_config(stored, path, config_class(model_type_of(stored, path)), attention)
 
 
 def architecture(folder: Folder, stored: StoredConfig) -> str:
@@ -72,7 +77,7 @@ class AutoConfig:
             CheckpointError: naming file, key, value and what is accepted. TypeError, ValueError: for wrong overrides.
         """
         root = local_folder(name_or_path, patterns=[CONFIG], revision=revision, local_files_only=local_files_only)
-        return stored_config(Folder(root)).config.updated(**overrides)
+        return stored_config(Folder(root), overrides.get("attention")).config.updated(**overrides)
 
 
 class _Auto:
@@ -81,7 +86,11 @@ class _Auto:
     @classmethod
     def from_pretrained(cls, name_or_path: str | Path, **options: Any) -> PreTrainedModel:
         """The model of the right class; the options are those of `PreTrainedModel.from_pretrained`."""
-        where = {name: options[name] for name in ("revision", "local_files_only") if name in options}
+        where = {
+            name: options[name]
+            for name in ("revision", "local_files_only", "attention")
+            if options.get(name) is not None
+        }
         config = options.get("config") or AutoConfig.from_pretrained(name_or_path, **where)
         return model_class(cls.__name__, config.model_type).from_pretrained(name_or_path, **options)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 
+from minitrans.attention.specs import VariantSpec, names_code, stored_spec
 from minitrans.errors import CheckpointError
 from minitrans.families import FAMILIES
 from minitrans.files import printable, read_json
@@ -33,15 +34,38 @@ class StoredConfig:
     ignored: dict[str, str] = field(default_factory=dict)
 
 
-def read_stored_config(folder: Folder, config_class: type[EncoderConfig]) -> StoredConfig:
-    """The config.json of a folder, which must be of this type; old files name none."""
+def read_stored_config(
+    folder: Folder, config_class: type[EncoderConfig], attention: VariantSpec | None = None
+) -> StoredConfig:
+    """The config.json of a folder, which must be of this type; old files name none. See `interpret_config`."""
     path = folder.path(CONFIG)
-    return interpret_config(read_json(path), path, config_class)
+    return interpret_config(read_json(path), path, config_class, attention)
 
 
-def interpret_config(stored: Mapping[str, Any], path: Path, config_class: type[EncoderConfig]) -> StoredConfig:
-    """The meaning of the keys of a config.json; `path` is for the messages. Raises CheckpointError."""
+def interpret_config(
+    stored: Mapping[str, Any], path: Path, config_class: type[EncoderConfig], attention: VariantSpec | None = None
+) -> StoredConfig:
+    """The meaning of the keys of a config.json.
+
+    Args:
+        stored: the keys and their values.
+        path: for the messages.
+        config_class: of the family.
+        attention: what the user asked for in its place: a file cannot make us import a class by naming it.
+
+    Raises:
+        CheckpointError: for what is not understood, naming file, key and value.
+    """
     _require_model_type(stored, path, config_class)
+    if attention is not None:
+        stored = {**stored, "attention": attention}
+    elif names_code(stored.get("attention")):
+        _fail(
+            path,
+            "attention",
+            "a name that minitrans knows (code is run only if you pass attention= yourself)",
+            stored["attention"],
+        )
     known = {item.name for item in dataclasses.fields(config_class)}
     values: dict[str, Any] = {key: value for key, value in REFERENCE_DEFAULTS.items() if key in known}
     ignored: dict[str, str] = {}
@@ -163,6 +187,8 @@ def config_json(
         del values["id2label"], values["label2id"]
     if dtype is not None:
         values["dtype"] = dtype_name(dtype)
+    if "attention" in values:
+        values["attention"] = stored_spec(config.attention)
     return {key: _plain(key, value) for key, value in values.items()}
 
 
@@ -173,10 +199,7 @@ def _plain(key: str, value: Any) -> Any:
         return [_plain(key, item) for item in value]
     if value is None or isinstance(value, str | int | float):
         return value
-    raise ValueError(
-        f"{key}: expected plain values that config.json can hold, got {type(value).__name__}; "
-        "save with a named variant, for example attention={'name': 'sliding_window', 'window': 128}, or 'full'"
-    )
+    raise ValueError(f"{key}: expected plain values that config.json can hold, got {type(value).__name__}")
 
 
 def write_config(

@@ -85,7 +85,7 @@ def load_model(
         cls, folder, dtype=dtype, device=device, changes=changes, ignore_mismatched=ignore_mismatched, parts=parts
     )
     if backend != "auto":
-        model.set_attention(model.config.attention, backend)
+        model.set_backend(backend)
     model.set_padding(padding)
     for line in report.warnings:
         logger.warning("%s from %s: %s", cls.__name__, printable(name_or_path), line)
@@ -109,7 +109,7 @@ def load_folder(
     With `hashes` every row of the report carries the SHA-256 of its tensor.
     """
     wanted_dtype = _dtype_from(dtype)
-    stored = read_stored_config(folder, cls.config_class)
+    stored = read_stored_config(folder, cls.config_class, changes.get("attention"))
     config = stored.config.updated(**dict(changes))
     family = family_of(config.model_type)
 
@@ -150,7 +150,9 @@ class _NoInitialisation(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         if func in self.skipped:
-            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+            tensor = kwargs["tensor"] if "tensor" in kwargs else args[0]
+            if tensor.is_meta:
+                return tensor
         return func(*args, **kwargs)
 
 

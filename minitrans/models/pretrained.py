@@ -182,6 +182,12 @@ class PreTrainedModel(nn.Module):
         self.base_model.install_attention(attention, backend, dropout)
         self._set_config(config)
 
+    def set_backend(self, backend: str) -> None:
+        """How softmax attention is computed. Raises ValueError for an unknown way, NotSupportedError with a mechanism."""
+        for module in self.modules():
+            if isinstance(module, MultiHeadAttention):
+                module.set_backend(backend)
+
     def install_attention(self, attention: VariantSpec, backend: str = "auto", dropout: float | None = None) -> None:
         """What `set_attention` does to the blocks of a body."""
         raise NotImplementedError
