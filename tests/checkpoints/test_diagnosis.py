@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from minitrans.attention.mask import AttentionMask
 from minitrans.checkpoints.verification import Verification, compare
 from minitrans.layers.activations import gelu_tanh
-from minitrans.models import encoder
 from minitrans.models.auto import class_by_name
+from minitrans.models.backbone import Backbone
 from minitrans.models.loading import load_model
 from minitrans.models.outputs import EncoderOutput
 
@@ -62,7 +62,8 @@ def shifted_positions(model: Any, patch: Patch) -> None:
 
 
 def running_positions(model: Any, patch: Patch) -> None:
-    patch.setattr(model.base_model, "positions", encoder.running_positions)
+    body = model.base_model
+    patch.setattr(body, "positions", lambda tokens, past: Backbone.positions(body, tokens, past))
 
 
 def no_positions(model: Any, patch: Patch) -> None:
@@ -72,7 +73,11 @@ def no_positions(model: Any, patch: Patch) -> None:
 def masked(model: Any, patch: Patch, change: Callable[[AttentionMask], AttentionMask]) -> None:
     stack = model.base_model.encoder
     right = stack.forward
-    patch.setattr(stack, "forward", lambda x, *, mask, **rest: right(x, mask=change(mask), **rest))
+    patch.setattr(
+        stack, "forward", lambda x, context, *rest, **options: right(
+            x, replace(context, mask=change(context.mask)), *rest, **options
+        )
+    )  # fmt: skip
 
 
 def padding_attended(model: Any, patch: Patch) -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 import transformers
 
+from minitrans.attention.variant import Variant
 from minitrans.errors import CheckpointError
 from minitrans.families import FAMILIES
 from minitrans.models.auto import AutoConfig, config_class
@@ -211,12 +212,23 @@ def test_full_attention_is_not_mentioned(tmp_path: Path) -> None:
 
 
 def test_an_attention_that_json_cannot_hold_is_refused(tmp_path: Path) -> None:
-    class Mine:
-        name = "mine"
+    class Mine(Variant):
+        """Of this test alone."""
 
-        def restrict(self, mask: Any, bias: Any) -> Any:
-            return mask, bias
-
-    with pytest.raises(ValueError, match=r"attention: expected plain values .* got Mine; save with a named variant"):
-        write_config(BertConfig(attention=Mine()), tmp_path, ["BertModel"])
+    with pytest.raises(
+        ValueError, match=r"Mine'> cannot be written into a configuration file: save with a named variant"
+    ):
+        write_config(BertConfig(attention=Mine), tmp_path, ["BertModel"])
     assert not list(tmp_path.iterdir())
+
+
+def test_a_file_cannot_name_code_to_be_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    marker = tmp_path / "run"
+    (tmp_path / "evil.py").write_text(f"open({str(marker)!r}, 'w')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for spec in ("evil:Evil", {"name": "evil:Evil"}, ["rotary", {"name": "evil:Evil"}], {"layers": {"0": "evil:Evil"}}):
+        with pytest.raises(
+            CheckpointError, match=r"attention: expected a name that minitrans knows .*attention= yourself"
+        ):
+            interpret(attention=spec)
+    assert not marker.exists()
