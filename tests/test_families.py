@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import json
+import pickle
 import sys
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -128,3 +130,18 @@ def test_every_file_has_a_row() -> None:
     assert weights == {row.weights for row in FAMILIES.values()}
     public = {name for row in FAMILIES.values() for name in row.class_names}
     assert public == set(class_names())
+
+
+def test_a_configuration_is_read_by_bert_s_names_and_by_its_own() -> None:
+    config = minitrans.DistilBertConfig(dim=24, n_heads=3, n_layers=2, hidden_dim=20, activation="relu")
+    for own, known in (config, pickle.loads(pickle.dumps(config))), (copy.copy(config), config.updated()):
+        assert own == known
+        assert (known.hidden_size, known.num_attention_heads, known.num_hidden_layers) == (24, 3, 2)
+        assert (known.intermediate_size, known.hidden_act, known.embedding_size) == (20, "relu", 24)
+        assert (known.type_vocab_size, known.is_decoder, known.use_cache) == (0, False, False)
+        assert (known.position_embedding_type, known.layer_norm_eps) == ("absolute", 1e-12)
+    assert minitrans.ElectraConfig(embedding_size=9).embedding_size == 9
+    with pytest.raises(AttributeError, match="DistilBertConfig has no field 'hiden_size'"):
+        _ = config.hiden_size
+    with pytest.raises(TypeError, match="hidden_size"):
+        minitrans.DistilBertConfig(hidden_size=24)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from minitrans.attention.specs import VariantSpec, check_spec
 from minitrans.layers.activations import activation
@@ -76,9 +76,20 @@ class ModelConfig:
         return {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
 
 
+# What stands for a field that a family lacks: another field, or a value.
+_INSTEAD = {"embedding_size": "hidden_size"}
+_LACKING: dict[str, Any] = {
+    "type_vocab_size": 0,  # no token types
+    "position_embedding_type": "absolute",
+    "is_decoder": False,  # no causal attention, and no cache (B7)
+    "add_cross_attention": False,  # no attention to an encoder's output
+    "use_cache": False,
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class EncoderConfig(ModelConfig):
-    """What every encoder has. The engine reads the rest by BERT's names, which a family gives as fields or as properties."""
+    """What every encoder has. The engine reads the rest by BERT's names, which a family has as fields or translates."""
 
     own_names: ClassVar[Mapping[str, str]] = {}  # BERT's name of a field -> this family's, where they differ
 
@@ -91,75 +102,19 @@ class EncoderConfig(ModelConfig):
     tie_word_embeddings: bool = True  # the decoder of a language-modelling head is the token table (B3)
     pruned_heads: Mapping[int, tuple[int, ...]] = field(default_factory=dict)  # heads removed, by layer
 
-    if TYPE_CHECKING:  # no attribute at run time: a dataclass would take it for the default of a field of that name
-
-        @property
-        def hidden_size(self) -> int:
-            """D."""
-
-        @property
-        def num_hidden_layers(self) -> int:
-            """L."""
-
-        @property
-        def num_attention_heads(self) -> int:
-            """H."""
-
-        @property
-        def intermediate_size(self) -> int:
-            """F."""
-
-        @property
-        def hidden_act(self) -> str:
-            """Activation of the feed-forward networks (B1)."""
-
-        @property
-        def hidden_dropout_prob(self) -> float:
-            """On embeddings and on the output of each sub-layer."""
-
-        @property
-        def attention_probs_dropout_prob(self) -> float:
-            """On attention probabilities."""
-
-        @property
-        def layer_norm_eps(self) -> float:
-            """Added to the variance."""
-
-    # what a family may lack
-    @property
-    def embedding_size(self) -> int:
-        """Width of the tables: D, unless the family projects narrower ones."""
-        return self.hidden_size
-
-    @property
-    def type_vocab_size(self) -> int:
-        """Rows of the token-type table: 0, there is none."""
-        return 0
-
-    @property
-    def position_embedding_type(self) -> str:
-        """How tokens know where they stand."""
-        return "absolute"
-
-    @property
-    def is_decoder(self) -> bool:
-        """Causal attention, and a cache (B7)."""
-        return False
-
-    @property
-    def add_cross_attention(self) -> bool:
-        """Attend to an encoder's output too (B7)."""
-        return False
-
-    @property
-    def use_cache(self) -> bool:
-        """A decoder returns its cache unless the call says otherwise."""
-        return False
+    def __getattr__(self, name: str) -> Any:
+        """What the engine reads by BERT's name: the family's own field, or what stands for one that it lacks."""
+        own = self.own_names.get(name) or _INSTEAD.get(name)
+        if own is not None:
+            return getattr(self, own)
+        if name in _LACKING:
+            return _LACKING[name]
+        raise AttributeError(f"{type(self).__name__} has no field {name!r}")
 
     @property
     def head_dropout(self) -> float:
         """The dropout before a classifier."""
-        return self.hidden_dropout_prob
+        return float(self.hidden_dropout_prob)
 
     def __post_init__(self) -> None:
         super().__post_init__()

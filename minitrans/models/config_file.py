@@ -80,10 +80,12 @@ def interpret_config(
             ignored[key] = IGNORED[key]
         elif key not in ("model_type", "dtype", "torch_dtype"):
             _fail(path, key, f"a key that {config_class.__name__} knows", value)
-    for key in REQUIRED:
+    own_names = config_class.own_names
+    for key in (own_names.get(name, name) for name in REQUIRED):
         if key in known and key not in values:
             _fail(path, key, "a value", "none")
-    for key, largest in LARGEST.items():
+    for name, largest in LARGEST.items():
+        key = own_names.get(name, name)
         value = values.get(key)
         named = key == "num_labels" and values.get("id2label") is not None
         if isinstance(value, int) and value > largest and not named:

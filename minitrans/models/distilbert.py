@@ -49,46 +49,7 @@ class DistilBertConfig(EncoderConfig):
     qa_dropout: float = 0.1  # before the scores of question answering
     seq_classif_dropout: float = 0.2  # before the classifier of sequences and of choices
     sinusoidal_pos_embds: bool = False  # fresh positions are sinusoids (D3)
-
-    @property
-    def hidden_size(self) -> int:
-        """D."""
-        return self.dim
-
-    @property
-    def num_hidden_layers(self) -> int:
-        """L."""
-        return self.n_layers
-
-    @property
-    def num_attention_heads(self) -> int:
-        """H."""
-        return self.n_heads
-
-    @property
-    def intermediate_size(self) -> int:
-        """F."""
-        return self.hidden_dim
-
-    @property
-    def hidden_act(self) -> str:
-        """Activation of the feed-forward networks."""
-        return self.activation
-
-    @property
-    def hidden_dropout_prob(self) -> float:
-        """On embeddings and on the output of the feed-forward networks."""
-        return self.dropout
-
-    @property
-    def attention_probs_dropout_prob(self) -> float:
-        """On attention probabilities."""
-        return self.attention_dropout
-
-    @property
-    def layer_norm_eps(self) -> float:
-        """D1: no field, every checkpoint has the same."""
-        return 1e-12
+    layer_norm_eps: ClassVar[float] = 1e-12  # D1: no field, every checkpoint has the same
 
 
 class DistilBertModel(Backbone):

@@ -129,7 +129,7 @@ class MultipleChoice(tasks.MultipleChoice):
 
     def dropout_of(self, config: EncoderConfig) -> float:
         """The reference ignores `classifier_dropout` here."""
-        return config.hidden_dropout_prob
+        return float(config.hidden_dropout_prob)
 
 
 class RobertaForMaskedLM(MaskedLM):
