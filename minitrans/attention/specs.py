@@ -98,9 +98,9 @@ def stored_spec(spec: VariantSpec) -> Any:
 
 
 def names_code(spec: Any) -> bool:
-    """Whether a stored spec names a class by its place, which loading would import."""
+    """Whether a stored spec may name a class by its place, which loading would import."""
     if isinstance(spec, Mapping):
-        return names_code(spec.get("name")) or names_code(spec.get("layers"))
+        return any(map(names_code, spec.values()))
     if isinstance(spec, Sequence) and not isinstance(spec, str):
         return any(map(names_code, spec))
     return isinstance(spec, str) and ":" in spec
