@@ -21,11 +21,15 @@ from benchmarks.options import AsJson, Results
 from benchmarks.record import RESULTS, result_file, save
 from benchmarks.tables import Row, quartiles, shown, table
 from minitrans.cli import errors, options
+from minitrans.layers.cache import Cache
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 SIZES = {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 1024}
 # kind of cache -> what a model decodes into, for so many tokens at most; None = what the model makes itself
-CACHES: dict[str, Callable[[Any, int], Any]] = {"growing": lambda model, length: None}
+CACHES: dict[str, Callable[[Any, int], Any]] = {
+    "growing": lambda model, length: None,
+    "static": lambda model, length: Cache.static(SIZES["num_hidden_layers"], length),
+}
 
 
 def build(length: int, attention: Any = "full", backend: str = "auto") -> Any:

@@ -28,9 +28,8 @@ from benchmarks.padding import lengths_of_fill
 from benchmarks.record import RESULTS, result_file, save
 from benchmarks.tables import quartiles, shown, table
 from minitrans.attention.dispatch import attend
-from minitrans.attention.full import FullAttention
 from minitrans.attention.layout import PackedLayout
-from minitrans.attention.mask import AttentionMask
+from minitrans.attention.rules import AttentionRules
 from minitrans.cli import errors, options
 from minitrans.cpu.attention import attend_in_rows
 from minitrans.cpu.rows import Rows, lay_out
@@ -82,7 +81,7 @@ def one_by_one(batch: Batch, starts: Sequence[int]) -> Tensor:
 
 def by_length(batch: Batch, layout: PackedLayout) -> Tensor:
     q, k, v = batch.packed.unbind(1)
-    return attend(q, k, v, mask=AttentionMask(), layout=layout, attention=FullAttention(), backend="sdpa").output
+    return attend(q, k, v, AttentionRules(layout=layout), backend="sdpa").output
 
 
 def nested(batch: Batch, offsets: Tensor) -> Tensor:

@@ -110,7 +110,7 @@ def sts(
 
         python -m benchmarks.sts stsb-en-test.csv
 
-        python -m benchmarks.sts stsb-en-test.csv --dtype bfloat16 --json
+        python -m benchmarks.sts stsb-en-test.csv --attention mine:MyAttention
     """
     pairs = read_pairs(file)
     from minitrans.cli.demo_steps import demo_folder
