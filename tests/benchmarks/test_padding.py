@@ -13,11 +13,14 @@ from benchmarks import padding
 from minitrans import AutoModel
 
 
-def test_its_rows(tiny_bert: Path, command: Any) -> None:
-    window = {"name": "sliding_window", "window": 4}
-    options = ("--batch", 4, "--longest", 16, "--repeats", 2, "--threads", 1, "--attention", json.dumps(window))
+@pytest.mark.parametrize(
+    "attention", ["rotary", {"name": "sliding_window", "window": 4}, "minitrans.attention.rotary:Rotary"]
+)
+def test_its_rows(attention: Any, tiny_bert: Path, command: Any) -> None:
+    given = attention if isinstance(attention, str) else json.dumps(attention)
+    options = ("--batch", 4, "--longest", 16, "--repeats", 2, "--threads", 1, "--attention", given)
     found = command(padding, "--model", tiny_bert, *options)
-    assert found["attention"] == window
+    assert found["attention"] == attention
     assert (found["batch"], found["longest"], found["repeats"], found["threads"]) == (4, 16, 2, 1)
     fills = [row["fill"] for row in found["rows"]]
     assert fills == sorted(fills)
