@@ -37,4 +37,4 @@ class Context:
 
     def at(self, layer: int) -> Context:
         """What the block of this layer gets: its own row (H) of the head mask."""
-        return self if self.head_mask is None else replace(self, head_mask=self.head_mask[layer])
+        return replace(self, head_mask=None if self.head_mask is None else self.head_mask[layer])

@@ -1,4 +1,4 @@
-"""`attend`, the one door through which models reach softmax attention: it picks the backend, and asks it.
+"""`attend`, the door to softmax attention: it checks the call, picks the backend, and asks it.
 
 To step from here into the equation with a debugger, pass `backend="eager"`: that is `eager.py`.
 """
@@ -13,7 +13,7 @@ from minitrans.attention.backend_selection import BackendChoice, select_backend
 from minitrans.attention.checks import refuse_call
 from minitrans.attention.mask import NO_MASK
 from minitrans.attention.probabilities import attention_probabilities
-from minitrans.attention.registry import BACKENDS, check_backend, load_backend
+from minitrans.attention.registry import BACKENDS, LOADED, check_backend, load_backend
 from minitrans.attention.rules import AttentionResult, AttentionRules
 from minitrans.errors import NotSupportedError
 
@@ -40,8 +40,15 @@ def attend(
         refuse_call(query, key, value, rules)
     if rules.mask is not NO_MASK:
         rules.mask.check(query.shape, key.shape)
+    return compute_attention(query, key, value, rules, backend)
+
+
+def compute_attention(
+    query: Tensor, key: Tensor, value: Tensor, rules: AttentionRules, backend: str = "auto"
+) -> AttentionResult:
+    """`attend` without its checks, for callers whose input has come through a door already."""
     name = select_backend(rules, query, key).name if backend == "auto" else backend
-    compute = load_backend(name)
+    compute = LOADED.get(name) or load_backend(name)
     if compute.supports(rules, query) is not None:
         _refuse(name, rules, query)
     result = compute(query, key, value, rules)

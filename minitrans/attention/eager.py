@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import dropout
 
+from minitrans.attention.mask import NO_MASK
 from minitrans.attention.packed import dense_bias
 from minitrans.attention.rules import AttentionResult, AttentionRules
 
@@ -28,7 +29,7 @@ class EagerAttention:
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, rules: AttentionRules) -> AttentionResult:
         """See `rules.Backend`."""
-        layout, scale = rules.layout, rules.scale_for(query)
+        layout, scale = rules.layout, query.shape[-1] ** -0.5 if rules.scale is None else rules.scale  # M6
         if layout is not None:  # one long sequence in which no token sees another sequence than its own
             query, key, value = (tensor.transpose(0, 1)[None] for tensor in (query, key, value))  # (1, H|G, N, K)
 
@@ -41,7 +42,10 @@ class EagerAttention:
             scores = rules.softcap * torch.tanh(scores / rules.softcap)
         if rules.bias is not None:
             scores = scores + dense_bias(rules.bias, query, key, scale, layout)
-        weights, logsumexp = _softmax(scores, rules.mask.to_dense(query.shape[2], key.shape[2], query.device, layout))
+        allowed = None
+        if rules.mask is not NO_MASK or layout is not None:
+            allowed = rules.mask.to_dense(query.shape[2], key.shape[2], query.device, layout)
+        weights, logsumexp = _softmax(scores, allowed)
         output = dropout(weights, rules.dropout_p) @ values  # (B, H, T, K)
 
         if layout is not None:

@@ -26,7 +26,7 @@ BACKENDS = {
     "online_softmax": "minitrans.attention.online_softmax:OnlineSoftmaxAttention",
     "triton": "minitrans.attention.triton:TritonAttention",
 }
-_LOADED: dict[str, Backend] = {}
+LOADED: dict[str, Backend] = {}
 
 
 def check_backend(backend: str) -> None:
@@ -37,15 +37,15 @@ def check_backend(backend: str) -> None:
 
 def load_backend(name: str) -> Backend:
     """The backend of this row of `BACKENDS`, imported when first wanted; a compiler can follow this."""
-    if name not in _LOADED:
+    if name not in LOADED:
         check_backend(name)
         _import_backend(name)
-    return _LOADED[name]
+    return LOADED[name]
 
 
 def _import_backend(name: str) -> None:
     """A compiler runs this while it traces, and puts nothing of it into the graph."""
-    _LOADED[name] = cast("Backend", load(BACKENDS[name])())
+    LOADED[name] = cast("Backend", load(BACKENDS[name])())
 
 
 # all that torch.compiler.assume_constant_result does, which as a decorator here would import the compiler

@@ -12,9 +12,8 @@ from torch.nn import functional as F
 Activation = Callable[[Tensor], Tensor]
 
 
-def gelu_erf(x: Tensor) -> Tensor:
-    """x · Φ(x), the exact form (Hendrycks & Gimpel 2016, "Gaussian Error Linear Units")."""
-    return F.gelu(x)
+# x · Φ(x), the exact form (Hendrycks & Gimpel 2016, "Gaussian Error Linear Units")
+gelu_erf: Activation = F.gelu
 
 
 def gelu_tanh(x: Tensor) -> Tensor:

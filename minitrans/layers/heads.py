@@ -1,28 +1,11 @@
-"""What stands on top of the blocks: the pooler, the language-modelling head, the two-layer classifier."""
+"""What stands on top of a body: the language-modelling head, the two-layer classifier."""
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from minitrans.layers.activations import activation
 from minitrans.layers.norms import LayerNorm
-
-
-class Pooler(nn.Module):
-    """tanh(W h₀ + b) of the first token (B2).
-
-    Args:
-        width: D.
-    """
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.dense = nn.Linear(width, width)
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        """(B, T, D) -> (B, D)."""
-        return torch.tanh(self.dense(hidden[:, 0]))
 
 
 class LanguageModelHead(nn.Module):

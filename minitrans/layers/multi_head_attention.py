@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from minitrans.attention.bias import AttentionBias, SummedBias
 from minitrans.attention.context import Context
-from minitrans.attention.dispatch import attend
+from minitrans.attention.dispatch import attend, compute_attention
 from minitrans.attention.layout import PackedLayout
 from minitrans.attention.mask import AttentionMask
 from minitrans.attention.registry import check_backend
@@ -116,7 +116,7 @@ class MultiHeadAttention(nn.Module):
         if self.variants:
             result = self._varied(x, query, key, value, context, rules)
         else:
-            result = attend(query, key, value, rules, backend=self.backend)
+            result = compute_attention(query, key, value, rules, self.backend)
         output, weights = result.output, result.weights
         if context.head_mask is not None:  # the factor of a head's probabilities is the factor of its output
             factors = context.head_mask[:, None, None]

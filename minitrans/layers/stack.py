@@ -39,7 +39,8 @@ def run_blocks(
     states = [x] if keep_states else []
     weights, cross_weights = [], []
     for index, block in enumerate(blocks):
-        out = block(x, context.at(index), None if cache is None else cache.layers[index])
+        of_block = context if context.head_mask is None else context.at(index)
+        out = block(x, of_block, None if cache is None else cache.layers[index])
         x = out.output
         if keep_states:
             states.append(x)

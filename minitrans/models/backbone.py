@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar, TypedDict, TypeVar, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from minitrans.attention.layout import PackedLayout
 from minitrans.attention.specs import VariantSpec, of_layer
@@ -13,7 +13,6 @@ from minitrans.layers.block import Block
 from minitrans.layers.cache import Cache
 from minitrans.layers.embeddings import Embeddings
 from minitrans.layers.feed_forward import FeedForward
-from minitrans.layers.heads import Pooler
 from minitrans.layers.multi_head_attention import CrossAttention, MultiHeadAttention
 from minitrans.layers.norms import LayerNorm
 from minitrans.layers.position_bias import DistanceEmbedding
@@ -24,6 +23,22 @@ from minitrans.models.outputs import EncoderOutput, ModelOutput
 from minitrans.models.pretrained import PreTrainedModel
 
 Output = TypeVar("Output", bound=ModelOutput)
+
+
+class Pooler(nn.Module):
+    """tanh(W h₀ + b) of the first token (B2).
+
+    Args:
+        width: D.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.dense = nn.Linear(width, width)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(B, T, D) -> (B, D)."""
+        return torch.tanh(self.dense(hidden[:, 0]))
 
 
 class BodyOptions(TypedDict, total=False):
@@ -137,15 +152,11 @@ class Backbone(PreTrainedModel):
         unpacks = came_padded if unpack is None else unpack
         hidden = batch.padded(out.output) if unpacks or self.pooler is not None else out.output
         states = tuple(batch.padded(state) if came_padded else state for state in out.hidden_states)
+        pooled = None if self.pooler is None else self.pooler(hidden)
         output = EncoderOutput(
-            last_hidden_state=hidden if unpacks else out.output,
-            pooler_output=None if self.pooler is None else self.pooler(hidden),
-            past_key_values=batch.cache if keep_cache else None,
-            hidden_states=states if need_states else None,
-            attentions=out.weights if need_weights else None,
-            cross_attentions=out.cross_weights if need_weights and encoder_hidden_states is not None else None,
-            packing=batch.packing if came_padded and not unpacks else None,
-        )
+            hidden if unpacks else out.output, pooled, batch.cache if keep_cache else None, states or None,
+            out.weights or None, out.cross_weights or None, batch.packing if came_padded and not unpacks else None,
+        )  # fmt: skip
         return returned(output, return_dict)
 
     @property

@@ -15,7 +15,7 @@ from minitrans.attention.layout import PackedLayout
 from minitrans.attention.mask import NO_MASK, AttentionMask
 from minitrans.layers.cache import Cache
 from minitrans.models.config import EncoderConfig
-from minitrans.models.padding import Packing, being_recorded, check_mode, choose_packing, refuse_obstacles
+from minitrans.models.padding import MODES, Packing, check_mode, choose_packing, refuse_obstacles
 
 
 class Body(Protocol):
@@ -98,57 +98,42 @@ def prepare_batch(body: Body, given: ModelInputs) -> Batch:
     Raises:
         ValueError, TypeError: for input that does not fit the model. NotSupportedError: for what does not go together.
     """
-    config = body.config
-    packing = None
+    config, packing = body.config, None
     if given.layout is not None:  # as if its sequences had come padded: the rules of positions and checks are the same
         given, packing = _laid_out(given, given.layout, config.pad_token_id or 0)
-    cache = _cache(body, given.past_key_values, given.use_cache)
-    past = 0 if cache is None else cache.get_seq_length()
-    tokens = check_tokens(given.input_ids, given.inputs_embeds, config.vocab_size, config.embedding_size)
+    tokens = check_tokens(given.input_ids, given.inputs_embeds, config)
     batch, length = tokens.shape[:2]
+    remembers = given.use_cache or given.past_key_values is not None
+    cache = _cache(body, given.past_key_values, batch) if remembers else None
+    past = 0 if cache is None else cache.get_seq_length()
     check_length(past + length, body.longest)
-    if cache is not None:
-        _check_rows(cache, batch)
-    if given.position_ids is None:
-        positions = body.positions(tokens, past)
-    else:
+    positions = body.positions(tokens, past)
+    if given.position_ids is not None:
         positions = check_positions(given.position_ids, tokens, config.max_position_embeddings)
     types = check_types(given.token_type_ids, tokens, config.type_vocab_size)
-    sizes = (batch, length, past + length)
-    mask, bias = attention_mask("attention_mask", given.attention_mask, *sizes, causal=config.is_decoder)
-    memory_mask = _memory_mask(given.encoder_hidden_states, given.encoder_attention_mask, tokens, config)
-    head_mask = check_head_mask(given.head_mask, body.num_layers, config.num_attention_heads)
+    sizes, causal = (batch, length, past + length), config.is_decoder
+    mask, bias = attention_mask("attention_mask", given.attention_mask, sizes, causal=causal)
+    memory, head_mask = given.encoder_hidden_states, given.head_mask
+    memory_mask = NO_MASK if memory is None else _memory_mask(memory, given.encoder_attention_mask, tokens, config)
+    if head_mask is not None:
+        head_mask = check_head_mask(head_mask, body.num_layers, config.num_attention_heads)
 
-    def obstacles() -> list[str]:
-        wanted = {
-            "output_attentions": given.need_weights,
-            "use_cache": cache is not None,
-            "encoder_hidden_states": given.encoder_hidden_states is not None,
-        }
-        reason = body.why_not("packed")
-        return [name for name, is_wanted in wanted.items() if is_wanted] + (
-            [] if reason is None else [f"an attention that does not support {reason}"]
-        )
-
-    if packing is not None:
-        refuse_obstacles("a packed batch does not go with", obstacles(), "pad it, with padding='keep'")
-    else:
-        mode = body.padding if given.padding is None else given.padding
+    mode = body.padding if given.padding is None else given.padding
+    if mode not in MODES:
         check_mode(mode)
-        packing = choose_packing(mode, mask.key_padding, width=config.hidden_size, obstacles=obstacles)
+    if packing is not None or (mode != "keep" and mask.key_padding is not None):
+        packing = _packing(body, given, mask.key_padding, mode, packing)
+    layout = None
     if packing is not None:
+        layout, mask = packing.layout, AttentionMask(causal=mask.causal)
         tokens, positions, types = packing.pack(tokens), packing.pack(positions), packing.pack(types)
-        mask = AttentionMask(causal=mask.causal)
     if cache is not None and cache.capacity is not None:
         mask, bias = _over_capacity(body, mask, bias, past, length, cache.capacity)
-    context = Context(
-        mask=mask, bias=bias, layout=None if packing is None else packing.layout, positions=positions,
-        memory=given.encoder_hidden_states, memory_mask=memory_mask, head_mask=head_mask, need_weights=given.need_weights,
-    )  # fmt: skip
+    context = Context(mask, bias, layout, positions, memory, memory_mask, head_mask, given.need_weights)
     return Batch(tokens, positions, types, context, cache, packing)
 
 
-def check_tokens(input_ids: Tensor | None, inputs_embeds: Tensor | None, vocab_size: int, width: int) -> Tensor:
+def check_tokens(input_ids: Tensor | None, inputs_embeds: Tensor | None, config: EncoderConfig) -> Tensor:
     """The one of the two that was given: (B, T) ids in [0, V), or (B, T, D) vectors.
 
     Raises:
@@ -158,13 +143,14 @@ def check_tokens(input_ids: Tensor | None, inputs_embeds: Tensor | None, vocab_s
         given = "neither" if input_ids is None else "both"
         raise ValueError(f"give exactly one of input_ids and inputs_embeds, got {given}")
     if inputs_embeds is not None:
+        width = config.embedding_size
         if not isinstance(inputs_embeds, Tensor) or not inputs_embeds.is_floating_point():
             raise TypeError(f"inputs_embeds must be a floating-point tensor, got {_kind(inputs_embeds)}")
         if inputs_embeds.dim() != 3 or inputs_embeds.shape[2] != width:
             raise ValueError(f"inputs_embeds must be (B, T, D={width}), got {tuple(inputs_embeds.shape)}")
         tokens = inputs_embeds
     else:
-        tokens = check_ids("input_ids", input_ids, vocab_size, "vocab_size")
+        tokens = check_ids("input_ids", input_ids, config.vocab_size, "vocab_size")
         if tokens.dim() != 2:
             raise ValueError(
                 f"input_ids must be (B, T), got {tuple(tokens.shape)}; for one sequence write input_ids[None]"
@@ -219,26 +205,22 @@ def check_length(length: int, most: int) -> None:
         )
 
 
-def check_head_mask(head_mask: Tensor | None, layers: int, heads: int) -> Tensor | None:
+def check_head_mask(head_mask: Tensor, layers: int, heads: int) -> Tensor:
     """(L, H) factors from (H) or (L, H). Raises ValueError for another shape."""
-    if head_mask is None:
-        return None
     if head_mask.shape not in ((heads,), (layers, heads)):
         raise ValueError(f"head_mask must be (H) or (L, H) = ({layers}, {heads}), got {tuple(head_mask.shape)}")
     return head_mask.expand(layers, heads)
 
 
 def attention_mask(
-    name: str, given: Tensor | None, batch: int, query_length: int, key_length: int, *, causal: bool
+    name: str, given: Tensor | None, sizes: tuple[int, int, int], *, causal: bool
 ) -> tuple[AttentionMask, AttentionBias | None]:
     """What a user's attention mask means: 2-D padding (M1), 4-D bool who sees whom, 4-D float scores to add.
 
     Args:
         name: of the argument, for messages.
         given: (B, S), non-zero = attend; or (B|1, H|1, T, S).
-        batch: B.
-        query_length: T.
-        key_length: S, with the tokens of a cache.
+        sizes: B, T and S, with the tokens of a cache.
         causal: whether a token sees only itself and those before it.
 
     Raises:
@@ -247,12 +229,8 @@ def attention_mask(
     no_padding = AttentionMask(causal=True) if causal else NO_MASK
     if given is None:
         return no_padding, None
-    if not isinstance(given, Tensor):
-        raise TypeError(f"{name} must be a tensor, got {type(given).__name__}")
-    if given.dim() == 4:
-        return _square_mask(name, given, (batch, query_length, key_length))
-    if given.shape != (batch, key_length):
-        raise ValueError(f"{name} must be (B, S) = ({batch}, {key_length}), or 4-D, got {tuple(given.shape)}")
+    if not isinstance(given, Tensor) or given.shape != (sizes[0], sizes[2]):
+        return _square_mask(name, given, sizes)
     recorded = being_recorded()
     if given.dtype != torch.bool and not recorded and not bool((given >= 0).all()):
         raise ValueError(
@@ -268,6 +246,10 @@ def attention_mask(
 def _square_mask(name: str, given: Tensor, sizes: tuple[int, int, int]) -> tuple[AttentionMask, AttentionBias | None]:
     """A 4-D mask is the whole truth: a decoder adds no causal one to it."""
     batch, query_length, key_length = sizes
+    if not isinstance(given, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(given).__name__}")
+    if given.dim() != 4:
+        raise ValueError(f"{name} must be (B, S) = ({batch}, {key_length}), or 4-D, got {tuple(given.shape)}")
     if given.shape[0] not in (1, batch) or given.shape[2:] != (query_length, key_length):
         raise ValueError(f"{name} must be (B|1, H|1, T, S) of B, T, S = {sizes}, got {tuple(given.shape)}")
     if given.dtype == torch.bool:
@@ -279,17 +261,15 @@ def _square_mask(name: str, given: Tensor, sizes: tuple[int, int, int]) -> tuple
     raise TypeError(f"a 4-D {name} must be bool (True = may attend) or floating point (added), got {given.dtype}")
 
 
-def _memory_mask(memory: Tensor | None, given: Tensor | None, tokens: Tensor, config: EncoderConfig) -> AttentionMask:
-    """The mask of the cross-attention of these tokens, after checking that there is a memory to mask (B7)."""
-    if memory is None:
-        return NO_MASK
+def _memory_mask(memory: Tensor, given: Tensor | None, tokens: Tensor, config: EncoderConfig) -> AttentionMask:
+    """The mask of the cross-attention of these tokens (B7)."""
     if not config.add_cross_attention:
         raise ValueError("encoder_hidden_states needs cross-attention: set is_decoder=True, add_cross_attention=True")
     batch, length = tokens.shape[:2]
     if memory.dim() != 3 or memory.shape[0] != batch or memory.shape[2] != config.hidden_size:
         expected = f"(B={batch}, S, D={config.hidden_size})"
         raise ValueError(f"encoder_hidden_states must be {expected}, got {tuple(memory.shape)}")
-    mask, bias = attention_mask("encoder_attention_mask", given, batch, length, memory.shape[1], causal=False)
+    mask, bias = attention_mask("encoder_attention_mask", given, (batch, length, memory.shape[1]), causal=False)
     if bias is not None:
         raise TypeError("encoder_attention_mask must be (B, S), or 4-D and bool")
     return mask
@@ -311,24 +291,46 @@ def _laid_out(given: ModelInputs, layout: PackedLayout, fill: int) -> tuple[Mode
     return padded, packing
 
 
-def _cache(body: Body, past: Cache | None, use_cache: bool) -> Cache | None:
+def _cache(body: Body, past: Cache | None, batch: int) -> Cache:
     """The cache that this call extends: the given one is left as it is."""
-    if past is None:
-        return Cache.growing(body.num_layers) if use_cache else None
     if not body.config.is_decoder:
         raise ValueError("past_key_values needs a decoder: set is_decoder=True in the configuration")
+    if past is None:
+        return Cache.growing(body.num_layers)
     if not isinstance(past, Cache):
         raise TypeError(f"past_key_values must be a minitrans Cache, as a call returns it, got {type(past).__name__}")
     if len(past.layers) != body.num_layers:
         raise ValueError(f"past_key_values has {len(past.layers)} layers, the model {body.num_layers}")
+    key = past.layers[0].self_attention.key
+    if key is not None and key.shape[0] != batch:
+        raise ValueError(f"past_key_values holds {key.shape[0]} sequences, the call has {batch}; see Cache.reorder")
     return past.fork()
 
 
-def _check_rows(cache: Cache, batch: int) -> None:
-    """Raises ValueError where the cache holds another number of sequences than the call."""
-    key = cache.layers[0].self_attention.key if cache.layers else None
-    if key is not None and key.shape[0] != batch:
-        raise ValueError(f"past_key_values holds {key.shape[0]} sequences, the call has {batch}; see Cache.reorder")
+def _packing(body: Body, given: ModelInputs, real: Tensor | None, mode: str, packing: Packing | None) -> Packing | None:
+    """Where the tokens lie if padding is left out: `packing`, if the batch came packed."""
+
+    def obstacles() -> list[str]:
+        wanted = {
+            "output_attentions": given.need_weights,
+            "use_cache": given.use_cache or given.past_key_values is not None,
+            "encoder_hidden_states": given.encoder_hidden_states is not None,
+        }
+        reason = body.why_not("packed")
+        unable = [] if reason is None else [f"an attention that does not support {reason}"]
+        return [name for name, is_wanted in wanted.items() if is_wanted] + unable
+
+    if packing is not None:
+        refuse_obstacles("a packed batch does not go with", obstacles(), "pad it, with padding='keep'")
+        return packing
+    if mode == "auto" and (torch.is_grad_enabled() or being_recorded()):
+        return None
+    return choose_packing(mode, real, width=body.config.hidden_size, obstacles=obstacles)
+
+
+def being_recorded() -> bool:
+    """Whether a compiler, an exporter or a tracer writes down what happens: then nothing may depend on values."""
+    return torch.compiler.is_compiling() or bool(torch._C._is_tracing())
 
 
 def _over_capacity(

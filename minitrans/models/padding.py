@@ -77,8 +77,8 @@ def check_mode(mode: str) -> None:
 def choose_packing(mode: str, real: Tensor | None, *, width: int, obstacles: Callable[[], list[str]]) -> Packing | None:
     """How to leave out the padding of a batch, or None to compute it along.
 
-    "auto" removes padding from inference on a CPU where enough of it can be saved: a training run keeps it, so that losses over
-    labelled padding stay those of the reference (B5).
+    "auto" removes padding from inference on a CPU where enough of it can be saved (the door asks for it only there: a training
+    run keeps it, so that losses over labelled padding stay those of the reference, B5).
 
     Args:
         mode: "auto", "keep" or "remove".
@@ -98,7 +98,7 @@ def choose_packing(mode: str, real: Tensor | None, *, width: int, obstacles: Cal
                 "padding='remove' needs rows without holes in the attention mask; use padding='keep'"
             )
         return Packing.of_mask(real)
-    if torch.is_grad_enabled() or being_recorded() or real.device.type != "cpu":
+    if real.device.type != "cpu":
         return None
     saved = (real.numel() - int(real.sum())) * width
     return Packing.of_mask(real) if saved >= WORTH_IT and is_contiguous(real) and not obstacles() else None
@@ -108,11 +108,6 @@ def refuse_obstacles(what: str, obstacles: list[str], hint: str) -> None:
     """Raises NotSupportedError if there are any."""
     if obstacles:
         raise NotSupportedError(f"{what} {', '.join(obstacles)}; {hint}")
-
-
-def being_recorded() -> bool:
-    """Whether a compiler, an exporter or a tracer writes down what happens: then nothing may depend on values."""
-    return torch.compiler.is_compiling() or bool(torch._C._is_tracing())
 
 
 def is_contiguous(real: Tensor) -> bool:

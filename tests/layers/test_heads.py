@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from minitrans.layers.heads import ClassificationHead, LanguageModelHead, Pooler
+from minitrans.layers.heads import ClassificationHead, LanguageModelHead
+from minitrans.models.backbone import Pooler
 
 Error = Callable[[Tensor, Tensor], float]
 Randomized = Callable[[nn.Module], nn.Module]

@@ -101,7 +101,6 @@ CASES: dict[str, Case] = {
         lambda m: m.bias().to_dense(torch.randn(B, H, T, K), torch.randn(B, H, S, K), 1.0),
         (B, H, T, S),
     ),
-    "Pooler": (lambda: heads.Pooler(D), lambda m: m(torch.randn(B, T, D)), (B, D)),
     "LanguageModelHead": (
         lambda: heads.LanguageModelHead(D, V, act="gelu", eps=1e-5), lambda m: m(torch.randn(B, T, D)), (B, T, V)
     ),
