@@ -15,7 +15,7 @@ from minitrans.attention.layout import PackedLayout
 from minitrans.attention.mask import NO_MASK, AttentionMask
 from minitrans.layers.cache import Cache
 from minitrans.models.config import EncoderConfig
-from minitrans.models.padding import MODES, Packing, check_mode, choose_packing, refuse_obstacles
+from minitrans.models.padding import MODES, Packing, choose_packing, refuse_obstacles
 
 
 class Body(Protocol):
@@ -98,13 +98,12 @@ def prepare_batch(body: Body, given: ModelInputs) -> Batch:
     Raises:
         ValueError, TypeError: for input that does not fit the model. NotSupportedError: for what does not go together.
     """
-    config, packing = body.config, None
+    config, packing, layout = body.config, None, None
     if given.layout is not None:  # as if its sequences had come padded: the rules of positions and checks are the same
         given, packing = _laid_out(given, given.layout, config.pad_token_id or 0)
     tokens = check_tokens(given.input_ids, given.inputs_embeds, config)
     batch, length = tokens.shape[:2]
-    remembers = given.use_cache or given.past_key_values is not None
-    cache = _cache(body, given.past_key_values, batch) if remembers else None
+    cache = _cache(body, given, batch) if given.use_cache or given.past_key_values is not None else None
     past = 0 if cache is None else cache.get_seq_length()
     check_length(past + length, body.longest)
     positions = body.positions(tokens, past)
@@ -119,11 +118,8 @@ def prepare_batch(body: Body, given: ModelInputs) -> Batch:
         head_mask = check_head_mask(head_mask, body.num_layers, config.num_attention_heads)
 
     mode = body.padding if given.padding is None else given.padding
-    if mode not in MODES:
-        check_mode(mode)
-    if packing is not None or (mode != "keep" and mask.key_padding is not None):
+    if packing is not None or mode not in MODES or (mode != "keep" and mask.key_padding is not None):
         packing = _packing(body, given, mask.key_padding, mode, packing)
-    layout = None
     if packing is not None:
         layout, mask = packing.layout, AttentionMask(causal=mask.causal)
         tokens, positions, types = packing.pack(tokens), packing.pack(positions), packing.pack(types)
@@ -172,16 +168,14 @@ def check_ids(name: str, ids: Tensor | None, size: int, of: str) -> Tensor:
     return ids.long()
 
 
-def check_types(token_type_ids: Tensor | None, tokens: Tensor, type_vocab_size: int) -> Tensor:
+def check_types(given: Tensor | None, tokens: Tensor, size: int) -> Tensor:
     """(B, T) token types; zeros where none were given (B6).
 
     A family without a table (D1, P1) takes any and looks at none, as the reference does: tokenizers give them.
     """
-    if token_type_ids is None:
+    if given is None:
         return torch.zeros(tokens.shape[:2], dtype=torch.long, device=tokens.device)
-    types = token_type_ids
-    if type_vocab_size:
-        types = check_ids("token_type_ids", token_type_ids, type_vocab_size, "type_vocab_size")
+    types = check_ids("token_type_ids", given, size, "type_vocab_size") if size else given
     if types.shape != tokens.shape[:2]:
         raise ValueError(f"token_type_ids must be (B, T) = {tuple(tokens.shape[:2])}, got {tuple(types.shape)}")
     return types
@@ -291,8 +285,9 @@ def _laid_out(given: ModelInputs, layout: PackedLayout, fill: int) -> tuple[Mode
     return padded, packing
 
 
-def _cache(body: Body, past: Cache | None, batch: int) -> Cache:
+def _cache(body: Body, given: ModelInputs, batch: int) -> Cache:
     """The cache that this call extends: the given one is left as it is."""
+    past = given.past_key_values
     if not body.config.is_decoder:
         raise ValueError("past_key_values needs a decoder: set is_decoder=True in the configuration")
     if past is None:
