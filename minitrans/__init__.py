@@ -32,6 +32,7 @@ _EXPORTS = {
     **{name: f"minitrans.models.{module}" for name, module in class_names().items()},
     **dict.fromkeys(("Transformer", "TransformerConfig"), "minitrans.models.transformer"),
     "Encoder": "minitrans.embedding",
+    "fuse": "minitrans.fused",
     "pack": "minitrans.packing",
     "pipeline": "minitrans.pipelines.auto",
     "AutoTokenizer": "minitrans.tokenizers.auto",

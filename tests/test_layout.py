@@ -30,6 +30,7 @@ ALLOWED: dict[str, set[str]] = {
     "tokenizers": GROUND,
     "models": GROUND | {"attention", "layers", "translator"},
     "cpu": {"errors", "attention", "layers", "models"},
+    "fused": {"errors", "kernels", "attention", "layers", "models"},
     "pipelines": GROUND | {"attention", "models", "tokenizers", "translator"},
     "embedding": GROUND | {"attention", "cpu", "models", "pipelines", "tokenizers", "translator"},
     "checkpoints": GROUND | {"embedding", "layers", "models", "translator"},
