@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 
 from minitrans.checkpoints.whole import load_whole
-from minitrans.embedding.modules import MODULES_FILE, PATTERNS, SETTINGS_FILES, Module, read_modules, read_parts
+from minitrans.embedding.folder import MODULES_FILE, PATTERNS, SETTINGS_FILES, read_modules, read_parts
+from minitrans.embedding.recipe import Module
 from minitrans.errors import NotSupportedError
 from minitrans.files import MAX_TEXT_BYTES, printable, read_json, read_text, require_regular_file
 from minitrans.hub import local_folder

@@ -18,7 +18,7 @@ from minitrans.cli.errors import note
 from minitrans.cli.options import DTYPES, Runtime, attention_spec
 from minitrans.cli.text import busy
 from minitrans.embedding.encoder import Encoder
-from minitrans.embedding.recipe import body_place, read_head, read_recipe
+from minitrans.embedding.folder import body_place, read_head, read_recipe
 from minitrans.files import printable
 from minitrans.models.pretrained import PreTrainedModel
 from minitrans.pipelines.auto import pipeline_class

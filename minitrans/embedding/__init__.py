@@ -2,7 +2,8 @@
 
 from minitrans.embedding.batching import windows
 from minitrans.embedding.encoder import Encoder
+from minitrans.embedding.folder import body_place, read_recipe
 from minitrans.embedding.head import POOLINGS, pool
-from minitrans.embedding.recipe import Recipe, body_place, read_recipe
+from minitrans.embedding.recipe import Recipe
 
 __all__ = ["POOLINGS", "Encoder", "Recipe", "body_place", "pool", "read_recipe", "windows"]

@@ -17,9 +17,10 @@ from torch import Tensor
 from minitrans.attention.specs import VariantSpec
 from minitrans.cpu import DTYPES, prepare
 from minitrans.embedding.batching import CELLS, cell_batches, windows
+from minitrans.embedding.folder import body_place, read_head, read_recipe
 from minitrans.embedding.head import Dense, Head
 from minitrans.embedding.memory import Heap
-from minitrans.embedding.recipe import Recipe, body_place, check_pooling, read_head, read_recipe
+from minitrans.embedding.recipe import Recipe, check_pooling
 from minitrans.errors import NotSupportedError
 from minitrans.files import printable
 from minitrans.models.auto import AutoModel

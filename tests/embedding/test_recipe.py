@@ -10,7 +10,7 @@ import torch
 
 from minitrans import CheckpointError, Encoder, NotSupportedError
 from minitrans.embedding import Recipe, read_recipe
-from minitrans.embedding.modules import Module
+from minitrans.embedding.recipe import Module
 from tests.embedding.conftest import PLACE, sentence_folder, write_dense
 
 
@@ -91,7 +91,7 @@ def test_recipes_that_are_refused(body: str, tmp_path: Path, file: str, content:
     [
         ({"activation_function": "os.system"}, "activation_function: expected one of torch.nn.modules.activation.Tanh"),
         ({"activation_function": ["x"]}, "activation_function"),
-        ({"use_residual": True}, "use_residual: only False is offered, found 'True'"),
+        ({"use_residual": True}, "use_residual: only False is offered, found True"),
         ({"module_input_name": "token_embeddings"}, "module_input_name: only 'sentence_embedding' is offered"),
     ],
 )
