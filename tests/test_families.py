@@ -58,7 +58,7 @@ def _table(config):
 
 
 FAMILY = Family(
-    prefix="toy", table=lambda config: tuple(_table(config)), fresh=bert.FAMILY.fresh, modules=bert.FAMILY.modules
+    prefix="toy", table=lambda config: tuple(_table(config)), fresh=bert.FAMILY.fresh
 )
 '''
 SIZES = {"vocab_size": 7, "hidden_size": 6, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 5}

@@ -33,7 +33,7 @@ ALLOWED: dict[str, set[str]] = {
     "fused": {"errors", "kernels", "attention", "layers", "models"},
     "pipelines": GROUND | {"attention", "models", "tokenizers", "translator"},
     "embedding": GROUND | {"attention", "cpu", "models", "pipelines", "tokenizers", "translator"},
-    "checkpoints": GROUND | {"embedding", "layers", "models", "translator"},
+    "checkpoints": GROUND | {"attention", "embedding", "layers", "models", "translator"},
     "training": GROUND | {"models"},
     "cli": GROUND
     | {"minitrans", "attention", "checkpoints", "embedding", "models", "pipelines", "tokenizers", "translator"},

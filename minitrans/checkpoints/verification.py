@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,20 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from minitrans.checkpoints.diagnosis import likely_cause
-from minitrans.checkpoints.formulas import Inputs
-from minitrans.checkpoints.stages import Evidence
-from minitrans.checkpoints.watching import Run, layer_of, pairs_of, shown_name, watched_run
+from minitrans.checkpoints.diagnosis import likely_cause, part_of
+from minitrans.checkpoints.watching import Run, layer_of, matched, pairs_of, shown_name, watched_run
 from minitrans.checkpoints.whole import load_whole
 from minitrans.errors import NotSupportedError
 from minitrans.models.auto import stored_config
 from minitrans.models.loading import family_of
 from weights_convert.checkpoint import find_folder
 from weights_convert.families.family import Family
-from weights_convert.names import bare_names
-from weights_convert.plan import TensorInfo, instances
 from weights_convert.report import ConversionReport
-from weights_convert.rules import movements, ties
+from weights_convert.rules import ties
 from weights_convert.translate import file_tensors
 
 TOLERANCE = 1e-10
@@ -159,11 +155,13 @@ def compare(ours: Any, theirs: nn.Module, class_name: str) -> Verification:
     family = family_of(ours.config.model_type)
     batch = _batch(ours.config, class_name)
     pairs = pairs_of(family, ours, theirs)
+    mask = batch["attention_mask"].flatten(0, -2)
     with torch.enable_grad():
         mine, our_result = watched_run(ours, batch, {pair.ours: pair.place for pair in pairs})
         reference, their_result = watched_run(theirs, batch, {pair.theirs: pair.place for pair in pairs})
-        mask = batch["attention_mask"].flatten(0, -2)
-        places = {shown_name(place, run): place for place, run in reference.items()}
+        mine |= _results(our_result)
+        reference |= _results(their_result)
+        places = {shown_name(place, run): place for place, run in _in_order(reference).items()}
         forward = [
             Comparison("forward", name, _output_error(mine.get(place), reference[place], mask))
             for name, place in places.items()
@@ -175,52 +173,46 @@ def compare(ours: Any, theirs: nn.Module, class_name: str) -> Verification:
     first = found.first_diverging
     if first is None or first.kind != "forward" or places[first.name] not in mine:
         return found
-    blocks = {pair.theirs: pair.block for pair in pairs}
+    place = places[first.name]
     with torch.no_grad():
-        own = {name.removeprefix(f"{family.prefix}."): tensor for name, tensor in ours.state_dict().items()}
-        order = {layer_of(place): blocks[run.module] for place, run in reference.items()}
-        evidence = Evidence(
-            module=places[first.name],
-            observed=mine[places[first.name]].output,
-            expected=reference[places[first.name]].output,
-            outputs={place: run.output for place, run in reference.items()},
-            weights=_by_layer(_by_our_names(family, theirs, ours.config), order),
-            own=_by_layer(own, order),
-            inputs=_inputs(batch, ours.config.pad_token_id or 0),
-            real=lambda output: _real(output, mask),
-            config=ours.config,
-        )
-        return replace(found, cause=likely_cause(evidence))
+        right = _with_their_weights(ours, theirs, family)
+        part = part_of(right, place, batch)
+        if part is None:
+            return replace(found, cause="unknown")
+        own = ours.get_submodule(next(name for name, module in right.named_modules() if module is part.module))
+        outputs = mine[place].output, reference[place].output
+        return replace(found, cause=likely_cause(part, *outputs, own, lambda output: _real(output, mask), mask))
 
 
-def _by_layer(weights: Mapping[str, Tensor], order: Mapping[int | None, int]) -> dict[str, Tensor]:
-    """The weights with those of each layer's block under the number of the layer: layers may share blocks."""
-    found = {name: tensor for name, tensor in weights.items() if layer_of(name) is None}
-    for layer, block in order.items():
-        start = f"encoder.layer.{block}."
-        mine = {name.removeprefix(start): tensor for name, tensor in weights.items() if name.startswith(start)}
-        found |= {} if layer is None else {f"encoder.layer.{layer}.{name}": tensor for name, tensor in mine.items()}
-    return found
+def _results(result: Any) -> dict[str, Run]:
+    """What the model returns, as if modules had given it, and what enters the first block."""
+    found = {name: getattr(result, name, None) for name in OUTPUTS}
+    found["embeddings"] = result.hidden_states[0]
+    return {name: Run(name, value.detach()) for name, value in found.items() if value is not None}
 
 
-def _inputs(batch: Mapping[str, Tensor], pad: int) -> Inputs:
-    flat = {name: values.flatten(0, -2) for name, values in batch.items()}
-    return Inputs(flat["input_ids"], flat.get("token_type_ids"), flat["attention_mask"], pad)
+def _in_order(runs: dict[str, Run]) -> dict[str, Run]:
+    """What enters the first block comes before it."""
+    layers = [place for place in runs if layer_of(place) is not None]
+    before = list(runs)[: list(runs).index(layers[0])] if layers else []
+    return {place: runs[place] for place in (*before, "embeddings", *runs)}
 
 
-def _by_our_names(family: Family, theirs: nn.Module, config: Any) -> dict[str, Tensor]:
-    """The reference's tensors by our names, as loading a file of them would give."""
-    state = theirs.state_dict()
-    names, _ = bare_names(state, family.prefix)
-    stored = {bare: TensorInfo(key, state[key].dtype, tuple(state[key].shape), "") for bare, key in names.items()}
-    return {
+def _with_their_weights(ours: Any, theirs: nn.Module, family: Family) -> Any:
+    """A model as ours should be, with the weights of the reference."""
+    right = type(ours)(ours.config).double().eval()
+    right.set_padding("keep")
+    theirs_by_name = theirs.state_dict()
+    values = {
         target: tensor
-        for step in instances(movements(family.table(config)), stored)
-        if all(source in names for source in step.sources)
-        for target, tensor in zip(
-            step.targets, step.rule.apply([state[names[source]] for source in step.sources]), strict=True
-        )
+        for step, keys in matched(family, theirs, ours.config)
+        for target, tensor in zip(step.targets, step.rule.apply([theirs_by_name[key] for key in keys]), strict=True)
     }
+    for name, parameter in right.named_parameters(remove_duplicate=False):
+        bare = name.removeprefix(f"{family.prefix}.")
+        if bare in values:
+            parameter.copy_(values[bare])
+    return right
 
 
 def _batch(config: Any, class_name: str) -> dict[str, Tensor]:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
 from weights_convert.families.family import Family
+from weights_convert.names import bare_names
+from weights_convert.plan import Step, TensorInfo, instances
+from weights_convert.rules import movements
+
+_BLOCK = re.compile(r"(encoder\.layer\.)(\d+)(?=\.)")
 
 
 def layer_of(place: str) -> int | None:
@@ -23,13 +28,12 @@ def layer_of(place: str) -> int | None:
 class Pair:
     """Modules that must give the same output, by name in either model.
 
-    `place` says which, with {layer} for the number of the layer: a block may be that of several. `block` is its number.
+    `place` says which, without the body's prefix and with {layer} for the number of the layer: a block may be that of several.
     """
 
     ours: str
     theirs: str
     place: str
-    block: int
 
 
 @dataclass(frozen=True)
@@ -40,20 +44,39 @@ class Run:
     output: Tensor
 
 
+def matched(family: Family, theirs: nn.Module, config: Any) -> Iterator[tuple[Step, tuple[str, ...]]]:
+    """Every rule that moves tensors of the reference, as loading a file of them would, and their names there."""
+    state = theirs.state_dict()
+    names, _ = bare_names(state, family.prefix)
+    stored = {bare: TensorInfo(key, state[key].dtype, tuple(state[key].shape), "") for bare, key in names.items()}
+    for step in instances(movements(family.table(config)), stored):
+        if all(source in names for source in step.sources):
+            yield step, tuple(names[source] for source in step.sources)
+
+
 def pairs_of(family: Family, ours: nn.Module, theirs: nn.Module) -> list[Pair]:
-    """The modules to compare, for every block that both have."""
-    our_names, their_names = dict(ours.named_modules()), dict(theirs.named_modules())
-    config: Any = ours.config
-    inner = getattr(config, "inner_group_num", 1)
-    pairs = []
-    for mine, reference in family.modules:
-        for block in range(config.num_hidden_layers * inner) if "{layer}" in mine else (0,):
-            numbers = {"layer": block, "group": block // inner, "inner": block % inner}
-            for start in ("", f"{family.prefix}."):
-                names = start + mine.format(**numbers), start + reference.format(**numbers)
-                if our_names.get(names[0]) is not None and their_names.get(names[1]) is not None:
-                    pairs.append(Pair(*names, mine, block))
-    return pairs
+    """What the table of weights tells: modules with the same weight, and blocks, which are what their modules share in names."""
+    known = dict(ours.named_modules())
+    pairs, blocks = [], dict[str, list[str]]()
+    for step, keys in matched(family, theirs, ours.config):
+        bare, ending = step.targets[0].rpartition(".")[::2]
+        name = next((name for name in (bare, f"{family.prefix}.{bare}") if name in known), None)
+        if name is None or ending != "weight" or len(keys) > 1 or isinstance(known[name], nn.Embedding):
+            continue
+        pairs.append(Pair(name, keys[0].rpartition(".")[0], _BLOCK.sub(r"\1{layer}", bare)))
+        if block := _BLOCK.search(name):
+            blocks.setdefault(name[: block.end()], []).append(keys[0])
+    return pairs + [Pair(block, _shared(keys), "encoder.layer.{layer}") for block, keys in blocks.items()]
+
+
+def _shared(names: list[str]) -> str:
+    """The words with which all names begin."""
+    alike = 0
+    for words in zip(*(name.split(".") for name in names), strict=False):
+        if len(set(words)) > 1:
+            break
+        alike += 1
+    return ".".join(names[0].split(".")[:alike])
 
 
 def watched_run(
@@ -73,7 +96,7 @@ def watched_run(
 
     handles = [model.get_submodule(name).register_forward_hook(keep(name, place)) for name, place in watched.items()]
     try:
-        return seen, model(**batch)
+        return seen, model(**batch, output_hidden_states=True)
     finally:
         for handle in handles:
             handle.remove()

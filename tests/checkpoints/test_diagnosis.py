@@ -187,7 +187,7 @@ def reads_the_token(model: Any, patch: Patch) -> None:
 
     def body(*arguments: Any, **options: Any) -> EncoderOutput:
         output: EncoderOutput = right(*arguments, **options)
-        return EncoderOutput(output.last_hidden_state, output.last_hidden_state[:, 0], None, None, None, None)
+        return replace(output, pooler_output=output.last_hidden_state[:, 0])
 
     patch.setattr(model, "run_body", body)
 
@@ -272,9 +272,18 @@ def test_noise_is_unknown_and_two_mistakes_too(reference: Make, monkeypatch: Pat
 
     def two(model: Any) -> None:
         no_scale(model, monkeypatch)
-        swapped("query", "value")(model, monkeypatch)
+        interleaved_heads(model, monkeypatch)
 
     assert "likely cause: unknown" in diagnosed(reference, "BertModel", two).summary()
+
+
+def test_of_two_mistakes_in_two_places_the_first_is_named(reference: Make, monkeypatch: Patch) -> None:
+    def two(model: Any) -> None:
+        no_scale(model, monkeypatch)
+        swapped("query", "value")(model, monkeypatch)
+
+    cause = diagnosed(reference, "BertModel", two).cause
+    assert cause == "encoder.layer.0.attention.query and encoder.layer.0.attention.value are swapped"
 
 
 def test_other_values_are_named_last(reference: Make) -> None:

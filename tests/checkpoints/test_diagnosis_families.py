@@ -191,19 +191,19 @@ def test_the_cause_is_named(
 
 
 @pytest.mark.parametrize(
-    ("damage", "layer", "cause"),
+    ("damage", "module", "layer", "cause"),
     [
-        (no_scale_in_the_second_run, 1, "the scores are not scaled"),
-        (other_order, 1, "encoder.layer.1 runs with the weights of encoder.layer.2"),
-        (dropped_bias, 2, "the bias of encoder.layer.2.attention.value is dropped"),  # of the second group
+        (no_scale_in_the_second_run, "dense", 1, "the scores are not scaled"),
+        (other_order, "query", 1, "encoder.layer.1 runs with the weights of encoder.layer.2"),
+        (dropped_bias, "value", 2, "the bias of encoder.layer.2.attention.value is dropped"),  # of the second group
     ],
 )
 def test_each_run_of_a_shared_block_is_compared(
-    damage: Callable[[Any, Patch], None], layer: int, cause: str, reference: Make, monkeypatch: Patch
+    damage: Callable[[Any, Patch], None], module: str, layer: int, cause: str, reference: Make, monkeypatch: Patch
 ) -> None:
     found = diagnosed(reference, "AlbertModel", lambda model: damage(model, monkeypatch), **GROUPS)
     assert found.first_diverging is not None
-    assert found.first_diverging.name.endswith(f".attention in layer {layer}"), found.summary()
+    assert found.first_diverging.name.endswith(f".attention.{module} in layer {layer}"), found.summary()
     assert found.cause == cause
     places = found.by_layer()
     assert [place for place in places if place.startswith("layer ")] == [f"layer {n}" for n in range(4)]
@@ -218,7 +218,7 @@ def test_a_layer_that_never_runs_is_named(reference: Make, monkeypatch: Patch) -
 
     found = diagnosed(reference, "AlbertModel", shorter, **GROUPS)
     assert found.first_diverging is not None
-    assert found.first_diverging.name == "encoder.albert_layer_groups.1.albert_layers.0.attention in layer 3"
+    assert found.first_diverging.name == "encoder.albert_layer_groups.1.albert_layers.0.attention.query in layer 3"
     assert found.first_diverging.error == float("inf")
     assert found.cause is None
 

@@ -36,11 +36,11 @@ def test_a_real_checkpoint_equals_the_reference(minilm: Any) -> None:
 @pytest.mark.parametrize(
     ("damage", "first"),
     [
-        (lambda m: m.embeddings.LayerNorm.bias.add_(1e-6), "embeddings"),
-        (lambda m: m.encoder.layer[0].attention.query.weight.mul_(1.001), "encoder.layer.0.attention.output"),
+        (lambda m: m.embeddings.LayerNorm.bias.add_(1e-6), "embeddings.LayerNorm"),
+        (lambda m: m.encoder.layer[0].attention.query.weight.mul_(1.001), "encoder.layer.0.attention.self.query"),
         (lambda m: m.encoder.layer[1].feed_forward.up.bias.add_(1e-6), "encoder.layer.1.intermediate.dense"),
-        (lambda m: m.encoder.layer[1].feed_forward.down.bias[3].add_(1e-6), "encoder.layer.1.output"),
-        (lambda m: m.pooler.dense.bias.add_(1e-6), "pooler"),
+        (lambda m: m.encoder.layer[1].feed_forward.down.bias[3].add_(1e-6), "encoder.layer.1.output.dense"),
+        (lambda m: m.pooler.dense.bias.add_(1e-6), "pooler.dense"),
     ],
 )
 def test_the_first_module_that_diverges_is_named(damage: Callable[[Any], Any], first: str, reference: Make) -> None:

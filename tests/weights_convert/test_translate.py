@@ -36,7 +36,7 @@ def table(config: Any) -> tuple[TableRow, ...]:
     )
 
 
-FAMILY = Family(prefix="toy", table=table, fresh=frozenset({"head"}), modules=())
+FAMILY = Family(prefix="toy", table=table, fresh=frozenset({"head"}))
 CONFIG = SimpleNamespace(tied=False)
 
 

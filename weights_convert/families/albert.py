@@ -67,23 +67,8 @@ def _table(config: Any) -> tuple[TableRow, ...]:
     )
 
 
-_BLOCK_NAME = "encoder.albert_layer_groups.{group}.albert_layers.{inner}"
-
 FAMILY = Family(
     prefix="albert",
     table=_table,
     fresh=frozenset({"pooler", "lm_head", "sop_classifier", "classifier", "qa_outputs"}),
-    modules=(
-        ("embeddings.LayerNorm", "embeddings.LayerNorm"),
-        ("embeddings.projection", "encoder.embedding_hidden_mapping_in"),
-        ("encoder.layer.{layer}.attention_LayerNorm", f"{_BLOCK_NAME}.attention"),
-        ("encoder.layer.{layer}.feed_forward.up", f"{_BLOCK_NAME}.ffn"),
-        ("encoder.layer.{layer}.feed_forward_LayerNorm", f"{_BLOCK_NAME}.full_layer_layer_norm"),
-        ("pooler.dense", "pooler"),
-        ("lm_head.LayerNorm", "predictions.LayerNorm"),
-        ("lm_head", "predictions"),
-        ("sop_classifier", "sop_classifier"),
-        ("classifier", "classifier"),
-        ("qa_outputs", "qa_outputs"),
-    ),
 )

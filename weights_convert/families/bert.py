@@ -9,7 +9,6 @@ from weights_convert.families.family import (
     Family,
     drop_linear,
     encoder_body,
-    encoder_modules,
     linear,
     tied_decoder,
 )
@@ -46,12 +45,4 @@ FAMILY = Family(
     prefix="bert",
     table=_table,
     fresh=frozenset({"pooler", "lm_head", "seq_relationship", "classifier", "qa_outputs"}),
-    modules=(
-        *encoder_modules(),
-        ("lm_head.LayerNorm", "cls.predictions.transform"),
-        ("lm_head", "cls.predictions"),
-        ("seq_relationship", "cls.seq_relationship"),
-        ("classifier", "classifier"),
-        ("qa_outputs", "qa_outputs"),
-    ),
 )

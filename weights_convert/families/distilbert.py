@@ -47,15 +47,4 @@ FAMILY = Family(
     prefix="distilbert",
     table=_table,
     fresh=frozenset({"lm_head", "pre_classifier", "classifier", "qa_outputs"}),
-    modules=(
-        ("embeddings", "embeddings"),
-        (f"{_OURS}.attention_LayerNorm", f"{_THEIRS}.sa_layer_norm"),
-        (f"{_OURS}.feed_forward.up", f"{_THEIRS}.ffn.lin1"),
-        (f"{_OURS}.feed_forward_LayerNorm", f"{_THEIRS}.output_layer_norm"),
-        ("lm_head.LayerNorm", "vocab_layer_norm"),
-        ("lm_head", "vocab_projector"),
-        ("pre_classifier", "pre_classifier"),
-        ("classifier", "classifier"),
-        ("qa_outputs", "qa_outputs"),
-    ),
 )

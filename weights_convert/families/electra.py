@@ -9,7 +9,6 @@ from weights_convert.families.family import (
     Family,
     drop_linear,
     encoder_body,
-    encoder_modules,
     linear,
     tied_decoder,
 )
@@ -43,14 +42,4 @@ FAMILY = Family(
     prefix="electra",
     table=_table,
     fresh=frozenset({"lm_head", "discriminator_predictions", "summary", "classifier", "qa_outputs"}),
-    modules=(
-        ("embeddings.LayerNorm", "embeddings.LayerNorm"),
-        ("embeddings.projection", "embeddings_project"),
-        *encoder_modules()[1:],
-        ("lm_head.LayerNorm", "generator_predictions"),
-        ("lm_head", "generator_lm_head"),
-        ("discriminator_predictions", "discriminator_predictions"),
-        ("classifier", "classifier"),
-        ("qa_outputs", "qa_outputs"),
-    ),
 )

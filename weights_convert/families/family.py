@@ -15,14 +15,11 @@ class Family:
 
     `table(config)` gives the rows for bare names, body and every head. `prefix` is the attribute of the body inside a
     headed model, the same on both sides. `fresh` names the top-level modules that a checkpoint of the bare body may lack.
-    `modules` pairs our modules with the reference's, for the comparison layer by layer; in their names {layer} is the number of
-    a block, {group} and {inner} are its group and its place there.
     """
 
     prefix: str
     table: Callable[[Any], tuple[TableRow, ...]]
     fresh: frozenset[str]
-    modules: tuple[tuple[str, str], ...]
 
 
 def linear(source: str, target: str) -> tuple[Rename, Rename]:
@@ -93,15 +90,3 @@ def encoder_body(
         *drop_linear("pooler.dense", NO_POOLER),
         *BUFFERS,
     )
-
-
-def encoder_modules(post_norm: bool = True) -> tuple[tuple[str, str], ...]:
-    """The pairs of modules of such a body; without post-norm the norms are compared, and whole blocks."""
-    ends = (
-        (f"{_LAYER}.attention_LayerNorm", f"{_LAYER}.attention.{'output' if post_norm else 'LayerNorm'}"),
-        (f"{_LAYER}.cross_attention_LayerNorm", f"{_LAYER}.crossattention.{'output' if post_norm else 'LayerNorm'}"),
-        (f"{_LAYER}.feed_forward_LayerNorm", f"{_LAYER}.{'output' if post_norm else 'intermediate.LayerNorm'}"),
-    )
-    up = (f"{_LAYER}.feed_forward.up", f"{_LAYER}.intermediate.dense")
-    whole = () if post_norm else ((_LAYER, _LAYER),)
-    return (("embeddings", "embeddings"), *ends[:2], up, ends[2], *whole, ("pooler", "pooler"))

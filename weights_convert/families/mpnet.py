@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from weights_convert.families.family import NO_POOLER, POSITION_BUFFER, Family, drop_linear, linear, tables
-from weights_convert.families.roberta import FRESH, HEAD_MODULES, heads
+from weights_convert.families.roberta import FRESH, heads
 from weights_convert.rules import Rename, TableRow
 
 _LAYER = "encoder.layer.{layer}"
@@ -35,12 +35,4 @@ FAMILY = Family(
     prefix="mpnet",
     table=_table,
     fresh=FRESH,
-    modules=(
-        ("embeddings", "embeddings"),
-        (f"{_LAYER}.attention_LayerNorm", f"{_LAYER}.attention"),
-        (f"{_LAYER}.feed_forward.up", f"{_LAYER}.intermediate.dense"),
-        (f"{_LAYER}.feed_forward_LayerNorm", f"{_LAYER}.output"),
-        ("pooler", "pooler"),
-        *HEAD_MODULES,
-    ),
 )

@@ -9,7 +9,6 @@ from weights_convert.families.family import (
     Family,
     drop_linear,
     encoder_body,
-    encoder_modules,
     linear,
     tied_decoder,
 )
@@ -45,19 +44,9 @@ def heads(config: Any) -> tuple[TableRow, ...]:
 
 
 FRESH = frozenset({"pooler", "lm_head", "classifier", "qa_outputs"})
-HEAD_MODULES = (
-    ("lm_head.LayerNorm", "lm_head.layer_norm"),
-    ("lm_head", "lm_head"),
-    ("classifier", "classifier"),
-    ("qa_outputs", "qa_outputs"),
-)
 
 FAMILY = Family(
     prefix="roberta",
     table=_table,
     fresh=FRESH,
-    modules=(
-        *encoder_modules(),
-        *HEAD_MODULES,
-    ),
 )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from weights_convert.families.family import Family, encoder_body, encoder_modules, linear
-from weights_convert.families.roberta import FRESH, HEAD_MODULES, heads
+from weights_convert.families.family import Family, encoder_body, linear
+from weights_convert.families.roberta import FRESH, heads
 from weights_convert.rules import TableRow
 
 
@@ -21,5 +21,4 @@ FAMILY = Family(
     prefix="roberta_prelayernorm",
     table=_table,
     fresh=FRESH,
-    modules=(*encoder_modules(post_norm=False), ("encoder.LayerNorm", "LayerNorm"), *HEAD_MODULES),
 )
