@@ -24,7 +24,7 @@ from benchmarks.attention_providers import PROVIDERS, Provider
 from benchmarks.measuring import Budget, Quiet, first_line, is_fatal
 from benchmarks.options import CompileOnly, Only, Results, Resume, Seconds, Small
 from benchmarks.record import RESULTS, Record, Row, chosen_device, open_record
-from benchmarks.runs import Prepared, calls_of, measure, path_of, verdict
+from benchmarks.runs import Expected, Prepared, calls_of, measure, path_of, verdict
 from benchmarks.sweep import DeviceLostError, Job, sweep
 from minitrans.cli import errors
 
@@ -33,7 +33,7 @@ SHAPE = {"batch": 8, "heads": 12, "length": 512, "width": 64}
 DTYPES = ("bfloat16", "float16", "float32")
 
 
-def check(provider: Provider, inputs: Inputs, known: dict[bool, gate.Expected]) -> tuple[Prepared | None, Row]:
+def check(provider: Provider, inputs: Inputs, known: dict[bool, Expected]) -> tuple[Prepared | None, Row]:
     """The provider ready for timing, or None, and a row that says how it did.
 
     `known` says what to expect without dropout (False) and with that of `dropout_mask` (True).
@@ -45,7 +45,7 @@ def check(provider: Provider, inputs: Inputs, known: dict[bool, gate.Expected]) 
     found = prepared.results()
     found["output"] = found["output"].masked_fill(~inputs.real, 0.0)
     wanted = known[same_mask]
-    row = verdict(gate.errors(found, wanted), wanted.allowed)
+    row = verdict(wanted.errors(found), wanted.allowed)
     if provider.ours:
         row |= path_of(inputs.grad_out)
     if case.kind == "low_scores":
@@ -83,7 +83,7 @@ def rates(case: Case, limits: dict[str, float], mode: str, ms: float) -> Row:
 def job(case: Case, device: torch.device, record: Record, wanted: list[Provider]) -> Job:
     """The case with its inputs, for `sweep`."""
     inputs = make(case, device)
-    known: dict[bool, gate.Expected] = {}
+    known: dict[bool, Expected] = {}
     refusals = {provider.name: provider.refuses(case, device) for provider in wanted}
 
     def begin() -> None:

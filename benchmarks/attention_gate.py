@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,47 +11,20 @@ from minitrans_kernels.attention.reference import reference_attention
 from torch import Tensor
 
 from benchmarks.attention_cases import BUCKETS, DROPOUT, MAX_DISTANCE, WINDOW, Inputs
+from benchmarks.runs import Expected, Found
 
-# kernels may err twice as much as the same mathematics in plain torch, in gradients three times
-FACTORS = {"output": 2.0}
-GRADIENT_FACTOR = 3.0
 _ELEMENTS_AT_ONCE = 2**26  # scores of the reference; one head of one sequence at least
-
-Found = dict[str, Tensor]
-
-
-@dataclass
-class Expected:
-    """Output and gradients by name: what float64 gives, and how far from it plain torch in the dtype of the case is."""
-
-    exact: Found
-    allowed: dict[str, float]
 
 
 def expected(inputs: Inputs, *, dropout: bool) -> Expected:
     """What a provider must find. `dropout`: under the mask that `dropout_mask` gives for the seed of the inputs."""
-    exact = _reference(inputs, torch.float64, dropout)
-    plain = _reference(inputs, inputs.case.dtype, dropout)
-    allowed = {}
-    for name, value in exact.items():
-        rounding = torch.finfo(inputs.case.dtype).eps * value.abs().max().item()
-        allowed[name] = FACTORS.get(name, GRADIENT_FACTOR) * (_distance(plain[name], value) + 0.5 * rounding)
-    return Expected(exact, allowed)
-
-
-def errors(found: Found, wanted: Expected) -> dict[str, float]:
-    """The largest difference of each tensor; infinity where something is not finite."""
-    return {name: _distance(found[name], value) for name, value in wanted.exact.items()}
+    dtype = inputs.case.dtype
+    return Expected.of(_reference(inputs, torch.float64, dropout), _reference(inputs, dtype, dropout), dtype)
 
 
 def not_finite(found: Found) -> dict[str, int]:
     """How many elements of each tensor are NaN or infinite."""
     return {name: int((~value.isfinite()).sum()) for name, value in found.items()}
-
-
-def _distance(found: Tensor, exact: Tensor) -> float:
-    gap = (found.to(exact.dtype) - exact).abs().max().item()
-    return float("inf") if math.isnan(gap) else float(gap)
 
 
 def _reference(inputs: Inputs, dtype: torch.dtype, dropout: bool) -> Found:

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks.measuring import memory_mb
+
 PRECISIONS = ("float32", "bfloat16", "int8")
 
 
@@ -43,7 +45,7 @@ def _timed(load: Callable[[], Any]) -> tuple[Any, float, float | None]:
     start = time.perf_counter()
     loaded = load()
     seconds = time.perf_counter() - start
-    return loaded, seconds, None if before is None else _status("VmHWM") - before
+    return loaded, seconds, None if before is None else memory_mb()["VmHWM"] - before
 
 
 def _forget_peak() -> float | None:
@@ -52,13 +54,7 @@ def _forget_peak() -> float | None:
         return None
     ctypes.CDLL(None).malloc_trim(0)  # what a conversion left in the heap would hide what loading takes
     Path("/proc/self/clear_refs").write_text("5")
-    return _status("VmRSS")
-
-
-def _status(key: str) -> float:
-    """A size in /proc/self/status, in megabytes."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{key}:"))
+    return memory_mb()["VmRSS"]
 
 
 def _reference(folder: Path, dtype: torch.dtype, attention: str = "sdpa") -> Any:

@@ -23,6 +23,7 @@ from typing import Annotated, Any
 
 import typer
 
+from benchmarks.measuring import memory_mb
 from benchmarks.options import AsJson, Results
 from benchmarks.record import RESULTS, result_file, save
 from minitrans.cli import errors, options
@@ -66,7 +67,7 @@ def watch(arguments: list[str], parts: Path, every: float, kill_at: int | None =
     samples: list[tuple[float, int, float]] = []
     peak, due = 0.0, every
     while process.poll() is None:
-        status = _status(process.pid)
+        status = memory_mb(process.pid)
         done = len(list(parts.glob("[0-9]*.npy")))
         now = time.perf_counter() - start
         peak = max(peak, status.get("VmHWM", 0.0))
@@ -77,16 +78,6 @@ def watch(arguments: list[str], parts: Path, every: float, kill_at: int | None =
             process.kill()
         time.sleep(POLL)
     return Watched(process.wait(), time.perf_counter() - start, peak, samples)
-
-
-def _status(pid: int) -> dict[str, float]:
-    """The sizes in /proc/PID/status, in megabytes; none once the process has ended."""
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:
-        return {}
-    pairs = (line.split(":", 1) for line in lines if line.endswith(" kB"))
-    return {name: round(int(value.split()[0]) / 1024, 1) for name, value in pairs}
 
 
 def means_of_quarters(samples: list[tuple[float, int, float]]) -> list[float]:

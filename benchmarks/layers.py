@@ -23,13 +23,12 @@ from benchmarks.layer_cases import DROPOUT, LAYERS, Leaves, Maker, Problem, Size
 from benchmarks.measuring import Budget, first_line
 from benchmarks.options import CompileOnly, Only, Results, Resume, Seconds, Small
 from benchmarks.record import RESULTS, Record, Row, chosen_device, open_record
-from benchmarks.runs import Prepared, calls_of, measure, path_of, verdict
+from benchmarks.runs import Expected, Prepared, calls_of, measure, path_of, verdict
 from benchmarks.sweep import Job, sweep
 from minitrans.cli import errors
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 OURS = "minitrans"
-FACTOR, GRADIENT_FACTOR = 2.0, 3.0
 Function = Callable[[Leaves, float], Tensor]
 
 
@@ -60,36 +59,19 @@ def exactly(problem: Problem, dtype: torch.dtype, dropout_p: float) -> dict[str,
     return {"output": output.detach(), **dict(zip(leaves, gradients, strict=True))}
 
 
-class Gate:
-    """What a layer must give, without dropout and with ours."""
-
-    def __init__(self, problem: Problem, dropout_p: float) -> None:
-        self.exact = {p: exactly(problem, torch.float64, p) for p in {0.0, dropout_p}}
-        self.allowed = {p: self._allowed(problem, p) for p in self.exact}
-
-    def _allowed(self, problem: Problem, dropout_p: float) -> dict[str, float]:
-        dtype = problem.leaves[next(iter(problem.leaves))].dtype
-        plain = exactly(problem, dtype, dropout_p)
-        found = {}
-        for name, value in self.exact[dropout_p].items():
-            rounding = torch.finfo(dtype).eps * value.abs().max().item()
-            factor = FACTOR if name == "output" else GRADIENT_FACTOR
-            found[name] = factor * ((plain[name].double() - value).abs().max().item() + 0.5 * rounding)
-        return found
-
-    def row(self, found: dict[str, Tensor], dropout_p: float) -> Row:
-        """Errors beside what is allowed, and a status where one is too large."""
-        allowed = self.allowed[dropout_p]
-        exact = self.exact[dropout_p]
-        return verdict({name: (found[name].double() - exact[name]).abs().max().item() for name in exact}, allowed)
+def expected(problem: Problem, dropout_p: float) -> Expected:
+    """What a layer must give, with our dropout if any."""
+    dtype = problem.leaves[next(iter(problem.leaves))].dtype
+    return Expected.of(exactly(problem, torch.float64, dropout_p), exactly(problem, dtype, dropout_p), dtype)
 
 
 def check(
-    name: str, function: Function, problem: Problem, dropout_p: float, gates: list[Gate]
+    name: str, function: Function, problem: Problem, dropout_p: float, known: dict[float, Expected]
 ) -> tuple[Prepared | None, Row]:
     """What can be timed, or None, and a row that says how large the errors are."""
     checked_p = dropout_p if name == OURS else 0.0  # the bits of others are their own
-    row = gates[0].row(prepared(problem, function, checked_p).results(), checked_p)
+    wanted = known[checked_p]
+    row = verdict(wanted.errors(prepared(problem, function, checked_p).results()), wanted.allowed)
     if name == OURS:
         row |= path_of(problem.grad_out)
     return (None if "status" in row else prepared(problem, function, dropout_p)), row
@@ -116,18 +98,18 @@ def job(layer: str, sizes: Sizes, device: torch.device, record: Record, only: li
         torch._dynamo.reset()  # each case is a program of its own; the earlier ones would only lengthen the search
     build, dropout_p = LAYERS[layer]
     problem = build(Maker(sizes, dropout_p, device))
-    gates: list[Gate] = []
+    known: dict[float, Expected] = {}
 
     def timing(ready: dict[str, Any]) -> dict[str, dict[str, Row]]:
-        gates.clear()  # room for what is timed
+        known.clear()  # room for what is timed
         return measure(ready, device, partial(rates, problem, record.limits))
 
     wanted = {name: function for name, function in providers(problem, device).items() if only is None or name in only}
     return Job(
         key=key_of(layer, sizes),
-        begin=lambda: gates.append(Gate(problem, dropout_p)),
+        begin=lambda: known.update({p: expected(problem, p) for p in {0.0, dropout_p}}),
         refusals={} if device.type == "cuda" else {"torch compiled": "left out on a CPU"},
-        checks={name: partial(check, name, function, problem, dropout_p, gates) for name, function in wanted.items()},
+        checks={name: partial(check, name, function, problem, dropout_p, known) for name, function in wanted.items()},
         measure=timing,
     )
 

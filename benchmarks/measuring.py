@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -160,6 +161,16 @@ def limits(device: torch.device, *, small: bool) -> dict[str, float]:
         "matmul_tflops": 2 * side**3 / ms["matmul"] / 1e9,
         "copy_tb_per_s": 2 * source.numel() * source.element_size() / ms["copy"] / 1e9,
     }
+
+
+def memory_mb(pid: int | str = "self") -> dict[str, float]:
+    """The sizes in /proc/PID/status, in megabytes; none once the process has ended. Linux only."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return {}
+    pairs = (line.split(":", 1) for line in lines if line.endswith(" kB"))
+    return {name: round(int(value.split()[0]) / 1024, 1) for name, value in pairs}
 
 
 def first_line(error: BaseException) -> str:

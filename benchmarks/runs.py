@@ -14,6 +14,7 @@ from torch import Tensor
 from benchmarks.measuring import Call, graph_row, interleaved_ms, peak_bytes, quantiles
 from benchmarks.record import Row
 
+Found = dict[str, Tensor]
 MODES = ("forward", "backward", "both")
 _SECONDS_A_CALL = 0.06  # of timing on a GPU, for one provider and mode; a CPU only tries the code
 
@@ -74,6 +75,33 @@ def verdict(errors: dict[str, float], allowed: dict[str, float]) -> Row:
         reason = f"{wrong[0]}: error {errors[wrong[0]]:.1e}, allowed {allowed[wrong[0]]:.1e}"
         row |= {"status": "wrong", "reason": reason}
     return row
+
+
+@dataclass
+class Expected:
+    """Output and gradients by name: what float64 gives, and how large an error may be.
+
+    Twice that of the same mathematics in plain torch in the dtype of the case, in gradients three times.
+    """
+
+    exact: Found
+    allowed: dict[str, float]
+
+    @classmethod
+    def of(cls, exact: Found, plain: Found, dtype: torch.dtype) -> Expected:
+        """From what plain torch finds in float64 and in the dtype."""
+        of_plain = cls(exact, {}).errors(plain)
+        epsilon = torch.finfo(dtype).eps
+        allowed = {
+            name: (2.0 if name == "output" else 3.0) * (of_plain[name] + 0.5 * epsilon * value.abs().max().item())
+            for name, value in exact.items()
+        }
+        return cls(exact, allowed)
+
+    def errors(self, found: Found) -> dict[str, float]:
+        """The largest difference of each tensor; infinity where something is not finite."""
+        gaps = {name: (found[name].to(value.dtype) - value).abs().max().item() for name, value in self.exact.items()}
+        return {name: math.inf if math.isnan(gap) else gap for name, gap in gaps.items()}
 
 
 def calls_of(prepared: Prepared) -> dict[str, Call]:

@@ -25,7 +25,7 @@ def shape() -> dict[str, Any]:
     ("what", "at_most"),
     [
         ("files_entered", 10),
-        pytest.param("lines_executed", 170, marks=not_yet("173")),
+        ("lines_executed", 170),
         ("circles", 0),
         ("up_arrows", 0),
         pytest.param("checks_percent", 7.99, marks=not_yet("13.6")),
