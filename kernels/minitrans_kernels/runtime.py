@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from functools import cache
 
 import torch
 from torch import Tensor
 
-from minitrans_kernels.availability import available
+from minitrans_kernels.availability import available, interpreting
 
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
-
-
-def interpreting() -> bool:
-    """Whether Triton kernels are interpreted on the CPU (TRITON_INTERPRET=1), as the tests of their logic do."""
-    return os.environ.get("TRITON_INTERPRET", "0") == "1"
 
 
 def runs_on_triton(tensor: Tensor) -> bool:

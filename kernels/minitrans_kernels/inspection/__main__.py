@@ -9,10 +9,11 @@ from pathlib import Path
 
 import triton
 
+from minitrans_kernels.availability import interpreting
 from minitrans_kernels.inspection.cases import documented, every_case
 from minitrans_kernels.inspection.survey import launches, survey
 from minitrans_kernels.inspection.table import table, write
-from minitrans_kernels.runtime import ARCHITECTURES, interpreting
+from minitrans_kernels.runtime import ARCHITECTURES
 
 
 def main() -> int:
