@@ -9,13 +9,19 @@ from importlib import import_module
 from typing import Any
 
 # not on first use like the rest: `attention` is also the package below, which would take the name when it is imported
-from minitrans_kernels.attention.functions import attention, attention_rows, attention_rows_varlen, attention_varlen
+from minitrans_kernels.attention.functions import (
+    attention,
+    attention_varlen,
+    attention_weights,
+    attention_weights_varlen,
+)
 
 # public name -> the module that has it
 _EXPORTS = {
     "available": "minitrans_kernels.availability",
     "BlockLayout": "minitrans_kernels.attention.arguments",
-    "RelativeBias": "minitrans_kernels.attention.diagonals",
+    "RelativeBias": "minitrans_kernels.attention.distance_bias",
+    "use_tiles": "minitrans_kernels.attention.configs",
     "dropout_mask": "minitrans_kernels.dropout",
     **dict.fromkeys(
         (
@@ -26,7 +32,7 @@ _EXPORTS = {
     ),
 }  # fmt: skip
 
-__all__ = ["attention", "attention_rows", "attention_rows_varlen", "attention_varlen", *_EXPORTS]  # noqa: PLE0604
+__all__ = ["attention", "attention_varlen", "attention_weights", "attention_weights_varlen", *_EXPORTS]  # noqa: PLE0604
 
 
 def __getattr__(name: str) -> Any:

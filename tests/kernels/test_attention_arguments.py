@@ -14,9 +14,9 @@ from minitrans_kernels import (
     BlockLayout,
     RelativeBias,
     attention,
-    attention_rows,
-    attention_rows_varlen,
     attention_varlen,
+    attention_weights,
+    attention_weights_varlen,
 )
 from minitrans_kernels.attention import arguments, operators
 from torch import Tensor
@@ -36,7 +36,7 @@ def nothing_runs(monkeypatch: pytest.MonkeyPatch):
         raise AssertionError("it ran")
 
     monkeypatch.setattr(operators, "attend", fail)
-    monkeypatch.setattr(operators, "probabilities", fail)
+    monkeypatch.setattr(operators, "weights", fail)
 
 
 def meta(tensor: Tensor) -> Tensor:
@@ -48,15 +48,15 @@ WRONG: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: attention([1.0], k, k), TypeError, "q must be a tensor, got list"),
     (lambda: attention(q, None, k), TypeError, "k must be a tensor, got NoneType"),
     (lambda: attention(q[0], k, k), ValueError, "q must be (B, H, T, K), got shape (6, 5, 16)"),
-    (lambda: attention(q, k, k[0]), ValueError, "v must be (B, G, S, K), got shape (3, 7, 16)"),
-    (lambda: attention(q.long(), k, k), TypeError, "q must be float32, bfloat16, float16 or float64, got torch.int64"),
+    (lambda: attention(q, k, k[0]), ValueError, "v must be (B, G, S, K) with B=2, G=3, S=7, K=16, got shape (3, 7, 16)"),
+    (lambda: attention(q.long(), k, k), TypeError, "q must be torch.float32 or torch.bfloat16 or torch.float16 or torch.float64, got torch.int64"),
     (
         lambda: attention(q.half(), k, k), TypeError,
-        "q, k and v must have the same dtype, got torch.float16 for q and torch.float32 for k",
+        "k must be torch.float16, got torch.float32",
     ),
     (lambda: attention(q, k, meta(k)), ValueError, "v is on meta, q is on cpu; they must be on one device"),
-    (lambda: attention(q, k, k[:, :, :3]), ValueError, "k and v must have the same shape, got (2, 3, 7, 16) and (2, 3, 3, 16)"),
-    (lambda: attention(q[..., :8], k, k), ValueError, "q and k must have the same head width, got 8 and 16"),
+    (lambda: attention(q, k, k[:, :, :3]), ValueError, "v must be (B, G, S, K) with B=2, G=3, S=7, K=16, got shape (2, 3, 3, 16)"),
+    (lambda: attention(q, k[..., :8], k), ValueError, "k must be (B, G, S, K) with B=2, K=16, got shape (2, 3, 7, 8)"),
     (lambda: attention(q[..., :8], k[..., :8], k[..., :8]), ValueError, "the head width of q must be in 16..256, got 8"),
     (
         lambda: attention(torch.randn(1, 1, 2, 257), torch.randn(1, 1, 2, 257), torch.randn(1, 1, 2, 257)), ValueError,
@@ -64,10 +64,10 @@ WRONG: list[tuple[Callable[[], Any], type[Exception], str]] = [
     ),
     (lambda: attention(q[:, :4], k, k), ValueError, "the heads of k must divide those of q, got 3 and 4"),
     (lambda: attention(q, k[:, :0], k[:, :0]), ValueError, "the heads of k must divide those of q, got 0 and 6"),
-    (lambda: attention(q[:1], k, k), ValueError, "q and k must have the same batch size, got 1 and 2"),
+    (lambda: attention(q[:1], k, k), ValueError, "k must be (B, G, S, K) with B=1, K=16, got shape (2, 3, 7, 16)"),
     (
         lambda: attention(q, k, k, key_padding=padding.long()), TypeError,
-        "key_padding must be a bool tensor, got torch.int64; write mask.bool()",
+        "key_padding must be torch.bool, got torch.int64; write mask.bool()",
     ),
     (
         lambda: attention(q, k, k, key_padding=padding[:, :5]), ValueError,
@@ -78,7 +78,7 @@ WRONG: list[tuple[Callable[[], Any], type[Exception], str]] = [
         lambda: attention(q, k, k, global_tokens=padding[0]), ValueError,
         "global_tokens must be (B, S) with B=2, S=7, got shape (7,)",
     ),
-    (lambda: attention(q, k, k, global_tokens=padding.float()), TypeError, "global_tokens must be a bool tensor"),
+    (lambda: attention(q, k, k, global_tokens=padding.float()), TypeError, "global_tokens must be torch.bool, got torch.float32; write mask.bool()"),
     (lambda: attention(q, k, k, causal=1), TypeError, "causal must be a bool, got int"),
     (lambda: attention(q, k, k, window=4), TypeError, "window must be (left, right), two ints or None for unbounded, got 4"),
     (lambda: attention(q, k, k, window=(1, 2, 3)), TypeError, "window must be (left, right)"),
@@ -91,19 +91,19 @@ WRONG: list[tuple[Callable[[], Any], type[Exception], str]] = [
     ),
     (
         lambda: attention(q, k, k, block_layout=BlockLayout(torch.ones(1, 3, 4), 2)), TypeError,
-        "block_layout.allowed must be a bool tensor, got torch.float32",
+        "block_layout.allowed must be torch.bool, got torch.float32",
     ),
     (
         lambda: attention(q, k, k, block_layout=BlockLayout(torch.ones(2, 3, 4, dtype=torch.bool), 2)), ValueError,
-        "block_layout.allowed must be (H|1, 3, 4) for H=6, T=5, S=7, size=2, got shape (2, 3, 4)",
+        "block_layout.allowed must be (H|1, T / size, S / size) with H=6, T=3, S=4, got shape (2, 3, 4)",
     ),
     (
         lambda: attention(q, k, k, bias=torch.ones(1, 1, T, S, dtype=torch.bool)), TypeError,
-        "bias must be float32 or the dtype of q, torch.float32, got torch.bool; a bool mask is no bias",
+        "bias must be torch.float32 or torch.float32, got torch.bool; a bool mask is no bias",
     ),
     (
         lambda: attention(q.half(), k.half(), k.half(), bias=torch.ones(1, 1, T, S).double()), TypeError,
-        "bias must be float32 or the dtype of q, torch.float16, got torch.float64",
+        "bias must be torch.float16 or torch.float32, got torch.float64",
     ),
     (
         lambda: attention(q, k, k, bias=torch.ones(B, 2, T, S)), ValueError,
@@ -121,7 +121,7 @@ WRONG: list[tuple[Callable[[], Any], type[Exception], str]] = [
     ),
     (
         lambda: attention(q, k, k, relative_bias=RelativeBias(torch.ones(8, H).long())), TypeError,
-        "relative_bias.table must be floating point, got torch.int64",
+        "relative_bias.table must be torch.float32 or torch.bfloat16 or torch.float16 or torch.float64, got torch.int64",
     ),
     (
         lambda: attention(q, k, k, relative_bias=RelativeBias(torch.ones(7, H))), ValueError,
@@ -137,9 +137,9 @@ WRONG: list[tuple[Callable[[], Any], type[Exception], str]] = [
     ),
     (
         lambda: attention(q, k, k, alibi_slopes=torch.ones(5)), ValueError,
-        "alibi_slopes must be (H) = (6), got shape (5,)",
+        "alibi_slopes must be (H) with H=6, got shape (5,)",
     ),
-    (lambda: attention(q, k, k, alibi_slopes=torch.ones(H).int()), TypeError, "alibi_slopes must be floating point"),
+    (lambda: attention(q, k, k, alibi_slopes=torch.ones(H).int()), TypeError, "alibi_slopes must be torch.float32 or"),
     (lambda: attention(q, k, k, scale=torch.tensor(1.0)), TypeError, "scale must be a number, got Tensor"),
     (lambda: attention(q, k, k, scale=float("nan")), ValueError, "scale must be finite, got nan"),
     (lambda: attention(q, k, k, softcap=0.0), ValueError, "softcap must be above 0, got 0.0; None is no softcap"),
@@ -160,12 +160,12 @@ WRONG: list[tuple[Callable[[], Any], type[Exception], str]] = [
         "q must be (N, H, K), got shape (2, 6, 5, 16)",
     ),
     (
-        lambda: attention_varlen(packed_q, packed_k, packed_k, starts_q.long(), starts_k, 3, 4), ValueError,
-        "cu_seqlens_q must be a (B + 1) int32 tensor, got (3,) torch.int64",
+        lambda: attention_varlen(packed_q, packed_k, packed_k, starts_q.long(), starts_k, 3, 4), TypeError,
+        "cu_seqlens_q must be torch.int32, got torch.int64",
     ),
     (
         lambda: attention_varlen(packed_q, packed_k, packed_k, starts_q, starts_k[:0], 3, 4), ValueError,
-        "cu_seqlens_k must be a (B + 1) int32 tensor, got (0,) torch.int32",
+        "cu_seqlens_q and cu_seqlens_k must have the same length, at least 1, got 3 and 0",
     ),
     (
         lambda: attention_varlen(packed_q, packed_k, packed_k, [0, 2, 5], starts_k, 3, 4), TypeError,
@@ -173,15 +173,15 @@ WRONG: list[tuple[Callable[[], Any], type[Exception], str]] = [
     ),
     (
         lambda: attention_varlen(packed_q, packed_k, packed_k, starts_q, starts_k[:2], 3, 4), ValueError,
-        "cu_seqlens_q and cu_seqlens_k must have the same length, got 3 and 2",
+        "cu_seqlens_q and cu_seqlens_k must have the same length, at least 1, got 3 and 2",
     ),
     (
-        lambda: attention_varlen(packed_q, packed_k, packed_k, starts_q, starts_k, 3.0, 4), TypeError,
-        "max_seqlen_q must be an int, got float",
+        lambda: attention_varlen(packed_q, packed_k, packed_k, starts_q, starts_k, 3.0, 4), ValueError,
+        "max_seqlen_q must be an int, the longest length or more, got 3.0 for 5 tokens",
     ),
     (
         lambda: attention_varlen(packed_q, packed_k, packed_k, starts_q, starts_k, 3, 0), ValueError,
-        "max_seqlen_k must be the longest length or more, got 0 for 7 tokens",
+        "max_seqlen_k must be an int, the longest length or more, got 0 for 7 tokens",
     ),
     (
         lambda: attention_varlen(packed_q, packed_k, packed_k, starts_q, starts_k, 3, 4, global_tokens=padding), ValueError,
@@ -193,38 +193,38 @@ WRONG: list[tuple[Callable[[], Any], type[Exception], str]] = [
     ),
     (
         lambda: attention_varlen(packed_q, packed_k, packed_k, starts_q, starts_k, 3, 4, key_padding=padding), TypeError,
-        "attention_varlen() got an unexpected keyword argument 'key_padding'",
+        "unexpected keyword argument 'key_padding', expected causal, window,",
     ),
     (
-        lambda: attention_rows(q, k, lse[:, :, :3], rows), ValueError,
-        "lse must be what attention(return_lse=True) returned, (B, H, T) = (2, 6, 5) torch.float32, got (2, 6, 3)",
+        lambda: attention_weights(q, k, lse[:, :, :3], rows), ValueError,
+        "lse, as the attention returned it, must be (B, H, T) with B=2, H=6, T=5, got shape (2, 6, 3)",
     ),
     (
-        lambda: attention_rows(q.bfloat16(), k.bfloat16(), lse.bfloat16(), rows), ValueError,
-        "lse must be what attention(return_lse=True) returned",
+        lambda: attention_weights(q.bfloat16(), k.bfloat16(), lse.bfloat16(), rows), TypeError,
+        "lse, as the attention returned it, must be torch.float32, got torch.bfloat16",
     ),
-    (lambda: attention_rows(q, k, lse, [0, 4]), TypeError, "rows must be a tensor, got list"),
-    (lambda: attention_rows(q, k, lse, rows.int()), TypeError, "rows must be int64, got torch.int32"),
+    (lambda: attention_weights(q, k, lse, [0, 4]), TypeError, "rows must be a tensor, got list"),
+    (lambda: attention_weights(q, k, lse, rows.int()), TypeError, "rows must be torch.int64, got torch.int32"),
     (
-        lambda: attention_rows(q, k, lse, rows.expand(3, 2)), ValueError,
-        "rows must be (R) or (B, R) with B=2, got shape (3, 2)",
+        lambda: attention_weights(q, k, lse, rows.expand(3, 2)), ValueError,
+        "rows must be (B, R) with B=2, got shape (3, 2)",
     ),
-    (lambda: attention_rows(q, k, lse, meta(rows)), ValueError, "rows is on meta, q is on cpu"),
+    (lambda: attention_weights(q, k, lse, meta(rows)), ValueError, "rows is on meta, q is on cpu"),
     (
-        lambda: attention_rows_varlen(packed_q, packed_k, lse, rows, starts_q, starts_k, 3, 4), ValueError,
-        "lse must be what attention_varlen(return_lse=True) returned, (N, H) = (5, 6) torch.float32, got (2, 6, 5)",
+        lambda: attention_weights_varlen(packed_q, packed_k, lse, starts_q, starts_k, 3, 4), ValueError,
+        "lse, as the attention returned it, must be (N, H) with N=5, H=6, got shape (2, 6, 5)",
     ),
     (
-        lambda: attention_rows_varlen(packed_q, packed_k, lse[0].T, rows[None], starts_q, starts_k, 3, 4), ValueError,
+        lambda: attention_weights_varlen(packed_q, packed_k, lse[0].T, starts_q, starts_k, 3, 4, rows[None]), ValueError,
         "rows must be (R), got shape (1, 2)",
     ),
     (
-        lambda: attention_rows_varlen(packed_q, packed_k, lse[0].T, rows, starts_q, starts_k, 3, 0), ValueError,
-        "max_seqlen_k must be the longest length or more, got 0 for 7 tokens",
+        lambda: attention_weights_varlen(packed_q, packed_k, lse[0].T, starts_q, starts_k, 3, 0), ValueError,
+        "max_seqlen_k must be an int, the longest length or more, got 0 for 7 tokens",
     ),
     (
-        lambda: attention_rows_varlen(packed_q, packed_k, lse[0].T, rows, starts_q, starts_k, 3, 4, dropout_p=0.1), TypeError,
-        "attention_rows_varlen() got an unexpected keyword argument 'dropout_p'",
+        lambda: attention_weights_varlen(packed_q, packed_k, lse[0].T, starts_q, starts_k, 3, 4, key_padding=padding), TypeError,
+        "unexpected keyword argument 'key_padding', expected causal, window,",
     ),
 ]  # fmt: skip
 
@@ -253,4 +253,6 @@ def test_every_check_is_tried():
         with pytest.raises(error) as info:
             call()
         reached |= {entry.lineno + 1 for entry in info.traceback if str(entry.path) == arguments.__file__}
-    assert len(raises - reached) == 1, "but that of float64 on Triton, above"
+    assert len(raises - reached) == 4, (
+        "but that of float64 on Triton, above, and three of values, tried where they are run"
+    )

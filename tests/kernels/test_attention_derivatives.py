@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from minitrans_kernels import RelativeBias, attention, attention_rows, attention_rows_varlen, attention_varlen
-from minitrans_kernels.attention import operators, pytorch
+from minitrans_kernels import RelativeBias, attention, attention_varlen, attention_weights, attention_weights_varlen
+from minitrans_kernels.attention import fallback
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
@@ -90,23 +90,26 @@ def test_derivatives_of_a_packed_batch(name: str):
     assert gradgradcheck(function, leaves, fast_mode=True)
 
 
-@pytest.mark.parametrize("rows", [torch.tensor([2, 0]), torch.tensor([[1], [2]])], ids=["shared", "of each sample"])
+@pytest.mark.parametrize(
+    "rows", [None, torch.tensor([2, 0]), torch.tensor([[1], [2]])], ids=["all", "shared", "of each sample"]
+)
 @pytest.mark.parametrize("name", ["plain", "softcap", "everything"])
-def test_derivatives_of_rows(name: str, rows: Tensor):
+def test_derivatives_of_weights(name: str, rows: Tensor | None):
     torch.manual_seed(0)
     shapes, options = CASES[name]
     options = {key: value for key, value in options.items() if "dropout" not in key}
     leaves = (randn(B, H, T, K), randn(B, G, S, K), randn(B, H, T), *(randn(*shape) for shape in shapes.values()))
 
     def function(q: Tensor, k: Tensor, lse: Tensor, *others: Tensor) -> Tensor:
-        return attention_rows(q, k, lse, rows, **arguments(list(shapes), others), **options)
+        return attention_weights(q, k, lse, rows, **arguments(list(shapes), others), **options)
 
     assert gradcheck(function, leaves, fast_mode=True)
     assert gradgradcheck(function, leaves, fast_mode=True)
 
 
+@pytest.mark.parametrize("rows", [None, torch.tensor([3, 0, 2, 3])], ids=["all", "some"])
 @pytest.mark.parametrize("name", ["softcap", "bias", "T5", "causal, window"])
-def test_derivatives_of_rows_of_a_packed_batch(name: str):
+def test_derivatives_of_weights_of_a_packed_batch(name: str, rows: Tensor | None):
     torch.manual_seed(0)
     shapes, options = CASES[name]
     options = {key: value for key, value in options.items() if key != "key_padding"}
@@ -115,7 +118,7 @@ def test_derivatives_of_rows_of_a_packed_batch(name: str):
 
     def function(q: Tensor, k: Tensor, lse: Tensor, *others: Tensor) -> Tensor:
         given = arguments(list(shapes), others)
-        return attention_rows_varlen(q, k, lse, torch.tensor([3, 0, 2, 3]), *starts, T, S, **given, **options)
+        return attention_weights_varlen(q, k, lse, *starts, T, S, rows, **given, **options)
 
     assert gradcheck(function, leaves, fast_mode=True)
     assert gradgradcheck(function, leaves, fast_mode=True)
@@ -152,8 +155,8 @@ def test_only_what_is_wanted_is_computed(monkeypatch: pytest.MonkeyPatch):
         asked.append(given[-1])
         return original(*given)
 
-    original = pytorch.backward
-    monkeypatch.setattr(operators.pytorch, "backward", spy)
+    original = fallback.backward
+    monkeypatch.setattr(fallback, "backward", spy)
     q, k, v = torch.randn(B, H, T, K), torch.randn(B, G, S, K), torch.randn(B, G, S, K, requires_grad=True)
     bias = torch.randn(1, H, T, S)
     attention(q, k, v, bias=bias).sum().backward()

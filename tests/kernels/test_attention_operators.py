@@ -13,14 +13,13 @@ import torch
 from minitrans_kernels import (
     RelativeBias,
     attention,
-    attention_rows,
-    attention_rows_varlen,
     attention_varlen,
+    attention_weights,
+    attention_weights_varlen,
     dropout_mask,
 )
 from minitrans_kernels.attention import operators
-from minitrans_kernels.attention.arguments import Options, packed, rectangles
-from minitrans_kernels.attention.problem import Problem
+from minitrans_kernels.attention.arguments import AttentionArgs, packed, padded
 from torch import Tensor
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,43 +33,26 @@ def randn(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.randn(*shape, dtype=dtype, requires_grad=True)
 
 
-def options(**given: Any) -> Options:
-    empty: dict[str, Any] = dict.fromkeys(
-        (
-            "key_padding",
-            "window",
-            "global_tokens",
-            "block_layout",
-            "bias",
-            "relative_bias",
-            "alibi_slopes",
-            "scale",
-            "softcap",
-        )
-    )
-    return Options(**{**empty, "causal": False, **given})
-
-
-def problems() -> dict[str, Problem]:
+def calls() -> dict[str, AttentionArgs]:
     torch.manual_seed(0)
     transposed = torch.randn(B, T, H, K).transpose(1, 2).requires_grad_()
     x = randn(B, H, T, K)
     return {
-        "dense": rectangles(transposed, randn(B, G, S, K), randn(B, G, S, K), options(
-            causal=True, key_padding=torch.rand(B, S) > 0.5, bias=randn(1, H, T, S), alibi_slopes=randn(H), dropout_p=0.2,
-            dropout_seed=3,
-        )),
-        "bfloat16": rectangles(*(x.bfloat16().detach().requires_grad_() for _ in range(3)), options(softcap=2.0)),
+        "dense": padded(
+            transposed, randn(B, G, S, K), randn(B, G, S, K), torch.rand(B, S) > 0.5,
+            {"causal": True, "bias": randn(1, H, T, S), "alibi_slopes": randn(H), "dropout_p": 0.2, "dropout_seed": 3},
+        ),
+        "bfloat16": padded(*(x.bfloat16().detach().requires_grad_() for _ in range(3)), None, {"softcap": 2.0}),
         "packed": packed(
             randn(5, H, K), randn(7, G, K), randn(7, G, K), (STARTS_Q, STARTS_K), (3, 4),
-            options(window=(2, 1), relative_bias=(randn(8, H), True, 11)),
+            {"window": (2, 1), "relative_bias": (randn(8, H), True, 11)},
         ),
-        "no keys": rectangles(x, randn(B, H, 0, K), randn(B, H, 0, K), options()),
+        "no keys": padded(x, randn(B, H, 0, K), randn(B, H, 0, K), None, {}),
     }  # fmt: skip
 
 
-def leaves(problem: Problem) -> list[Any]:
-    fields = operators._flat(problem)
+def leaves(args: AttentionArgs) -> list[Any]:
+    fields = operators._flat(args)
     return [
         field.detach().requires_grad_() if isinstance(field, Tensor) and field.requires_grad else field
         for field in fields
@@ -80,17 +62,18 @@ def leaves(problem: Problem) -> list[Any]:
 @compiler_warnings
 @pytest.mark.parametrize("name", ["dense", "bfloat16", "packed", "no keys"])
 def test_opcheck(name: str):
-    problem = problems()[name]
-    torch.library.opcheck(torch.ops.minitrans.attention_forward.default, leaves(problem))
+    args = calls()[name]
+    torch.library.opcheck(torch.ops.minitrans.attention_forward.default, leaves(args))
     with torch.no_grad():
-        out, lse = operators.attend(problem)
-    fields = [field.detach() if isinstance(field, Tensor) else field for field in leaves(problem)]
+        out, lse = operators.attend(args)
+    fields = [field.detach() if isinstance(field, Tensor) else field for field in leaves(args)]
     for grad_lse in (None, torch.randn_like(lse)):
-        wants = [True, False, True, problem.bias is not None, problem.diagonals is not None]
+        wants = [True, False, True, args.bias is not None, args.distance_bias is not None]
         given = (*fields, out, lse, torch.randn_like(out), grad_lse, wants)
         torch.library.opcheck(torch.ops.minitrans.attention_backward.default, given)
-    given = (*leaves(problem), lse.requires_grad_(), torch.tensor([1, 3]))
-    torch.library.opcheck(torch.ops.minitrans.attention_rows.default, given)
+    for rows in (None, torch.tensor([1, 3])):
+        given = (*leaves(args), lse.requires_grad_(), rows)
+        torch.library.opcheck(torch.ops.minitrans.attention_weights.default, given)
 
 
 def dense_step(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, table: Tensor) -> Tensor:
@@ -98,7 +81,7 @@ def dense_step(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, table: Tensor) -> 
         q, k, v, key_padding=torch.ones(k.shape[0], k.shape[2], dtype=torch.bool), window=(3, 3), bias=bias,
         relative_bias=RelativeBias(table, True, 11), dropout_p=0.1, dropout_seed=3, return_lse=True,
     )  # fmt: skip
-    weights = attention_rows(
+    weights = attention_weights(
         q, k, lse, torch.tensor([0]), window=(3, 3), bias=bias, relative_bias=RelativeBias(table, True, 11)
     )
     return out.square().sum() + lse.sum() + weights.square().sum()
@@ -110,7 +93,9 @@ def packed_step(
     out, lse = attention_varlen(
         q, k, v, starts_q, starts_k, longest, longest, causal=True, alibi_slopes=slopes, return_lse=True
     )
-    weights = attention_rows_varlen(q, k, lse, torch.tensor([4, 0]), starts_q, starts_k, longest, longest, causal=True)
+    weights = attention_weights_varlen(
+        q, k, lse, starts_q, starts_k, longest, longest, causal=True, alibi_slopes=slopes
+    )
     return out.square().sum() + torch.where(lse == -torch.inf, 0.0, lse).sum() + weights.square().sum()
 
 
@@ -218,9 +203,9 @@ def test_neither_import_nor_a_call_on_the_cpu_loads_triton():
         "import sys, torch, minitrans_kernels as m; assert 'triton' not in sys.modules\n"
         "x = torch.randn(1, 1, 3, 16, requires_grad=True)\n"
         "out, lse = m.attention(x, x, x, return_lse=True); out.sum().backward()\n"
-        "m.attention_rows(x, x, lse, torch.tensor([1]))\n"
+        "m.attention_weights(x, x, lse, torch.tensor([1]))\n"
         "bounds = torch.tensor([0, 3], dtype=torch.int32)\n"
-        "m.attention_rows_varlen(x[0, 0, :, None], x[0, 0, :, None], lse[0].T, torch.tensor([1]), bounds, bounds, 3, 3)\n"
+        "m.attention_weights_varlen(x[0, 0, :, None], x[0, 0, :, None], lse[0].T, bounds, bounds, 3, 3)\n"
         "assert all(hasattr(m, name) for name in ('attention', 'attention_varlen', 'BlockLayout', 'RelativeBias', 'dropout_mask'))\n"
         "assert callable(m.attention)\n"
         "assert 'triton' not in sys.modules, 'triton was loaded'"

@@ -10,9 +10,9 @@ import pytest
 import torch
 from minitrans_kernels import (
     attention,
-    attention_rows,
-    attention_rows_varlen,
     attention_varlen,
+    attention_weights,
+    attention_weights_varlen,
     available,
     dropout_mask,
 )
@@ -22,7 +22,8 @@ from torch import Tensor
 pytest.importorskip("triton")
 from tests.kernels.interpreter.cases import assert_close, name_of, pairwise
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not available()[0], reason=available()[1])]
+RUN = available()[0] and torch.cuda.is_available()  # interpreted kernels are available too
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not RUN, reason=available()[1])]
 
 DEVICE = "cuda"
 SEED = torch.tensor([7])
@@ -262,7 +263,7 @@ def test_a_graph_replays_on_new_inputs():
     replayed = [tensor.clone() for tensor in recorded]
     *wanted, table = run()
     assert all(torch.equal(one, other) for one, other in zip(replayed[:-1], wanted, strict=True))
-    # from diagonals to the table is a product of torch's, which may choose another algorithm inside a graph
+    # from the distance bias to the table is a product of torch's, which may choose another algorithm inside a graph
     torch.testing.assert_close(replayed[-1], table, rtol=1e-4, atol=1e-4)
 
 
@@ -310,7 +311,7 @@ def test_probabilities_of_rows():
     options = {"key_padding": options["key_padding"]}
     _, lse = call(attention, leaves, {**options, "return_lse": True})
     rows = torch.tensor([0, 17, 299], device=DEVICE)
-    found = attention_rows(leaves["query"], leaves["key"], lse, rows, bias=leaves["bias"], **options)
+    found = attention_weights(leaves["query"], leaves["key"], lse, rows, bias=leaves["bias"], **options)
     peers = [
         call(reference_attention, as_type(leaves, kind), options)[2][:, :, rows]
         for kind in (torch.float64, torch.bfloat16)
@@ -325,11 +326,16 @@ def test_probabilities_of_rows_of_a_packed_batch():
     starts = [torch.arange(4, dtype=torch.int32, device=DEVICE) * length for length in (100, 300)]
     packed = [x.transpose(1, 2).flatten(0, 1) for x in (q, k, lse)]
     rows = torch.tensor([50, 199, 200, 300, -1], device=DEVICE)
-    found = attention_rows_varlen(*packed, rows, *starts, 100, 300, window=(70, 30), softcap=5.0)
+    found = attention_weights_varlen(*packed, *starts, 100, 300, rows, window=(70, 30), softcap=5.0)
     each = torch.tensor([[50], [99], [0]], device=DEVICE)
-    expected = attention_rows(q, k, lse, each, window=(70, 30), softcap=5.0)[:, :, 0]
-    torch.testing.assert_close(found[:3], expected, atol=1e-6, rtol=1e-5)
-    assert not found[3:].any()
+    expected = attention_weights(q, k, lse, each, window=(70, 30), softcap=5.0)[:, :, 0]
+    every = attention_weights_varlen(*packed, *starts, 100, 300, window=(70, 30), softcap=5.0)
+    assert torch.equal(every[:, rows[:3]], found[:, :3])
+    for number in range(3):
+        own = slice(300 * number, 300 * number + 300)
+        torch.testing.assert_close(found[:, number, own], expected[number], atol=1e-6, rtol=1e-5)
+        found[:, number, own] = 0
+    assert not found.any()
 
 
 def test_the_device_is_not_waited_for():

@@ -1,21 +1,20 @@
-"""What a call may be given: checked on the host before anything is launched, and brought into the form of a `Problem`."""
+"""What a call may be given: checked once, before anything is launched, and brought into one form, `AttentionArgs`."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, Final, NamedTuple, TypedDict
 
 import torch
 from torch import Tensor
 
-from minitrans_kernels.attention.diagonals import RelativeBias, diagonals
-from minitrans_kernels.attention.problem import Problem
+from minitrans_kernels.attention.distance_bias import RelativeBias, distance_bias
 from minitrans_kernels.dropout import seed_tensor
 from minitrans_kernels.runtime import runs_on_triton
 
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+_DTYPES: Final = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 _NARROWEST, _WIDEST = 16, 256
 _SEEDS = 2**62
 
@@ -32,11 +31,9 @@ class BlockLayout(NamedTuple):
     size: int
 
 
-@dataclass(frozen=True, eq=False)
-class Options:
-    """The keyword arguments that the attention calls share, as given."""
+class Options(TypedDict, total=False):
+    """What the attention functions take by name; `attention` says what each is."""
 
-    key_padding: Tensor | None
     causal: bool
     window: tuple[int | None, int | None] | None
     global_tokens: Tensor | None
@@ -46,184 +43,264 @@ class Options:
     alibi_slopes: Tensor | None
     scale: float | None
     softcap: float | None
+    dropout_p: float
+    dropout_seed: int | Tensor | None
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionArgs:
+    """A checked call. Query i of T stands at position i + S - T; a distance is key position minus query position.
+
+    Attributes:
+        query: (B, H, T, K), or packed (N, H, K).
+        key: (B, G, S, K), or packed (M, G, K); G divides H.
+        value: as key.
+        max_seqlen_q: T, or at least the longest query sequence of a packed batch.
+        max_seqlen_k: S, or at least the longest key sequence.
+        scale: factor of query times key.
+        cu_seqlens_q: (B + 1) int32, packed only: sequence b is tokens cu_seqlens_q[b] .. cu_seqlens_q[b + 1] - 1.
+        cu_seqlens_k: likewise for keys.
+        key_padding: (B, S) bool, True = may be attended to; None in a packed batch.
+        global_tokens: (B, S) bool, or packed (M).
+        blocks: (H|1, ceil(T / block_size), ceil(S / block_size)) bool.
+        block_size: tokens a block; 0 without blocks.
+        bias: (B|1, H|1, T, S), in a packed batch indexed by position within the sequence.
+        distance_bias: (H, T + S - 1) float32, added where the distance is d at index d + S - 1; T, S as max_seqlen.
+        causal: whether a query sees no key to its right.
+        left: keys a query sees to its left; None = all.
+        right: to its right.
+        softcap: c of c * tanh(x / c); None = none.
+        dropout_p: probability with which a probability is dropped.
+        dropout_seed: (1) int64 on the device of the query; None without dropout.
+    """
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    max_seqlen_q: int
+    max_seqlen_k: int
+    scale: float
+    cu_seqlens_q: Tensor | None = None
+    cu_seqlens_k: Tensor | None = None
+    key_padding: Tensor | None = None
+    global_tokens: Tensor | None = None
+    blocks: Tensor | None = None
+    block_size: int = 0
+    bias: Tensor | None = None
+    distance_bias: Tensor | None = None
+    causal: bool = False
+    left: int | None = None
+    right: int | None = None
+    softcap: float | None = None
     dropout_p: float = 0.0
-    dropout_seed: int | Tensor | None = None
+    dropout_seed: Tensor | None = None
+
+    @property
+    def packed(self) -> bool:
+        """Whether sequences lie end to end."""
+        return self.cu_seqlens_q is not None
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is no query or no key, so that every result is a constant."""
+        return self.query.numel() == 0 or self.key.numel() == 0
+
+    @property
+    def batch(self) -> int:
+        """B."""
+        return self.query.shape[0] if self.cu_seqlens_q is None else self.cu_seqlens_q.shape[0] - 1
+
+    @property
+    def heads(self) -> int:
+        """H."""
+        return self.query.shape[1]
+
+    @property
+    def key_heads(self) -> int:
+        """G."""
+        return self.key.shape[1]
+
+    @property
+    def width(self) -> int:
+        """K."""
+        return self.query.shape[-1]
+
+    @property
+    def differentiable(self) -> tuple[Tensor | None, ...]:
+        """What has a gradient, in the order of `DIFFERENTIABLE`."""
+        return self.query, self.key, self.value, self.bias, self.distance_bias
+
+    def weights_shape(self, rows: Tensor | None) -> tuple[int, ...]:
+        """(B, H, R, S), or packed (H, R, M): of the probabilities of query rows (R) or (B, R), None = all."""
+        if self.packed:
+            return self.heads, self.query.shape[0] if rows is None else rows.shape[0], self.key.shape[0]
+        return self.batch, self.heads, self.max_seqlen_q if rows is None else rows.shape[-1], self.max_seqlen_k
 
 
-def rectangles(q: Tensor, k: Tensor, v: Tensor, options: Options) -> Problem:
-    """The problem of q (B, H, T, K), k and v (B, G, S, K).
+DIFFERENTIABLE: Final = ("query", "key", "value", "bias", "distance_bias")
+
+
+def padded(q: Tensor, k: Tensor, v: Tensor | None, key_padding: Tensor | None, options: Options) -> AttentionArgs:
+    """Of q (B, H, T, K), k and v (B, G, S, K); v None = not needed.
 
     Raises:
         ValueError, TypeError: where something does not fit.
     """
     _check_tokens(q, k, v, "(B, H, T, K)", "(B, G, S, K)")
-    if q.shape[0] != k.shape[0]:
-        raise ValueError(f"q and k must have the same batch size, got {q.shape[0]} and {k.shape[0]}")
-    batch, queries, keys = q.shape[0], q.shape[2], k.shape[2]
-    _check_bool("key_padding", options.key_padding, {"B": batch, "S": keys}, q)
-    _check_bool("global_tokens", options.global_tokens, {"B": batch, "S": keys}, q)
-    return _problem(q, k, v, options, batch=batch, queries=queries, keys=keys)
+    batch, keys = k.shape[0], k.shape[2]
+    for name, flags in (("key_padding", key_padding), ("global_tokens", options.get("global_tokens"))):
+        if flags is not None:
+            _check(name, flags, q, (torch.bool,), "(B, S)", B=batch, S=keys)
+    return _args(q, k, v, options, batch, q.shape[2], keys, key_padding=key_padding)
 
 
 def packed(
-    q: Tensor, k: Tensor, v: Tensor, boundaries: tuple[Tensor, Tensor], longest: tuple[int, int], options: Options
-) -> Problem:
-    """The problem of q (N, H, K), k and v (M, G, K), with cu_seqlens and max_seqlen of queries and keys.
+    q: Tensor, k: Tensor, v: Tensor | None, cu_seqlens: tuple[Tensor, Tensor], max_seqlen: tuple[int, int], options: Options
+) -> AttentionArgs:  # fmt: skip
+    """Of q (N, H, K), k and v (M, G, K), with cu_seqlens and max_seqlen of queries and of keys; v None = not needed.
 
     Raises:
         ValueError, TypeError: where something does not fit.
     """
     _check_tokens(q, k, v, "(N, H, K)", "(M, G, K)")
-    for side, cu_seqlens, max_seqlen, tokens in zip("qk", boundaries, longest, (q, k), strict=True):
-        name = f"cu_seqlens_{side}"
-        _check_tensor(name, cu_seqlens, q)
-        if cu_seqlens.dtype != torch.int32 or cu_seqlens.dim() != 1 or cu_seqlens.shape[0] < 1:
-            raise ValueError(f"{name} must be a (B + 1) int32 tensor, got {tuple(cu_seqlens.shape)} {cu_seqlens.dtype}")
-        if isinstance(max_seqlen, bool) or not isinstance(max_seqlen, int | torch.SymInt):
-            raise TypeError(f"max_seqlen_{side} must be an int, got {type(max_seqlen).__name__}")
-        if max_seqlen < (1 if tokens.shape[0] else 0):
+    for side, starts, longest, tokens in zip("qk", cu_seqlens, max_seqlen, (q, k), strict=True):
+        _check(f"cu_seqlens_{side}", starts, q, (torch.int32,), "(B + 1)")
+        if not _is_int(longest) or longest < (1 if tokens.shape[0] else 0):
             raise ValueError(
-                f"max_seqlen_{side} must be the longest length or more, got {max_seqlen} for {tokens.shape[0]} tokens"
+                f"max_seqlen_{side} must be an int, the longest length or more, got {longest!r} for {tokens.shape[0]} tokens"
             )
-    sequences = [cu_seqlens.shape[0] - 1 for cu_seqlens in boundaries]
-    if sequences[0] != sequences[1]:
+    sizes = cu_seqlens[0].shape[0], cu_seqlens[1].shape[0]
+    if sizes[0] != sizes[1] or sizes[0] < 1:
         raise ValueError(
-            f"cu_seqlens_q and cu_seqlens_k must have the same length, got {sequences[0] + 1} and {sequences[1] + 1}"
+            f"cu_seqlens_q and cu_seqlens_k must have the same length, at least 1, got {sizes[0]} and {sizes[1]}"
         )
-    _check_bool("global_tokens", options.global_tokens, {"M": k.shape[0]}, q)
-    return _problem(
-        q, k, v, options, batch=sequences[0], queries=longest[0], keys=longest[1],
-        cu_seqlens_q=boundaries[0].contiguous(), cu_seqlens_k=boundaries[1].contiguous(),
-    )  # fmt: skip
+    flags = options.get("global_tokens")
+    if flags is not None:
+        _check("global_tokens", flags, q, (torch.bool,), "(M)", M=k.shape[0])
+    starts_q, starts_k = (starts.contiguous() for starts in cu_seqlens)
+    return _args(q, k, v, options, sizes[0] - 1, *max_seqlen, cu_seqlens_q=starts_q, cu_seqlens_k=starts_k)
 
 
-def check_rows(rows: Tensor, lse: Tensor, problem: Problem) -> None:
-    """Checks what `attention_rows` and `attention_rows_varlen` take besides.
-
-    Rows out of range are found on the CPU only: elsewhere looking would wait.
+def check_weights(args: AttentionArgs, lse: Tensor, rows: Tensor | None) -> None:
+    """Checks what the functions of weights take besides. Rows out of range are found on the CPU only, when they run.
 
     Raises:
         ValueError, TypeError: where something does not fit.
     """
-    q = problem.query
-    _check_tensor("lse", lse, q)
-    _check_tensor("rows", rows, q)
-    wide = torch.promote_types(q.dtype, torch.float32)
-    if lse.shape != q.shape[:-1] or lse.dtype != wide:
-        call, shape = ("attention_varlen", "(N, H)") if problem.packed else ("attention", "(B, H, T)")
-        raise ValueError(
-            f"lse must be what {call}(return_lse=True) returned, {shape} = {tuple(q.shape[:-1])} {wide}, "
-            f"got {tuple(lse.shape)} {lse.dtype}"
-        )
-    if rows.dtype != torch.int64:
-        raise TypeError(f"rows must be int64, got {rows.dtype}")
-    of_each = rows.dim() == 2 and rows.shape[0] == problem.batch and not problem.packed
-    if rows.dim() != 1 and not of_each:
-        expected = "(R)" if problem.packed else f"(R) or (B, R) with B={problem.batch}"
-        raise ValueError(f"rows must be {expected}, got shape {tuple(rows.shape)}")
+    q, letters = args.query, "(N, H)" if args.packed else "(B, H, T)"
+    sizes = dict(zip(letters[1:-1].split(", "), q.shape, strict=False))
+    _check("lse, as the attention returned it,", lse, q, (_wide(q),), letters, **sizes)
+    if rows is not None and not args.packed and isinstance(rows, Tensor) and rows.dim() == 2:
+        _check("rows", rows, q, (torch.int64,), "(B, R)", B=args.batch)
+    elif rows is not None:
+        _check("rows", rows, q, (torch.int64,), "(R)")
 
 
-def _problem(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    options: Options,
-    *,
-    batch: int,
-    queries: int,
-    keys: int,
-    cu_seqlens_q: Tensor | None = None,
-    cu_seqlens_k: Tensor | None = None,
-) -> Problem:
-    heads = q.shape[1]
-    if not isinstance(options.causal, bool):
-        raise TypeError(f"causal must be a bool, got {type(options.causal).__name__}")
-    left, right = _window(options.window)
-    blocks, block_size = _blocks(options.block_layout, heads, queries, keys, q)
-    _check_bias(options.bias, (batch, heads, queries, keys), q)
-    relative_bias = _relative_bias(options.relative_bias, heads, q)
-    if options.alibi_slopes is not None:
-        _check_floating("alibi_slopes", options.alibi_slopes, q)
-        if options.alibi_slopes.shape != (heads,):
-            raise ValueError(f"alibi_slopes must be (H) = ({heads}), got shape {tuple(options.alibi_slopes.shape)}")
-    scale = q.shape[-1] ** -0.5 if options.scale is None else _number("scale", options.scale)
-    softcap = None if options.softcap is None else _number("softcap", options.softcap)
+def check_values(args: AttentionArgs) -> None:
+    """Raises ValueError where boundaries that can be read without waiting for a device do not fit the tokens."""
+    for side, starts, tokens, longest in (
+        ("q", args.cu_seqlens_q, args.query, args.max_seqlen_q),
+        ("k", args.cu_seqlens_k, args.key, args.max_seqlen_k),
+    ):
+        if starts is None or starts.device.type != "cpu":
+            continue
+        ends, lengths = starts.tolist(), starts.diff().tolist()
+        if ends[0] != 0 or ends[-1] != len(tokens) or min(lengths, default=0) < 0:
+            raise ValueError(
+                f"cu_seqlens_{side} must begin with 0, never fall, and end with {len(tokens)} tokens, got {ends}"
+            )
+        if max(lengths, default=0) > longest:
+            raise ValueError(f"max_seqlen_{side} must be at least {max(lengths)}, the longest length, got {longest}")
+
+
+def check_rows(rows: Tensor, count: int) -> None:
+    """Raises ValueError where rows that can be read without waiting for a device are not 0 .. count - 1."""
+    if rows.device.type == "cpu" and rows.numel() and not 0 <= int(rows.min()) <= int(rows.max()) < count:
+        raise ValueError(f"rows must be in 0..{count - 1}, got {rows.tolist()}")
+
+
+def sequences_of(tokens: Tensor, cu_seqlens: Tensor) -> Tensor:
+    """The number of the sequence that each token belongs to; below 0 before the first sequence, B and above after the last.
+
+    Args:
+        tokens: indices of packed tokens, any shape, int64.
+        cu_seqlens: (B + 1) int32.
+    """
+    return torch.searchsorted(cu_seqlens.to(tokens.dtype), tokens.contiguous(), right=True) - 1
+
+
+def _args(
+    q: Tensor, k: Tensor, v: Tensor | None, options: Options, batch: int, queries: int, keys: int, **layout: Tensor | None
+) -> AttentionArgs:  # fmt: skip
+    unknown = options.keys() - Options.__annotations__.keys()
+    if unknown:
+        raise TypeError(f"unexpected keyword argument {min(unknown)!r}, expected {', '.join(Options.__annotations__)}")
+    heads, causal = q.shape[1], options.get("causal", False)
+    if not isinstance(causal, bool):
+        raise TypeError(f"causal must be a bool, got {type(causal).__name__}")
+    left, right = _window(options.get("window"))
+    blocks, block_size = _blocks(options.get("block_layout"), heads, queries, keys, q)
+    bias, slopes = options.get("bias"), options.get("alibi_slopes")
+    if bias is not None:
+        hint = "; a bool mask is no bias: use key_padding or -inf"
+        _check("bias", bias, q, (q.dtype, torch.float32), "(B|1, H|1, T, S)", hint, B=batch, H=heads, T=queries, S=keys)
+    relative_bias = _relative_bias(options.get("relative_bias"), heads, q)
+    if slopes is not None:
+        _check("alibi_slopes", slopes, q, _DTYPES, "(H)", H=heads)
+    scale, softcap = options.get("scale"), options.get("softcap")
+    softcap = None if softcap is None else _number("softcap", softcap)
     if softcap is not None and softcap <= 0:
         raise ValueError(f"softcap must be above 0, got {softcap}; None is no softcap")
-    dropout_p, seed = _dropout(options.dropout_p, options.dropout_seed, q)
-    return Problem(
-        query=q, key=k, value=v, cu_seqlens_q=cu_seqlens_q, cu_seqlens_k=cu_seqlens_k,
-        max_seqlen_q=queries, max_seqlen_k=keys, key_padding=options.key_padding, global_tokens=options.global_tokens,
-        blocks=blocks, block_size=block_size, bias=options.bias,
-        diagonals=diagonals(
-            queries, keys, relative_bias, options.alibi_slopes, torch.promote_types(q.dtype, torch.float32)
-        ),
-        causal=options.causal, left=left, right=right, scale=scale, softcap=softcap,
-        dropout_p=dropout_p, dropout_seed=seed,
+    dropout_p, dropout_seed = _dropout(options.get("dropout_p", 0.0), options.get("dropout_seed"), q)
+    return AttentionArgs(
+        q, k, k.detach() if v is None else v, queries, keys,
+        q.shape[-1] ** -0.5 if scale is None else _number("scale", scale),
+        global_tokens=options.get("global_tokens"), blocks=blocks, block_size=block_size, bias=bias,
+        distance_bias=distance_bias(queries, keys, relative_bias, slopes, _wide(q)),
+        causal=causal, left=left, right=right, softcap=softcap, dropout_p=dropout_p, dropout_seed=dropout_seed, **layout,
     )  # fmt: skip
 
 
-def _check_tokens(q: Tensor, k: Tensor, v: Tensor, queries: str, keys: str) -> None:
-    for name, tensor, expected in (("q", q, queries), ("k", k, keys), ("v", v, keys)):
-        _check_tensor(name, tensor, q)
-        if tensor.dim() != expected.count(",") + 1:
-            raise ValueError(f"{name} must be {expected}, got shape {tuple(tensor.shape)}")
-        if tensor.dtype not in _DTYPES:
-            raise TypeError(f"{name} must be float32, bfloat16, float16 or float64, got {tensor.dtype}")
-        if tensor.dtype != q.dtype:
-            raise TypeError(f"q, k and v must have the same dtype, got {q.dtype} for q and {tensor.dtype} for {name}")
-    if q.dtype == torch.float64 and runs_on_triton(q):
-        raise TypeError(
-            f"q is float64 on {q.device}, where Triton kernels compute float32, bfloat16 or float16; "
-            f"convert it, or move it to the CPU, where the PyTorch path computes float64"
-        )
-    if k.shape != v.shape:
-        raise ValueError(f"k and v must have the same shape, got {tuple(k.shape)} and {tuple(v.shape)}")
-    if q.shape[-1] != k.shape[-1]:
-        raise ValueError(f"q and k must have the same head width, got {q.shape[-1]} and {k.shape[-1]}")
-    if not _NARROWEST <= q.shape[-1] <= _WIDEST:
-        raise ValueError(f"the head width of q must be in {_NARROWEST}..{_WIDEST}, got {q.shape[-1]}")
-    if k.shape[1] == 0 or q.shape[1] == 0 or q.shape[1] % k.shape[1]:
-        raise ValueError(f"the heads of k must divide those of q, got {k.shape[1]} and {q.shape[1]}")
+def _wide(q: Tensor) -> torch.dtype:
+    return torch.promote_types(q.dtype, torch.float32)
 
 
-def _check_tensor(name: str, tensor: Tensor, q: Tensor) -> None:
+def _check(
+    name: str, tensor: Tensor, q: Tensor, dtypes: tuple[torch.dtype, ...], letters: str, *hint: str, **sizes: int
+) -> None:
+    """A tensor on the device of q. `letters` is a shape as "(B|1, S)", of which `sizes` says what is known."""
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
     if tensor.device != q.device:
         raise ValueError(f"{name} is on {tensor.device}, q is on {q.device}; they must be on one device")
+    if tensor.dtype not in dtypes:
+        advice = "; write mask.bool() for a 0/1 mask" if torch.bool in dtypes else "".join(hint)
+        raise TypeError(f"{name} must be {' or '.join(str(one) for one in dtypes)}, got {tensor.dtype}{advice}")
+    shape = letters[1:-1].split(", ")
+    fits = tensor.dim() == len(shape) and all(
+        size == sizes.get(letter[0], size) or (size == 1 and letter.endswith("|1"))
+        for letter, size in zip(shape, tensor.shape, strict=True)
+    )
+    if not fits:
+        known = " with " + ", ".join(f"{letter}={size}" for letter, size in sizes.items()) if sizes else ""
+        raise ValueError(f"{name} must be {letters}{known}, got shape {tuple(tensor.shape)}")
 
 
-def _check_bool(name: str, tensor: Tensor | None, sizes: dict[str, int], q: Tensor) -> None:
-    if tensor is None:
-        return
-    _check_tensor(name, tensor, q)
-    if tensor.dtype != torch.bool:
-        raise TypeError(f"{name} must be a bool tensor, got {tensor.dtype}; write mask.bool() for a 0/1 mask")
-    if tensor.shape != tuple(sizes.values()):
-        expected = ", ".join(f"{letter}={size}" for letter, size in sizes.items())
-        raise ValueError(f"{name} must be ({', '.join(sizes)}) with {expected}, got shape {tuple(tensor.shape)}")
-
-
-def _check_floating(name: str, tensor: Tensor, q: Tensor) -> None:
-    _check_tensor(name, tensor, q)
-    if tensor.dtype not in _DTYPES:
-        raise TypeError(f"{name} must be floating point, got {tensor.dtype}")
-
-
-def _check_bias(bias: Tensor | None, sizes: tuple[int, int, int, int], q: Tensor) -> None:
-    if bias is None:
-        return
-    _check_tensor("bias", bias, q)
-    if bias.dtype not in (q.dtype, torch.float32):
-        hint = "; a bool mask is no bias: use key_padding or -inf" if bias.dtype == torch.bool else ""
-        raise TypeError(f"bias must be float32 or the dtype of q, {q.dtype}, got {bias.dtype}{hint}")
-    batch, heads, queries, keys = sizes
-    fits = bias.dim() == 4 and bias.shape[0] in (1, batch) and bias.shape[1] in (1, heads)
-    if not fits or bias.shape[2:] != (queries, keys):
-        raise ValueError(
-            f"bias must be (B|1, H|1, T, S) with B={batch}, H={heads}, T={queries}, S={keys}, "
-            f"got shape {tuple(bias.shape)}"
+def _check_tokens(q: Tensor, k: Tensor, v: Tensor | None, queries: str, keys: str) -> None:
+    _check("q", q, q, _DTYPES, queries)
+    width = q.shape[-1]
+    if not _NARROWEST <= width <= _WIDEST:
+        raise ValueError(f"the head width of q must be in {_NARROWEST}..{_WIDEST}, got {width}")
+    sizes = {"K": width} if q.dim() == 3 else {"B": q.shape[0], "K": width}
+    _check("k", k, q, (q.dtype,), keys, **sizes)
+    if k.shape[1] == 0 or q.shape[1] == 0 or q.shape[1] % k.shape[1]:
+        raise ValueError(f"the heads of k must divide those of q, got {k.shape[1]} and {q.shape[1]}")
+    if v is not None:
+        _check("v", v, q, (q.dtype,), keys, **dict(zip(keys[1:-1].split(", "), k.shape, strict=True)))
+    if q.dtype == torch.float64 and runs_on_triton(q):
+        raise TypeError(
+            f"q is float64 on {q.device}, where Triton kernels compute float32, bfloat16 or float16; "
+            f"convert it, or move it to the CPU, where the PyTorch path computes float64"
         )
 
 
@@ -235,17 +312,14 @@ def _relative_bias(given: tuple[Tensor, bool, int] | None, heads: int, q: Tensor
             f"relative_bias must be RelativeBias(table, bidirectional, max_distance), got {type(given).__name__}"
         )
     relative = RelativeBias(*given)
-    table = relative.table
-    _check_floating("relative_bias.table", table, q)
-    if table.dim() != 2 or table.shape[1] != heads:
-        raise ValueError(f"relative_bias.table must be (buckets, H) with H={heads}, got shape {tuple(table.shape)}")
-    sides = 2 if relative.bidirectional else 1
-    if table.shape[0] < 2 * sides or table.shape[0] % sides:
+    _check("relative_bias.table", relative.table, q, _DTYPES, "(buckets, H)", H=heads)
+    buckets, sides = relative.table.shape[0], 2 if relative.bidirectional else 1
+    if buckets < 2 * sides or buckets % sides:
         raise ValueError(
             f"relative_bias.table must have {'an even number of at least 4' if sides == 2 else 'at least 2'} buckets, "
-            f"got {table.shape[0]}"
+            f"got {buckets}"
         )
-    exact = table.shape[0] // sides // 2
+    exact = buckets // sides // 2
     if relative.max_distance <= exact:
         raise ValueError(
             f"relative_bias.max_distance must be above {exact}, the distances that have a bucket each, "
@@ -275,15 +349,8 @@ def _blocks(
     allowed, size = layout
     if size < 1:
         raise ValueError(f"block_layout.size must be at least 1, got {size}")
-    _check_tensor("block_layout.allowed", allowed, q)
-    if allowed.dtype != torch.bool:
-        raise TypeError(f"block_layout.allowed must be a bool tensor, got {allowed.dtype}")
-    grid = (-(-queries // size), -(-keys // size))
-    if allowed.dim() != 3 or allowed.shape[0] not in (1, heads) or allowed.shape[1:] != grid:
-        raise ValueError(
-            f"block_layout.allowed must be (H|1, {grid[0]}, {grid[1]}) for H={heads}, T={queries}, S={keys}, "
-            f"size={size}, got shape {tuple(allowed.shape)}"
-        )
+    rows, columns = -(-queries // size), -(-keys // size)
+    _check("block_layout.allowed", allowed, q, (torch.bool,), "(H|1, T / size, S / size)", H=heads, T=rows, S=columns)
     return allowed, size
 
 
@@ -295,8 +362,8 @@ def _dropout(p: float, seed: int | Tensor | None, q: Tensor) -> tuple[float, Ten
         return p, None
     if seed is None:
         return p, torch.randint(_SEEDS, (1,), dtype=torch.int64, device=q.device)
-    if isinstance(seed, Tensor):
-        _check_tensor("dropout_seed", seed, q)
+    if isinstance(seed, Tensor) and seed.device != q.device:
+        raise ValueError(f"dropout_seed is on {seed.device}, q is on {q.device}; they must be on one device")
     return p, seed_tensor(seed, q.device)
 
 
@@ -308,5 +375,5 @@ def _number(name: str, value: float) -> float:
     return float(value)
 
 
-def _is_int(value: object) -> bool:
+def _is_int(value: Any) -> bool:
     return isinstance(value, int | torch.SymInt) and not isinstance(value, bool)

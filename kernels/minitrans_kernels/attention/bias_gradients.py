@@ -1,169 +1,190 @@
-"""Gradients of what is added to the scores: of a dense bias, and of one number per head and diagonal.
+"""Gradients of what is added to the scores: of a dense bias, and of one number per head and distance.
 
 Both are sums of dS = P ∘ (dP - delta) over everything the added number was used for, and recompute dS from the
 log-sum-exp. A program owns a tile of the result and meets its summands one after the other, so that the order of the sum,
 and with it every bit, is fixed. Where a result has few tiles, several programs share the summands of one: each writes a
 partial sum of its own, and those are added in order. How many there are depends on the sizes alone, not on the device.
 
-Diagonals: a program owns the tiles of one head whose first key and first query stand equally far apart. In all of them the
+Distances: a program owns the tiles of one head whose first key and first query stand equally far apart. In all of them the
 element (a, b) lies on the same diagonal, so that it adds up whole tiles and sums the total along its diagonals once at the
 end. Memory is O(T + S).
 """
+# mypy: disable-error-code="untyped-decorator, no-untyped-def, no-untyped-call"
 
 from __future__ import annotations
 
-from typing import Final
-
-import torch
 import triton
-from torch import Tensor
+import triton.language as tl
 
-from minitrans_kernels.attention.bias_gradients_kernel import (
-    bias_gradient_kernel,
-    diagonal_gradient_kernel,
-    diagonal_sum_kernel,
+from minitrans_kernels.attention.tiles import (
+    in_structure,
+    kept,
+    key_exists,
+    load_lse,
+    load_statistic,
+    real_keys,
+    scores,
+    sequence_data,
+    weights,
+    whole_sequence,
 )
-from minitrans_kernels.attention.call import Call
-from minitrans_kernels.attention.preparation import (
-    device_of,
-    grid_view,
-    precision_of,
-    prepare,
-    statistic_view,
-    token_view,
-    width_of,
-)
-from minitrans_kernels.attention.problem import Problem
-from minitrans_kernels.runtime import architecture
-
-# queries and keys of a square tile, columns of the head loaded at a time, warps, stages; for head widths up to
-_WIDTHS: Final = (64, 128, 256)
-_HALF: Final = {
-    "sm_80": ((32, 64, 4, 2), (32, 64, 4, 2), (16, 32, 4, 1)),
-    "sm_90": ((64, 64, 8, 2), (64, 64, 8, 2), (64, 64, 8, 1)),
-    "sm_100": ((64, 64, 8, 2), (64, 64, 8, 1), (64, 64, 8, 1)),
-}
-_FLOAT32: Final = ((16, 16, 4, 1), (16, 16, 4, 1), (16, 16, 4, 1))
-# programs to aim at: a few for each of the processors of a large device
-_PROGRAMS = 512
-# query tiles of a sequence that are one summand when diagonals are shared out
-_SEGMENT = 16
-# all there are: left to itself the assembler may spill to fit more programs on a processor
-_REGISTERS = 255
 
 
-def bias_gradient(
-    problem: Problem, lse: Tensor, grad_out: Tensor, delta: Tensor, *, call: Call | None = None
-) -> Tensor:
-    """The gradient of `problem.bias`, in its shape and dtype.
+@triton.jit
+def bias_gradient_kernel(
+    args, target, part_stride, target_batch, target_heads, share, grad_out, lse, delta,
+    block: tl.constexpr, width: tl.constexpr, chunk: tl.constexpr, precision: tl.constexpr,
+):  # fmt: skip
+    """Writes one tile of `target` (a StridedTensor), the sum over the batch, the heads, both or neither, or a share of it."""
+    tiles_n = tl.cdiv(args.keys, block)
+    tiles = tl.cdiv(args.queries, block) * tiles_n
+    start_m = tl.program_id(0) % tiles // tiles_n * block
+    start_n = tl.program_id(0) % tiles % tiles_n * block
+    i = start_m + tl.arange(0, block)
+    j = start_n + tl.arange(0, block)
+    head = tl.program_id(0) // tiles % target_heads
+    sequence = tl.program_id(0) // tiles // target_heads % target_batch
+    part = tl.program_id(0) // tiles // target_heads // target_batch
+    heads = args.heads // target_heads
 
-    Args:
-        problem: with a bias.
-        lse: (B, H, T) float32, or packed (N, H), as the forward gave it.
-        grad_out: like the query.
-        delta: like lse, rowsum(grad_out ∘ out) minus the gradient of lse.
-        call: the prepared problem, where the caller has it.
+    total = tl.zeros([block, block], tl.float32)
+    for summand in tl.range(part * share, tl.minimum(part * share + share, args.batch // target_batch * heads)):
+        tile = whole_sequence(args, sequence + summand // heads, head + summand % heads)
+        if _meets(args, tile, start_m, start_n, block):
+            total += _score_gradient(args, tile, i, j, grad_out, lse, delta, block, width, chunk, precision)
+
+    rows = tl.cast(i, tl.int64)[:, None] * target.row
+    columns = tl.cast(j, tl.int64)[None, :] * target.column
+    data = target.data + tl.cast(part, tl.int64) * part_stride + tl.cast(sequence, tl.int64) * target.batch
+    data += tl.cast(head, tl.int64) * target.head
+    inside = (i[:, None] < args.queries) & (j[None, :] < args.keys)
+    tl.store(data + rows + columns, total.to(target.data.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def distance_gradient_kernel(
+    args, partials, lowest, bands, segments, share, grad_out, lse, delta,
+    block: tl.constexpr, segment: tl.constexpr, width: tl.constexpr, chunk: tl.constexpr, precision: tl.constexpr,
+):  # fmt: skip
+    """Writes partials[part, :, head, band · block : (band + 1) · block]: the sums along the distance_bias of a band's tiles.
+
+    With D the distance (lowest + band) · block, number c is that of distance D + c at 0 and of D + c - block at 1.
     """
-    assert problem.bias is not None
-    gradient = torch.empty_like(problem.bias)
-    if gradient.numel() == 0:
-        return gradient
-    block, chunk, warps, stages = _blocks(problem)
-    owners = problem.bias.shape[0] * problem.bias.shape[1]
-    tiles = triton.cdiv(problem.max_seqlen_q, block) * triton.cdiv(problem.max_seqlen_k, block) * owners
-    share, parts = _shares(problem.batch * problem.heads // owners, tiles)
-    partials = gradient[None]
-    if parts > 1:
-        partials = torch.empty(parts, *problem.bias.shape, dtype=torch.float32, device=gradient.device)
-    with device_of(problem):
-        bias_gradient_kernel[(tiles * parts,)](
-            prepare(problem) if call is None else call,
-            grid_view(partials[0]),
-            partials.stride(0),
-            problem.bias.shape[0],
-            problem.bias.shape[1],
-            share,
-            token_view(grad_out, problem.packed),
-            statistic_view(lse, problem.packed),
-            statistic_view(delta, problem.packed),
-            block=block,
-            width=width_of(problem),
-            chunk=chunk,
-            precision=precision_of(problem),
-            num_warps=warps,
-            # with a mask the kernel leaves tiles out, and a loop with a branch is not pipelined
-            num_stages=1 if _masked(problem) else stages,
-            maxnreg=_REGISTERS,
-            enable_fp_fusion=True,
-        )
-        return gradient if parts == 1 else gradient.copy_(partials.sum(0))
+    band = tl.program_id(0) % bands
+    head = tl.program_id(0) // bands % args.heads
+    part = tl.program_id(0) // bands // args.heads
+    nearest = (band + lowest) * block
+    i = tl.arange(0, block)
+    total = tl.zeros([block, block], tl.float32)
+    for summand in range(part * share, tl.minimum(part * share + share, args.batch * segments)):
+        tile = whole_sequence(args, summand // segments, head)
+        begin, end = _band_range(args, tile, nearest, block)
+        begin = tl.maximum(begin, summand % segments * segment)
+        end = tl.minimum(end, summand % segments * segment + segment)
+        apart = nearest + tile.keys - tile.queries
+        for start in tl.range(begin, end, block):
+            j = start + apart + i
+            j = tl.where(j < 0, tile.keys, j)  # as good as past the end
+            total += _score_gradient(args, tile, start + i, j, grad_out, lse, delta, block, width, chunk, precision)
+
+    # row a one place to the left for each row above it, as on a ring: then a column holds two diagonals
+    column = i[None, :]
+    ring = tl.gather(total, (i[:, None] + column) & (block - 1), 1)
+    ahead = i[:, None] + column < block
+    target = partials + (tl.cast(part, tl.int64) * 2 * args.heads + head) * bands * block + band * block + i
+    tl.store(target, tl.sum(tl.where(ahead, ring, 0.0), 0))
+    tl.store(target + tl.cast(args.heads, tl.int64) * bands * block, tl.sum(tl.where(ahead, 0.0, ring), 0))
 
 
-def diagonal_gradient(
-    problem: Problem, lse: Tensor, grad_out: Tensor, delta: Tensor, *, call: Call | None = None
-) -> Tensor:
-    """(H, T + S - 1) float32, the gradient of `problem.diagonals`; arguments as for `bias_gradient`."""
-    queries, keys = problem.max_seqlen_q, problem.max_seqlen_k
-    block, chunk, warps, stages = _blocks(problem)
-    lowest = -triton.cdiv(keys - 1, block)  # the band of distances from lowest * block on
-    bands = (queries - 1) // block + 1 - lowest
-    segments = triton.cdiv(queries, _SEGMENT * block)
-    share, parts = _shares(problem.batch * segments, bands * problem.heads)
-    device = problem.query.device
-    gradient = torch.empty(problem.heads, queries + keys - 1, dtype=torch.float32, device=device)
-    partials = torch.empty(parts, 2, problem.heads, bands * block, dtype=torch.float32, device=device)
-    with device_of(problem):
-        diagonal_gradient_kernel[(bands * problem.heads * parts,)](
-            prepare(problem) if call is None else call,
-            partials,
-            lowest,
-            bands,
-            segments,
-            share,
-            token_view(grad_out, problem.packed),
-            statistic_view(lse, problem.packed),
-            statistic_view(delta, problem.packed),
-            block=block,
-            segment=_SEGMENT * block,
-            width=width_of(problem),
-            chunk=chunk,
-            precision=precision_of(problem),
-            num_warps=warps,
-            num_stages=stages,
-            maxnreg=_REGISTERS,
-            enable_fp_fusion=True,
-        )
-        diagonal_sum_kernel[(bands * problem.heads,)](
-            partials,
-            gradient,
-            parts,
-            problem.heads,
-            bands,
-            lowest,
-            queries,
-            keys,
-            block=block,
-            num_warps=1,
-            enable_fp_fusion=True,
-        )
-    return gradient
+@triton.jit
+def distance_sum_kernel(partials, gradient, parts, heads, bands, lowest, queries, keys, block: tl.constexpr):
+    """Adds the partial sums of one band's distances, half of which come from the next band."""
+    band = tl.program_id(0) % bands
+    head = tl.program_id(0) // bands
+    i = tl.arange(0, block)
+    total = tl.zeros([block], tl.float32)
+    for part in range(0, parts):
+        own = partials + (tl.cast(part, tl.int64) * 2 * heads + head) * bands * block + band * block + i
+        total += tl.load(own)
+        total += tl.load(own + (tl.cast(heads, tl.int64) * bands + 1) * block, mask=band + 1 < bands, other=0.0)
+    place = (lowest + band) * block + keys - 1 + i
+    length = queries + keys - 1
+    tl.store(gradient + tl.cast(head, tl.int64) * length + place, total, mask=(place >= 0) & (place < length))
 
 
-def _masked(problem: Problem) -> bool:
-    """Whether there are pairs of a query and a key that do not meet, padding included."""
-    limits = (problem.key_padding, problem.left, problem.right, problem.blocks)
-    return problem.packed or problem.causal or any(limit is not None for limit in limits)
+@triton.jit
+def _meets(args, tile, start_m, start_n, block: tl.constexpr):
+    """Whether any of these queries may see any of these keys; at least where they may."""
+    meets = True
+    if args.starts_q is not None or args.extents is not None or args.structured:
+        begin, end = real_keys(args, tile)
+        nearest = start_n - (start_m + tile.keys - tile.queries + block - 1)
+        meets = _distances_meet(args, nearest, nearest + 2 * block - 2)
+        meets = meets & (start_m < tile.queries) & (start_n < end) & (start_n + block > begin)
+    return meets
 
 
-def _shares(summands: int, tiles: int) -> tuple[int, int]:
-    """(summands a program, programs a tile)."""
-    parts = min(summands, max(1, _PROGRAMS // tiles))
-    share = triton.cdiv(summands, parts)
-    return share, triton.cdiv(summands, share)
+@triton.jit
+def _band_range(args, tile, nearest, block: tl.constexpr):
+    """(begin, end) of the queries, from a multiple of `block` on, whose tiles in the band hold keys that they may see."""
+    begin, end = real_keys(args, tile)
+    apart = nearest + tile.keys - tile.queries
+    end = tl.minimum(tile.queries, end - apart)
+    end = tl.where(_distances_meet(args, nearest - block + 1, nearest + block - 1), end, 0)
+    return (tl.maximum(begin - apart - block + 1, 0) + block - 1) // block * block, end
 
 
-def _blocks(problem: Problem) -> tuple[int, int, int, int]:
-    """Queries and keys of a square tile, columns of the head loaded at a time, warps, stages."""
-    rows = _FLOAT32 if problem.query.dtype == torch.float32 else _HALF[architecture(problem.query.device)]
-    block, chunk, warps, stages = next(row for bound, row in zip(_WIDTHS, rows, strict=True) if problem.width <= bound)
-    return block, min(chunk, width_of(problem)), warps, stages
+@triton.jit
+def _distances_meet(args, nearest, farthest):
+    """Whether causal and window allow any distance of a range."""
+    meets = nearest <= farthest
+    if args.causal:
+        meets = meets & (nearest <= 0)
+    if args.global_tokens is None:
+        if args.right is not None:
+            meets = meets & (nearest <= args.right)
+        if args.left is not None:
+            meets = meets & (farthest >= -args.left)
+    return meets
+
+
+@triton.jit
+def _score_gradient(
+    args, tile, i, j, grad_out, lse, delta,
+    block: tl.constexpr, width: tl.constexpr, chunk: tl.constexpr, precision: tl.constexpr,
+):  # fmt: skip
+    """dS of queries i and keys j, float32; zero where the mask forbids."""
+    products = _products(args, tile, args.query, args.key, i, j, block, width, chunk, precision)
+    s_ij, _ = scores(args, tile, products, i, j, False)
+    allowed = key_exists(args, tile, j)[None, :]
+    if args.structured:
+        allowed = allowed & in_structure(args, tile, i, j, False)
+    p_ij = tl.where(allowed, weights(args, s_ij, load_lse(args, lse, tile, i)[:, None]), 0.0)
+    dp_ij = _products(args, tile, grad_out, args.value, i, j, block, width, chunk, precision)
+    if args.dropout is not None:
+        dp_ij = tl.where(kept(args, tile, i, j, False), dp_ij * args.dropout.factor, 0.0)
+    return p_ij * (dp_ij - load_statistic(delta, tile, i, 0.0)[:, None])
+
+
+@triton.jit
+def _products(
+    args, tile, left, right, i, j,
+    block: tl.constexpr, width: tl.constexpr, chunk: tl.constexpr, precision: tl.constexpr,
+):  # fmt: skip
+    """The inner products of rows i of `left`, like query, and rows j of `right`, like key, by `chunk` columns at a time."""
+    of_query = sequence_data(left, tile.sequence, tile.head, tile.first_query)
+    of_key = sequence_data(right, tile.sequence, tile.head // args.group, tile.first_key)
+    of_query += tl.cast(i, tl.int64)[:, None] * left.row
+    of_key += tl.cast(j, tl.int64)[:, None] * right.row
+    total = tl.zeros([block, block], tl.float32)
+    for begin in tl.static_range(0, width, chunk):
+        column = begin + tl.arange(0, chunk)[None, :]
+        row_mask = (i < tile.queries)[:, None]
+        key_mask = (j < tile.keys)[:, None]
+        if args.head_width < width:
+            row_mask = row_mask & (column < args.head_width)
+            key_mask = key_mask & (column < args.head_width)
+        row = tl.load(of_query + column * left.column, mask=row_mask, other=0.0)
+        key = tl.load(of_key + column * right.column, mask=key_mask, other=0.0)
+        total = tl.dot(row, tl.trans(key), total, input_precision=precision)
+    return total

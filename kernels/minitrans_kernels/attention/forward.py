@@ -1,4 +1,8 @@
-"""Attention forward: one program owns a block of queries of one head and sweeps the keys (FlashAttention-2, Dao 2023)."""
+"""Attention forward: one program owns a block of queries of one head and sweeps the keys (FlashAttention-2, Dao 2023).
+
+Symbols as in minitrans/attention/online_softmax.py: of the keys seen so far m_i is the largest score of query i, l_i the sum
+of exp(s_ij - m_i), o_i that of exp(s_ij - m_i) v_j; a tile that raises m_i shrinks both by alpha = exp(m_i - m_new).
+"""
 # mypy: disable-error-code="untyped-decorator, no-untyped-def, no-untyped-call"
 
 from __future__ import annotations
@@ -6,85 +10,73 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from minitrans_kernels.attention.kernel_args import LN_2
 from minitrans_kernels.attention.tiles import (
     in_structure,
+    indexed_tiles,
     kept,
     key_exists,
     key_range,
-    load_rows,
-    query_place,
+    load_keys,
+    load_queries,
+    query_tile,
     scores,
-    sequence_data,
-    store_rows,
-    visit_range,
+    store_queries,
+    store_statistic,
     weights,
 )
 
 
 @triton.jit
 def forward_kernel(
-    call, out, lse, visits, block_m: tl.constexpr, block_n: tl.constexpr, width: tl.constexpr, precision: tl.constexpr
+    args, out, lse, index, block_m: tl.constexpr, block_n: tl.constexpr, width: tl.constexpr, precision: tl.constexpr
 ):
-    """Writes `block_m` rows of out (a View like query) and of lse (a View without columns)."""
-    place = query_place(call, block_m)
-    if place.start >= place.queries:
+    """Writes `block_m` rows of out (like query) and of lse."""
+    tile = query_tile(args, block_m)
+    if tile.start >= tile.queries:
         return
-    query = sequence_data(call.query, place.sequence, place.head, place.first_query)
-    query = load_rows(
-        query, call.query.token, call.query.column, place.start, place.queries, block_m, width, call.head_width, True
-    )
-    largest = tl.full([block_m], float("-inf"), tl.float32)
-    total = tl.zeros([block_m], tl.float32)
-    sums = tl.zeros([block_m, width], tl.float32)
-    if visits is not None:
-        tiles, count = visit_range(visits, place, block_m)
-        sums, total, largest = _sweep(
-            call, place, query, tiles, 0, count, sums, total, largest, block_m, block_n, width, precision, True
+    q_i = load_queries(args, args.query, tile, tile.start, block_m, width, True)
+    m_i = tl.full([block_m], float("-inf"), tl.float32)
+    l_i = tl.zeros([block_m], tl.float32)
+    o_i = tl.zeros([block_m, width], tl.float32)
+    if index is not None:
+        tiles, count = indexed_tiles(index, tile, block_m)
+        o_i, l_i, m_i = _sweep(
+            args, tile, q_i, tiles, 0, count, o_i, l_i, m_i, block_m, block_n, width, precision, True
         )
     else:
-        begin, full_begin, full_end, end = key_range(call, place, block_m, block_n)
-        if call.left is not None:
-            sums, total, largest = _sweep(
-                call, place, query, None, begin, full_begin, sums, total, largest,
-                block_m, block_n, width, precision, True,
-            )  # fmt: skip
-        sums, total, largest = _sweep(
-            call, place, query, None, full_begin, full_end, sums, total, largest,
-            block_m, block_n, width, precision, False,
-        )  # fmt: skip
-        sums, total, largest = _sweep(
-            call, place, query, None, full_end, end, sums, total, largest, block_m, block_n, width, precision, True
+        begin, full_begin, full_end, end = key_range(args, tile, block_m, block_n)
+        if args.left is not None:
+            o_i, l_i, m_i = _sweep(
+                args, tile, q_i, None, begin, full_begin, o_i, l_i, m_i, block_m, block_n, width, precision, True
+            )
+        o_i, l_i, m_i = _sweep(
+            args, tile, q_i, None, full_begin, full_end, o_i, l_i, m_i, block_m, block_n, width, precision, False
+        )
+        o_i, l_i, m_i = _sweep(
+            args, tile, q_i, None, full_end, end, o_i, l_i, m_i, block_m, block_n, width, precision, True
         )
 
-    rows = place.start + tl.arange(0, block_m)
-    target = sequence_data(lse, place.sequence, place.head, place.first_query) + tl.cast(rows, tl.int64) * lse.token
-    total = tl.where(total == 0, 1.0, total)  # nothing allowed: sums are 0 and largest is -inf
-    logarithm = tl.log2(total) * 0.6931471805599453
-    if call.folded:
-        logarithm += largest * (call.unit * 0.6931471805599453)
+    l_i = tl.where(l_i == 0, 1.0, l_i)  # nothing allowed: o_i is 0 and m_i is -inf
+    lse_i = tl.log2(l_i) * LN_2
+    if args.folded:
+        lse_i += m_i * (args.unit * LN_2)
     else:
-        logarithm += largest
-    tl.store(target, logarithm, mask=rows < place.queries)
-    factor = 1 / total
-    if call.dropout is not None:
-        factor *= call.dropout.factor
-    target = sequence_data(out, place.sequence, place.head, place.first_query)
-    store_rows(
-        target, out.token, out.column, place.start, place.queries, sums * factor[:, None],
-        block_m, width, call.head_width,
-    )  # fmt: skip
+        lse_i += m_i
+    store_statistic(lse, tile, tile.start + tl.arange(0, block_m), lse_i)
+    factor = 1 / l_i
+    if args.dropout is not None:
+        factor *= args.dropout.factor
+    store_queries(args, out, tile, tile.start, o_i * factor[:, None], block_m, width)
 
 
 @triton.jit
 def _sweep(
-    call, place, query, tiles, begin, end, sums, total, largest,
+    args, tile, q_i, tiles, begin, end, o_i, l_i, m_i,
     block_m: tl.constexpr, block_n: tl.constexpr, width: tl.constexpr, precision: tl.constexpr, masked: tl.constexpr,
 ):  # fmt: skip
     """Online softmax (Milakov & Gimelshein 2018) over keys begin .. end - 1, or over tiles begin .. end - 1 of a list."""
-    i = place.start + tl.arange(0, block_m)
-    head = place.head // call.group
-    keys = sequence_data(call.key, place.sequence, head, place.first_key)
-    values = sequence_data(call.value, place.sequence, head, place.first_key)
+    i = tile.start + tl.arange(0, block_m)
     step: tl.constexpr = block_n if tiles is None else 1
     # a loop that is skipped must not meet products of the one before in flight: ptxas would serialize them all
     if begin < end:
@@ -93,29 +85,25 @@ def _sweep(
             if tiles is not None:
                 start = tl.load(tiles + at) * block_n
             j = start + tl.arange(0, block_n)
-            key = load_rows(
-                keys, call.key.token, call.key.column, start, place.keys, block_n, width, call.head_width, masked
-            )
-            products = tl.dot(query, tl.trans(key), input_precision=precision)
-            score, _ = scores(call, place, products, i, j, False)
+            k_j = load_keys(args, args.key, tile, start, block_n, width, masked)
+            products = tl.dot(q_i, tl.trans(k_j), input_precision=precision)
+            s_ij, _ = scores(args, tile, products, i, j, False)
             if masked:
-                allowed = key_exists(call, place, j)[None, :]
-                if call.structured:
-                    allowed = allowed & in_structure(call, place, i, j, False)
-                score = tl.where(allowed, score, float("-inf"))
-            highest = tl.maximum(largest, tl.max(score, 1))
-            if masked or not call.folded:  # a row may have seen nothing but -inf, and -inf - -inf is NaN
-                finite = tl.where(highest == float("-inf"), 0.0, highest)
+                allowed = key_exists(args, tile, j)[None, :]
+                if args.structured:
+                    allowed = allowed & in_structure(args, tile, i, j, False)
+                s_ij = tl.where(allowed, s_ij, float("-inf"))
+            m_new = tl.maximum(m_i, tl.max(s_ij, 1))
+            if masked or not args.folded:  # a row may have seen nothing but -inf, and -inf - -inf is NaN
+                m_safe = tl.where(m_new == float("-inf"), 0.0, m_new)
             else:
-                finite = highest
-            probabilities = weights(call, score, (finite * call.unit if call.folded else finite)[:, None])
-            shrink = tl.exp2((largest - finite) * call.unit)
-            total = total * shrink + tl.sum(probabilities, 1)
-            if call.dropout is not None:
-                probabilities = tl.where(kept(call, place, i, j, False), probabilities, 0.0)
-            value = load_rows(
-                values, call.value.token, call.value.column, start, place.keys, block_n, width, call.head_width, masked
-            )
-            sums = tl.dot(probabilities.to(value.dtype), value, sums * shrink[:, None], input_precision=precision)
-            largest = highest
-    return sums, total, largest
+                m_safe = m_new
+            p_ij = weights(args, s_ij, (m_safe * args.unit if args.folded else m_safe)[:, None])
+            alpha = tl.exp2((m_i - m_safe) * args.unit)
+            l_i = l_i * alpha + tl.sum(p_ij, 1)
+            if args.dropout is not None:
+                p_ij = tl.where(kept(args, tile, i, j, False), p_ij, 0.0)
+            v_j = load_keys(args, args.value, tile, start, block_n, width, masked)
+            o_i = tl.dot(p_ij.to(v_j.dtype), v_j, o_i * alpha[:, None], input_precision=precision)
+            m_i = m_new
+    return o_i, l_i, m_i

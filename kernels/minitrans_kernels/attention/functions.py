@@ -1,68 +1,33 @@
-"""Softmax attention over padded rectangles and over packed batches, and the probabilities of chosen rows of both."""
+"""Softmax attention over padded rectangles and over packed batches, and the probabilities of both."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, TypedDict, overload
+from typing import Literal, Unpack, overload
 
 from torch import Tensor
 
 from minitrans_kernels.attention import operators
-from minitrans_kernels.attention.arguments import Options, check_rows, packed, rectangles
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
-
-class PackedOptions(TypedDict, total=False):
-    """The keyword arguments of `attention_varlen` but `return_lse`, for type checkers."""
-
-    causal: bool
-    window: tuple[int | None, int | None] | None
-    global_tokens: Tensor | None
-    block_layout: tuple[Tensor, int] | None
-    bias: Tensor | None
-    relative_bias: tuple[Tensor, bool, int] | None
-    alibi_slopes: Tensor | None
-    scale: float | None
-    softcap: float | None
-    dropout_p: float
-    dropout_seed: int | Tensor | None
-
-
-class PaddedOptions(PackedOptions, total=False):
-    """Those of `attention`."""
-
-    key_padding: Tensor | None
+from minitrans_kernels.attention.arguments import AttentionArgs, Options, check_weights, packed, padded
 
 
 @overload
 def attention(
-    q: Tensor, k: Tensor, v: Tensor, *, return_lse: Literal[False] = False, **options: Unpack[PaddedOptions]
-) -> Tensor: ...
+    q: Tensor, k: Tensor, v: Tensor, *, key_padding: Tensor | None = None, return_lse: Literal[False] = False,
+    **options: Unpack[Options],
+) -> Tensor: ...  # fmt: skip
 @overload
 def attention(
-    q: Tensor, k: Tensor, v: Tensor, *, return_lse: Literal[True], **options: Unpack[PaddedOptions]
-) -> tuple[Tensor, Tensor]: ...
-
-
+    q: Tensor, k: Tensor, v: Tensor, *, key_padding: Tensor | None = None, return_lse: Literal[True],
+    **options: Unpack[Options],
+) -> tuple[Tensor, Tensor]: ...  # fmt: skip
 def attention(
     q: Tensor,
     k: Tensor,
     v: Tensor,
     *,
     key_padding: Tensor | None = None,
-    causal: bool = False,
-    window: tuple[int | None, int | None] | None = None,
-    global_tokens: Tensor | None = None,
-    block_layout: tuple[Tensor, int] | None = None,
-    bias: Tensor | None = None,
-    relative_bias: tuple[Tensor, bool, int] | None = None,
-    alibi_slopes: Tensor | None = None,
-    scale: float | None = None,
-    softcap: float | None = None,
-    dropout_p: float = 0.0,
-    dropout_seed: int | Tensor | None = None,
     return_lse: bool = False,
+    **options: Unpack[Options],
 ) -> Tensor | tuple[Tensor, Tensor]:
     """softmax(scale · q kᵀ + bias) v (Vaswani et al. 2017, equation 1), never holding the (T, S) scores.
 
@@ -74,19 +39,21 @@ def attention(
         k: (B, G, S, K); G divides H, each key head serves H / G query heads.
         v: as k.
         key_padding: (B, S) bool, True = may be attended to.
-        causal: a query sees no key to its right.
-        window: (left, right), how far a query sees to each side; None = unbounded.
-        global_tokens: (B, S) bool: these attend to, and are attended from, everywhere; they lift window and blocks only.
-        block_layout: `BlockLayout`, which blocks of keys a block of queries sees.
-        bias: (B|1, H|1, T, S) added to the scores, float32 or the dtype of q; -inf = may not be attended to.
-        relative_bias: `RelativeBias`, T5's scores by bucket of distance.
-        alibi_slopes: (H); -slope · |distance| is added.
-        scale: factor of the scores; None = K ** -0.5.
-        softcap: c of c · tanh(score / c), before anything is added; None = none.
-        dropout_p: probability with which a probability is dropped, the others divided by 1 - dropout_p.
-        dropout_seed: what decides which (see `dropout_mask`): an int, a (1) int64 tensor, or None = drawn from the
-            generator of the device.
         return_lse: return the log-sum-exp of the scores too, (B, H, T), natural, float32 (float64 for float64 inputs).
+        options: any of these, all by name.
+
+            * causal: a query sees no key to its right; False.
+            * window: (left, right), how far a query sees to each side; None = unbounded.
+            * global_tokens: (B, S) bool: these attend to, and are attended from, everywhere; they lift window and blocks only.
+            * block_layout: `BlockLayout`, which blocks of keys a block of queries sees. Other tiles are never visited.
+            * bias: (B|1, H|1, T, S) added to the scores, float32 or the dtype of q; -inf = may not be attended to.
+            * relative_bias: `RelativeBias`, T5's scores by bucket of distance.
+            * alibi_slopes: (H); -slope · |distance| is added.
+            * scale: factor of the scores; None = K ** -0.5.
+            * softcap: c of c · tanh(score / c), before anything is added; None = none.
+            * dropout_p: probability with which a probability is dropped, the others divided by 1 - dropout_p; 0.0.
+            * dropout_seed: what decides which (see `dropout_mask`): an int, a (1) int64 tensor, or None = drawn from the
+              generator of the device.
 
     Returns:
         Output, like q; with `return_lse` (output, log-sum-exp). Both have gradients, to q, k, v, bias, table and slopes.
@@ -94,23 +61,18 @@ def attention(
     Raises:
         ValueError, TypeError: naming the argument that does not fit, before anything is launched.
     """
-    options = Options(
-        key_padding, causal, window, global_tokens, block_layout, bias, relative_bias, alibi_slopes, scale, softcap,
-        dropout_p, dropout_seed,
-    )  # fmt: skip
-    out, lse = operators.attend(rectangles(q, k, v, options))
-    return (out, lse) if return_lse else out
+    return _attend(padded(q, k, v, key_padding, options), return_lse)
 
 
 @overload
 def attention_varlen(
     q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor, max_seqlen_q: int, max_seqlen_k: int,
-    *, return_lse: Literal[False] = False, **options: Unpack[PackedOptions],
+    *, return_lse: Literal[False] = False, **options: Unpack[Options],
 ) -> Tensor: ...  # fmt: skip
 @overload
 def attention_varlen(
     q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor, max_seqlen_q: int, max_seqlen_k: int,
-    *, return_lse: Literal[True], **options: Unpack[PackedOptions],
+    *, return_lse: Literal[True], **options: Unpack[Options],
 ) -> tuple[Tensor, Tensor]: ...  # fmt: skip
 def attention_varlen(
     q: Tensor,
@@ -121,18 +83,8 @@ def attention_varlen(
     max_seqlen_q: int,
     max_seqlen_k: int,
     *,
-    causal: bool = False,
-    window: tuple[int | None, int | None] | None = None,
-    global_tokens: Tensor | None = None,
-    block_layout: tuple[Tensor, int] | None = None,
-    bias: Tensor | None = None,
-    relative_bias: tuple[Tensor, bool, int] | None = None,
-    alibi_slopes: Tensor | None = None,
-    scale: float | None = None,
-    softcap: float | None = None,
-    dropout_p: float = 0.0,
-    dropout_seed: int | Tensor | None = None,
     return_lse: bool = False,
+    **options: Unpack[Options],
 ) -> Tensor | tuple[Tensor, Tensor]:
     """`attention` over sequences laid end to end: each sees itself only, and positions count from its own beginning.
 
@@ -145,133 +97,82 @@ def attention_varlen(
         cu_seqlens_k: likewise for keys. A sequence may be empty on either side.
         max_seqlen_q: the longest query sequence, or more.
         max_seqlen_k: the longest key sequence, or more.
-        causal: as in `attention`.
-        window: as in `attention`.
-        global_tokens: (M) bool.
-        block_layout: `BlockLayout` of the longest lengths, by position within the sequence.
-        bias: (B|1, H|1, max_seqlen_q, max_seqlen_k), by position within the sequence.
-        relative_bias: as in `attention`.
-        alibi_slopes: as in `attention`.
-        scale: as in `attention`.
-        softcap: as in `attention`.
-        dropout_p: as in `attention`.
-        dropout_seed: as in `attention`; a seed drops what it drops in the padded batch of the same sequences.
         return_lse: return the log-sum-exp (N, H) too.
+        options: as in `attention`, except that
+
+            * global_tokens is (M);
+            * block_layout is that of the longest lengths, by position within the sequence;
+            * bias is (B|1, H|1, max_seqlen_q, max_seqlen_k), by position within the sequence.
+
+            A dropout_seed drops what it drops in the padded batch of the same sequences.
 
     Raises:
         ValueError, TypeError: naming the argument that does not fit, before anything is launched.
     """
-    options = Options(
-        None, causal, window, global_tokens, block_layout, bias, relative_bias, alibi_slopes, scale, softcap,
-        dropout_p, dropout_seed,
-    )  # fmt: skip
-    problem = packed(q, k, v, (cu_seqlens_q, cu_seqlens_k), (max_seqlen_q, max_seqlen_k), options)
-    out, lse = operators.attend(problem)
-    return (out, lse) if return_lse else out
+    args = packed(q, k, v, (cu_seqlens_q, cu_seqlens_k), (max_seqlen_q, max_seqlen_k), options)
+    return _attend(args, return_lse)
 
 
-def attention_rows(
-    q: Tensor,
-    k: Tensor,
-    lse: Tensor,
-    rows: Tensor,
-    *,
-    key_padding: Tensor | None = None,
-    causal: bool = False,
-    window: tuple[int | None, int | None] | None = None,
-    global_tokens: Tensor | None = None,
-    block_layout: tuple[Tensor, int] | None = None,
-    bias: Tensor | None = None,
-    relative_bias: tuple[Tensor, bool, int] | None = None,
-    alibi_slopes: Tensor | None = None,
-    scale: float | None = None,
-    softcap: float | None = None,
-) -> Tensor:
-    """The exact probabilities of some query rows of an `attention`, before dropout: exp(score - lse).
+def attention_weights(
+    q: Tensor, k: Tensor, lse: Tensor, rows: Tensor | None = None, *, key_padding: Tensor | None = None,
+    **options: Unpack[Options],
+) -> Tensor:  # fmt: skip
+    """The exact probabilities of an `attention`, before dropout: exp(score - lse). Of all query rows, or of some.
 
     Args:
         q: (B, H, T, K), as the attention had it; likewise everything that has a name of `attention`.
         k: (B, G, S, K).
         lse: (B, H, T), what the attention returned.
-        rows: (R) or (B, R) int64, query rows in 0 .. T - 1.
-        key_padding: as in `attention`.
-        causal: as in `attention`.
-        window: as in `attention`.
-        global_tokens: as in `attention`.
-        block_layout: as in `attention`.
-        bias: as in `attention`.
-        relative_bias: as in `attention`.
-        alibi_slopes: as in `attention`.
-        scale: as in `attention`.
-        softcap: as in `attention`.
+        rows: (R) or (B, R) int64, query rows in 0 .. T - 1, in any order; None = all.
+        key_padding: as the attention had it.
+        options: as the attention had them; dropout changes nothing here.
 
     Returns:
-        (B, H, R, S) in the dtype of lse; rows with nothing to attend to are zero. It has gradients.
+        (B, H, T, S), or (B, H, R, S), in the dtype of lse; rows with nothing to attend to are zero. It has gradients.
 
     Raises:
         ValueError, TypeError: naming the argument that does not fit, before anything is launched.
     """
-    options = Options(
-        key_padding, causal, window, global_tokens, block_layout, bias, relative_bias, alibi_slopes, scale, softcap
-    )
-    problem = rectangles(q, k, k.detach() if isinstance(k, Tensor) else k, options)
-    check_rows(rows, lse, problem)
-    return operators.probabilities(problem, lse, rows)
+    return _weights(padded(q, k, None, key_padding, _without_dropout(options)), lse, rows)
 
 
-def attention_rows_varlen(
-    q: Tensor,
-    k: Tensor,
-    lse: Tensor,
-    rows: Tensor,
-    cu_seqlens_q: Tensor,
-    cu_seqlens_k: Tensor,
-    max_seqlen_q: int,
-    max_seqlen_k: int,
-    *,
-    causal: bool = False,
-    window: tuple[int | None, int | None] | None = None,
-    global_tokens: Tensor | None = None,
-    block_layout: tuple[Tensor, int] | None = None,
-    bias: Tensor | None = None,
-    relative_bias: tuple[Tensor, bool, int] | None = None,
-    alibi_slopes: Tensor | None = None,
-    scale: float | None = None,
-    softcap: float | None = None,
-) -> Tensor:
-    """The exact probabilities of some query rows of an `attention_varlen`, before dropout: exp(score - lse).
+def attention_weights_varlen(
+    q: Tensor, k: Tensor, lse: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor, max_seqlen_q: int, max_seqlen_k: int,
+    rows: Tensor | None = None, **options: Unpack[Options],
+) -> Tensor:  # fmt: skip
+    """`attention_weights` of an `attention_varlen`.
 
     Args:
         q: (N, H, K), as the attention had it; likewise everything that has a name of `attention_varlen`.
         k: (M, G, K).
         lse: (N, H), what the attention returned.
-        rows: (R) int64, packed query tokens in 0 .. N - 1, of any sequences in any order; `cu_seqlens_q[:-1].long()` are
-            the first tokens of sequences that are not empty.
-        cu_seqlens_q: as in `attention_varlen`.
-        cu_seqlens_k: as in `attention_varlen`.
-        max_seqlen_q: as in `attention_varlen`.
-        max_seqlen_k: as in `attention_varlen`.
-        causal: as in `attention`.
-        window: as in `attention`.
-        global_tokens: as in `attention_varlen`.
-        block_layout: as in `attention_varlen`.
-        bias: as in `attention_varlen`.
-        relative_bias: as in `attention`.
-        alibi_slopes: as in `attention`.
-        scale: as in `attention`.
-        softcap: as in `attention`.
+        cu_seqlens_q: as the attention had it.
+        cu_seqlens_k: as the attention had it.
+        max_seqlen_q: as the attention had it.
+        max_seqlen_k: as the attention had it.
+        rows: (R) int64, packed query tokens in 0 .. N - 1, of any sequences in any order; None = all.
+            `cu_seqlens_q[:-1].long()` are the first tokens of sequences that are not empty.
+        options: as the attention had them; dropout changes nothing here.
 
     Returns:
-        (R, H, max_seqlen_k) in the dtype of lse: a row's probabilities of the keys of its own sequence, zero past them;
-        rows with nothing to attend to are zero. It has gradients.
+        (H, N, M), or (H, R, M), in the dtype of lse: zero between sequences. It has gradients.
 
     Raises:
         ValueError, TypeError: naming the argument that does not fit, before anything is launched.
     """
-    options = Options(
-        None, causal, window, global_tokens, block_layout, bias, relative_bias, alibi_slopes, scale, softcap
-    )
-    boundaries, longest = (cu_seqlens_q, cu_seqlens_k), (max_seqlen_q, max_seqlen_k)
-    problem = packed(q, k, k.detach() if isinstance(k, Tensor) else k, boundaries, longest, options)
-    check_rows(rows, lse, problem)
-    return operators.probabilities(problem, lse, rows)
+    longest = (max_seqlen_q, max_seqlen_k)
+    return _weights(packed(q, k, None, (cu_seqlens_q, cu_seqlens_k), longest, _without_dropout(options)), lse, rows)
+
+
+def _attend(args: AttentionArgs, return_lse: bool) -> Tensor | tuple[Tensor, Tensor]:
+    out, lse = operators.attend(args)
+    return (out, lse) if return_lse else out
+
+
+def _weights(args: AttentionArgs, lse: Tensor, rows: Tensor | None) -> Tensor:
+    check_weights(args, lse, rows)
+    return operators.weights(args, lse, rows)
+
+
+def _without_dropout(options: Options) -> Options:
+    return {**options, "dropout_p": 0.0}

@@ -1,4 +1,4 @@
-"""The operators `minitrans::attention_forward`, `attention_backward` and `attention_rows`, as torch and its compiler know them.
+"""The operators `minitrans::attention_forward`, `_backward` and `_weights`, as torch and its compiler know them.
 
 Each runs on Triton where that can run and in plain PyTorch elsewhere. Gradients of gradients are always those of the
 PyTorch path, computed again with a graph.
@@ -7,75 +7,56 @@ PyTorch path, computed again with a graph.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from minitrans_kernels.attention import pytorch
-from minitrans_kernels.attention.problem import Problem
+from minitrans_kernels.attention import fallback
+from minitrans_kernels.attention.arguments import DIFFERENTIABLE, AttentionArgs, check_rows, check_values
 from minitrans_kernels.registration import Operator
 from minitrans_kernels.runtime import runs_on_triton
 
-# a Problem, field by field
-_PROBLEM = (
-    "(Tensor query, Tensor key, Tensor value, Tensor? cu_seqlens_q, Tensor? cu_seqlens_k, SymInt max_seqlen_q, "
-    "SymInt max_seqlen_k, Tensor? key_padding, Tensor? global_tokens, Tensor? blocks, SymInt block_size, Tensor? bias, "
-    "Tensor? diagonals, bool causal, SymInt? left, SymInt? right, float scale, float? softcap, float dropout_p, "
-    "Tensor? dropout_seed"
+_FIELDS = tuple(field.name for field in fields(AttentionArgs))
+_PLACES = tuple(_FIELDS.index(name) for name in DIFFERENTIABLE)
+_TYPES = {"int": "SymInt"}  # where the schema has a name of its own
+_SCHEMA = ", ".join(
+    f"{_TYPES.get(kind, kind)}{'?' * bool(optional)} {field.name}"
+    for field in fields(AttentionArgs)
+    for kind, optional, _ in [str(field.type).partition(" | ")]
 )
-_FIELDS = tuple(part.split()[-1] for part in _PROBLEM.split(","))
-_DIFFERENTIABLE = ("query", "key", "value", "bias", "diagonals")
-_PLACES = tuple(_FIELDS.index(name) for name in _DIFFERENTIABLE)
 
 
-def attend(problem: Problem) -> tuple[Tensor, Tensor]:
+def attend(args: AttentionArgs) -> tuple[Tensor, Tensor]:
     """Output, like the query, and log-sum-exp (B, H, T), or packed (N, H)."""
-    out, lse = _FORWARD(*_flat(problem))
+    out, lse = _FORWARD(*_flat(args))
     return out, lse
 
 
-def probabilities(problem: Problem, lse: Tensor, rows: Tensor) -> Tensor:
-    """Probabilities, as `Problem.shape_of_rows` says, of the query rows `rows`, given what `attend` gave as log-sum-exp."""
-    found: Tensor = _ROWS(*_flat(problem), lse, rows)
+def weights(args: AttentionArgs, lse: Tensor, rows: Tensor | None) -> Tensor:
+    """Probabilities, as `AttentionArgs.weights_shape` says, given what `attend` gave as log-sum-exp."""
+    found: Tensor = _WEIGHTS(*_flat(args), lse, rows)
     return found
 
 
-def check_boundaries(problem: Problem) -> None:
-    """Raises ValueError where boundaries that can be read without waiting for a device do not fit the tokens."""
-    for name, boundaries, tokens, longest in (
-        ("cu_seqlens_q", problem.cu_seqlens_q, problem.query, problem.max_seqlen_q),
-        ("cu_seqlens_k", problem.cu_seqlens_k, problem.key, problem.max_seqlen_k),
-    ):
-        if boundaries is None or boundaries.device.type != "cpu":
-            continue
-        ends = boundaries.tolist()
-        lengths = boundaries.diff().tolist()
-        if ends[0] != 0 or ends[-1] != len(tokens) or min(lengths, default=0) < 0:
-            raise ValueError(f"{name} must begin with 0, never fall, and end with {len(tokens)} tokens, got {ends}")
-        if max(lengths, default=0) > longest:
-            raise ValueError(
-                f"max_seqlen_{name[-1]} must be at least {max(lengths)}, the longest length, got {longest}"
-            )
+def _flat(args: AttentionArgs) -> tuple[Any, ...]:
+    return tuple(getattr(args, name) for name in _FIELDS)
 
 
-def _flat(problem: Problem) -> tuple[Any, ...]:
-    return tuple(getattr(problem, name) for name in _FIELDS)
-
-
-def _launches(problem: Problem) -> bool:
-    return _computes((problem.query, problem.key)) and runs_on_triton(problem.query)
+def _launches(args: AttentionArgs) -> bool:
+    return not args.empty and runs_on_triton(args.query)
 
 
 def _forward(*arguments: Any) -> tuple[Tensor, Tensor]:
-    problem = Problem(*arguments)
-    check_boundaries(problem)
-    if _launches(problem):
-        from minitrans_kernels.attention.launch import forward
+    args = AttentionArgs(*arguments)
+    check_values(args)
+    if _launches(args):
+        from minitrans_kernels.attention import launch
 
-        return forward(problem)
-    out, lse = pytorch.forward(problem)
-    return torch.empty_like(problem.query).copy_(out), lse.contiguous()
+        return launch.forward(args)
+    out, lse = fallback.forward(args)
+    return torch.empty_like(args.query).copy_(out), lse.contiguous()
 
 
 def _forward_fake(*arguments: Any) -> tuple[Tensor, Tensor]:
@@ -85,18 +66,17 @@ def _forward_fake(*arguments: Any) -> tuple[Tensor, Tensor]:
 
 
 def _backward(*arguments: Any) -> list[Tensor]:
-    *fields, out, lse, grad_out, grad_lse, wants = arguments
-    problem = Problem(*fields)
-    if _launches(problem):
-        from minitrans_kernels.attention.launch import backward
+    *inputs, out, lse, grad_out, grad_lse, wants = arguments
+    args = AttentionArgs(*inputs)
+    if _launches(args):
+        from minitrans_kernels.attention import launch
 
-        gradients = backward(problem, out, lse, grad_out, grad_lse, tuple(wants))
+        gradients = launch.backward(args, out, lse, grad_out, grad_lse, tuple(wants))
         return [gradient for gradient in gradients if gradient is not None]
-    gradients = pytorch.backward(problem, out, lse, grad_out, grad_lse, tuple(wants))
-    inputs = (fields[place] for place in _PLACES)
+    gradients = fallback.backward(args, out, lse, grad_out, grad_lse, tuple(wants))
     return [
-        torch.empty_like(given).copy_(gradient)
-        for given, gradient in zip(inputs, gradients, strict=True)
+        torch.empty_like(inputs[place]).copy_(gradient)
+        for place, gradient in zip(_PLACES, gradients, strict=True)
         if gradient is not None
     ]
 
@@ -106,23 +86,22 @@ def _backward_fake(*arguments: Any) -> list[Tensor]:
     return [torch.empty_like(arguments[place]) for place, want in zip(_PLACES, wants, strict=True) if want]
 
 
-def _rows(*arguments: Any) -> Tensor:
-    *fields, lse, rows = arguments
-    problem = Problem(*fields)
-    check_boundaries(problem)
-    count = lse.shape[0] if problem.packed else lse.shape[2]
-    if rows.device.type == "cpu" and rows.numel() and not 0 <= int(rows.min()) <= int(rows.max()) < count:
-        raise ValueError(f"rows must be in 0..{count - 1}, got {rows.tolist()}")
-    if _launches(problem):
-        from minitrans_kernels.attention.rows import probabilities as launch_rows
+def _weights(*arguments: Any) -> Tensor:
+    *inputs, lse, rows = arguments
+    args = AttentionArgs(*inputs)
+    check_values(args)
+    if rows is not None:
+        check_rows(rows, lse.shape[0] if args.packed else lse.shape[2])
+    if _launches(args):
+        from minitrans_kernels.attention import launch
 
-        return launch_rows(problem, lse, rows)
-    return pytorch.rows(problem, lse, rows).contiguous()
+        return launch.attention_weights(args, lse, rows)
+    return fallback.attention_weights(args, lse, rows).contiguous()
 
 
-def _rows_fake(*arguments: Any) -> Tensor:
-    *fields, lse, rows = arguments
-    found: Tensor = lse.new_empty(Problem(*fields).shape_of_rows(rows))
+def _weights_fake(*arguments: Any) -> Tensor:
+    *inputs, lse, rows = arguments
+    found: Tensor = lse.new_empty(AttentionArgs(*inputs).weights_shape(rows))
     return found
 
 
@@ -149,26 +128,27 @@ def _backward_of_forward(ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | N
     wants = [ctx.needs_input_grad[place] for place in _PLACES]
     places = [place for place, want in zip(_PLACES, wants, strict=True) if want]
     grad_out = torch.zeros_like(out) if grad_out is None else grad_out
-    if torch.is_grad_enabled() and _computes(inputs):
+    if torch.is_grad_enabled() and not AttentionArgs(*inputs).empty:
         gradients = _computed_again(
-            lambda fields: pytorch.forward(Problem(*fields)), inputs, places, (grad_out, grad_lse)
+            lambda given: fallback.forward(AttentionArgs(*given)), inputs, places, (grad_out, grad_lse)
         )
     else:
         gradients = _BACKWARD(*inputs, out, lse, grad_out, grad_lse, wants)
     return _at(places, gradients, len(inputs))
 
 
-def _backward_of_rows(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
+def _backward_of_weights(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
     inputs, _ = _kept(ctx)
     if grad is None:
         return (None,) * len(inputs)
     places = [place for place, needed in enumerate(ctx.needs_input_grad) if needed]
-    if _computes(inputs):
-        gradients = _computed_again(
-            lambda given: (pytorch.rows(Problem(*given[:-2]), given[-2], given[-1]),), inputs, places, (grad,)
-        )
+    if AttentionArgs(*inputs[:-2]).empty:
+        gradients: Sequence[Tensor] = [torch.zeros_like(inputs[place]) for place in places]
     else:
-        gradients = [torch.zeros_like(inputs[place]) for place in places]
+        gradients = _computed_again(
+            lambda given: (fallback.attention_weights(AttentionArgs(*given[:-2]), given[-2], given[-1]),),
+            inputs, places, (grad,),
+        )  # fmt: skip
     return _at(places, gradients, len(inputs))
 
 
@@ -189,7 +169,6 @@ def _computed_again(
         pairs = [pair for pair in zip(compute(inputs), gradients, strict=True) if pair[1] is not None]
         results, grads = zip(*pairs, strict=True)
         given = [inputs[place] for place in places]
-        # rows have no use for the value, which may be given with a gradient all the same
         return torch.autograd.grad(results, given, grads, create_graph=create_graph, materialize_grads=True)
 
 
@@ -201,19 +180,14 @@ def _at(places: Sequence[int], gradients: Sequence[Tensor], count: int) -> tuple
     return tuple(found)
 
 
-def _computes(inputs: Sequence[Any]) -> bool:
-    """Whether there is a query and a key at all; without, every result is a constant."""
-    return bool(inputs[0].numel() > 0 and inputs[1].numel() > 0)
-
-
-_FORWARD = Operator("minitrans::attention_forward", _forward, f"{_PROBLEM}) -> (Tensor, Tensor)")
+_FORWARD = Operator("minitrans::attention_forward", _forward, f"({_SCHEMA}) -> (Tensor, Tensor)")
 _BACKWARD = Operator(
     "minitrans::attention_backward",
     _backward,
-    f"{_PROBLEM}, Tensor out, Tensor lse, Tensor grad_out, Tensor? grad_lse, bool[] wants) -> Tensor[]",
+    f"({_SCHEMA}, Tensor out, Tensor lse, Tensor grad_out, Tensor? grad_lse, bool[] wants) -> Tensor[]",
 )
-_ROWS = Operator("minitrans::attention_rows", _rows, f"{_PROBLEM}, Tensor lse, Tensor rows) -> Tensor")
-for _operator, _fake in ((_FORWARD, _forward_fake), (_BACKWARD, _backward_fake), (_ROWS, _rows_fake)):
+_WEIGHTS = Operator("minitrans::attention_weights", _weights, f"({_SCHEMA}, Tensor lse, Tensor? rows) -> Tensor")
+for _operator, _fake in ((_FORWARD, _forward_fake), (_BACKWARD, _backward_fake), (_WEIGHTS, _weights_fake)):
     _operator.register_fake(_fake)
-for _operator, _derivative in ((_FORWARD, _backward_of_forward), (_ROWS, _backward_of_rows)):
+for _operator, _derivative in ((_FORWARD, _backward_of_forward), (_WEIGHTS, _backward_of_weights)):
     _operator.register_autograd(_derivative, setup_context=_keep)

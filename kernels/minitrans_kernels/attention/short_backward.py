@@ -5,103 +5,139 @@ seven products of matrices where five would do. Here one program holds a tile of
 their gradients as it passes, in float32 scratch of its own. Nobody else adds to them, so there are no atomics, and each
 sum has one order. The price is that parallelism is B·H programs: for sequences of up to 512 tokens, in batches.
 """
+# mypy: disable-error-code="untyped-decorator, no-untyped-def, no-untyped-call"
 
 from __future__ import annotations
 
-from typing import Final
-
-import torch
 import triton
-from torch import Tensor
+import triton.language as tl
 
-from minitrans_kernels.attention.call import Call
-from minitrans_kernels.attention.preparation import device_of, precision_of, statistic_view, token_view, width_of
-from minitrans_kernels.attention.problem import Problem
-from minitrans_kernels.attention.short_backward_kernel import short_backward_kernel
-from minitrans_kernels.runtime import architecture
-
-_LONGEST: Final = 512
-# all there are: left to itself the assembler may spill to fit more programs on a processor
-_REGISTERS: Final = 255
-# queries and keys of a tile, warps, stages: for a bare product, for one with dropout, and for any other call. Five products'
-# worth of tiles must fit the registers, which on sm_80 hold the operands too, and with wider heads none do
-_TABLE: Final = {
-    "sm_90": ((32, 128, 8, 2), (32, 128, 8, 1), (32, 64, 8, 1)),
-    "sm_100": ((32, 64, 8, 1), (32, 64, 8, 1), (32, 64, 8, 1)),
-}
-# the matrix unit of sm_90 and sm_100 multiplies 64 rows at a time, and the gradient of the query has K of them
-_NARROWEST: Final = 33
-_WIDEST: Final = 64
+from minitrans_kernels.attention.backward import fill_delta
+from minitrans_kernels.attention.tiles import (
+    in_structure,
+    kept,
+    key_exists,
+    load_keys,
+    load_lse,
+    load_queries,
+    load_statistic,
+    real_keys,
+    scores,
+    store_keys,
+    store_queries,
+    weights,
+    whole_sequence,
+)
 
 
-def serves(problem: Problem) -> bool:
-    """Whether `short_backward` computes this problem.
+@triton.jit
+def short_backward_kernel(
+    args, out, lse, grad_out, grad_lse, delta, grad_query, grad_key, grad_value, scratch,
+    block_m: tl.constexpr, block_n: tl.constexpr, width: tl.constexpr, precision: tl.constexpr,
+):  # fmt: skip
+    """Writes delta and the gradients of one sequence in one head; `scratch` is None where the keys are a single tile.
 
-    It wants T and S of at most 512, K from 33 to 64, half precision, as many key/value heads as heads, and sm_90 or newer.
+    Tiles of keys one after the other, and for each the range of queries that may see it. Neither end of that range falls
+    from one tile to the next, so a query tile before `touched` has been met or never will be, and one before the begin
+    of the next range is complete.
     """
-    return (
-        max(problem.max_seqlen_q, problem.max_seqlen_k) <= _LONGEST
-        and _NARROWEST <= problem.width <= _WIDEST
-        and problem.query.dtype != torch.float32
-        and problem.heads == problem.key_heads
-        and architecture(problem.query.device) in _TABLE
-    )
+    tile = whole_sequence(args, tl.program_id(0) // args.heads, tl.program_id(0) % args.heads)
+    begin, end = real_keys(args, tile)
+    if args.starts_q is not None:
+        end = tl.where(tile.sequence < args.batch, end, 0)
+    partial = None
+    if scratch is not None:
+        tiles = tl.cdiv(args.queries, block_m)
+        partial = scratch + tl.cast(tl.program_id(0), tl.int64) * tiles * (block_m * width)
+    for row in range(0, tile.queries, block_m):
+        fill_delta(args, tile, out, grad_out, grad_lse, delta, row, block_m, width)
+    # what one thread of this program wrote, to delta here and to `partial` below, others read
+    tl.debug_barrier()
+    touched = 0
+    for start in range(0, tile.keys, block_n):
+        first, stop = _visible_queries(args, tile, start, begin, end, touched, block_m, block_n)
+        _clear(args, grad_query, tile, touched, tl.minimum(first, tile.queries), block_m, width)
+        complete, _ = _visible_queries(args, tile, start + block_n, begin, end, tile.queries, block_m, block_n)
+        _sweep_queries(
+            args, tile, grad_query, grad_key, grad_value, partial, grad_out, lse, delta,
+            start, first, stop, touched, complete, block_m, block_n, width, precision,
+        )  # fmt: skip
+        touched = tl.maximum(touched, tl.maximum(first, tl.cdiv(stop, block_m) * block_m))
+        tl.debug_barrier()
+    _clear(args, grad_query, tile, touched, tile.queries, block_m, width)
 
 
-def short_backward(
-    problem: Problem,
-    call: Call,
-    out: Tensor,
-    lse: Tensor,
-    grad_out: Tensor,
-    grad_lse: Tensor | None,
-    delta: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of query, key and value; fills delta.
+@triton.jit
+def _visible_queries(args, tile, start, begin, end, otherwise, block_m: tl.constexpr, block_n: tl.constexpr):
+    """(first, end) of the queries, from a multiple of `block_m` on, that may see the tile of keys; else `otherwise` twice."""
+    first = 0
+    stop = tile.queries
+    shift = tile.keys - tile.queries
+    if args.causal:
+        first = tl.maximum(first, start - shift)
+    if args.global_tokens is None:
+        if args.right is not None:
+            first = tl.maximum(first, start - shift - args.right)
+        if args.left is not None:
+            stop = tl.minimum(stop, tl.minimum(start + block_n, tile.keys) - shift + args.left)
+    visible = (start < end) & (start + block_n > begin)
+    return tl.where(visible, first // block_m * block_m, otherwise), tl.where(visible, stop, otherwise)
 
-    Args:
-        problem: one that `serves` accepts.
-        call: the same, prepared.
-        out: what the forward gave.
-        lse: (B, H, T) float32, or packed (N, H), what the forward gave.
-        grad_out: like out.
-        grad_lse: like lse; None = zero.
-        delta: like lse, becomes rowsum(grad_out ∘ out) minus grad_lse.
+
+@triton.jit
+def _clear(args, tensor, tile, start, end, block_m: tl.constexpr, width: tl.constexpr):
+    """Writes zeros to the rows start .. end - 1."""
+    zeros = tl.zeros([block_m, width], tl.float32)
+    for row in range(start, end, block_m):
+        store_queries(args, tensor, tile, row, zeros, block_m, width)
+
+
+@triton.jit
+def _sweep_queries(
+    args, tile, grad_query, grad_key, grad_value, partial, grad_out, lse, delta,
+    start, first, stop, touched, complete,
+    block_m: tl.constexpr, block_n: tl.constexpr, width: tl.constexpr, precision: tl.constexpr,
+):  # fmt: skip
+    """Writes the gradients of the keys and values from `start` on, and adds to those of queries first .. stop - 1.
+
+    Scores lie with a key to a row, so that no product of a product is transposed.
     """
-    grads = [torch.empty_like(tensor) for tensor in (problem.query, problem.key, problem.value)]
-    block_m, block_n, warps, stages = _blocks(problem)
-    programs = (problem.batch + problem.packed) * problem.heads
-    scratch = None
-    if problem.max_seqlen_k > block_n:
-        elements = programs * triton.cdiv(problem.max_seqlen_q, block_m) * block_m * width_of(problem)
-        scratch = torch.empty(elements, dtype=torch.float32, device=problem.query.device)
-    with device_of(problem):
-        short_backward_kernel[(programs,)](
-            call,
-            token_view(out, problem.packed),
-            statistic_view(lse, problem.packed),
-            token_view(grad_out, problem.packed),
-            None if grad_lse is None else statistic_view(grad_lse, problem.packed),
-            statistic_view(delta, problem.packed),
-            *(token_view(tensor, problem.packed) for tensor in grads),
-            scratch,
-            block_m=block_m,
-            block_n=block_n,
-            width=width_of(problem),
-            precision=precision_of(problem),
-            num_warps=warps,
-            num_stages=stages,
-            maxnreg=_REGISTERS,
-            enable_fp_fusion=True,
-        )
-    return grads[0], grads[1], grads[2]
-
-
-def _blocks(problem: Problem) -> tuple[int, int, int, int]:
-    """Queries and keys of a tile, warps, stages."""
-    masks = (problem.left, problem.right, problem.blocks, problem.global_tokens)
-    others = (problem.bias, problem.diagonals, problem.softcap, *masks)
-    bare, with_dropout, other = _TABLE[architecture(problem.query.device)]
-    if any(option is not None for option in others):
-        return other
-    return bare if problem.dropout_seed is None else with_dropout
+    j = start + tl.arange(0, block_n)
+    exists = key_exists(args, tile, j)[:, None]
+    k_j = load_keys(args, args.key, tile, start, block_n, width, True)
+    v_j = load_keys(args, args.value, tile, start, block_n, width, True)
+    dk_j = tl.zeros([block_n, width], tl.float32)
+    dv_j = tl.zeros([block_n, width], tl.float32)
+    for row in tl.range(first, stop, block_m):
+        i = row + tl.arange(0, block_m)
+        q_i = load_queries(args, args.query, tile, row, block_m, width, True)
+        do_i = load_queries(args, grad_out, tile, row, block_m, width, True)
+        products = tl.dot(k_j, tl.trans(q_i), input_precision=precision)
+        s_ij, squashed = scores(args, tile, products, i, j, True)
+        allowed = exists
+        if args.structured:
+            allowed = allowed & in_structure(args, tile, i, j, True)
+        p_ij = tl.where(allowed, weights(args, s_ij, load_lse(args, lse, tile, i)[None, :]), 0.0)
+        dp_ij = tl.dot(v_j, tl.trans(do_i), input_precision=precision)
+        kept_ij = p_ij
+        if args.dropout is not None:
+            keep = kept(args, tile, i, j, True)
+            kept_ij = tl.where(keep, p_ij, 0.0)
+            dp_ij = tl.where(keep, dp_ij * args.dropout.factor, 0.0)
+        dv_j = tl.dot(kept_ij.to(do_i.dtype), do_i, dv_j, input_precision=precision)
+        ds_ij = p_ij * (dp_ij - load_statistic(delta, tile, i, 0.0)[None, :])
+        if args.softcap is not None:
+            ds_ij *= 1 - squashed * squashed
+        ds_ij = ds_ij.to(q_i.dtype)
+        dk_j = tl.dot(ds_ij, q_i, dk_j, input_precision=precision)
+        dq_i = tl.dot(tl.trans(k_j), ds_ij, input_precision=precision)  # (width, block_m)
+        if partial is not None:
+            pointers = partial + row * width + tl.arange(0, width)[:, None] * block_m + tl.arange(0, block_m)[None, :]
+            dq_i += tl.load(pointers, mask=row < touched, other=0.0)
+            tl.store(pointers, dq_i, mask=row >= complete)
+        if row < complete:
+            store_queries(args, grad_query, tile, row, tl.trans(dq_i) * args.scale, block_m, width)
+    if args.dropout is not None:
+        dv_j *= args.dropout.factor
+    store_keys(args, grad_key, tile, start, dk_j * args.scale, block_n, width)
+    store_keys(args, grad_value, tile, start, dv_j, block_n, width)

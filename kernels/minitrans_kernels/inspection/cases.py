@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from minitrans_kernels.attention import launch
-from minitrans_kernels.attention.problem import Problem
-from minitrans_kernels.attention.rows import probabilities
+from minitrans_kernels.attention.arguments import AttentionArgs
 from minitrans_kernels.inspection.survey import Case, Finding
 from minitrans_kernels.layers.configurations import every_configuration
 
@@ -27,7 +26,7 @@ _VARIANTS: dict[str, tuple[tuple[str, ...], tuple[int, ...]]] = {
     "causal": (("causal",), (64, 128)),
     "packed": (("packed",), (64, 128)),
     "bias": (("bias",), (64, 128)),
-    "relative bias": (("diagonals",), (32, 64, 128, 256)),
+    "relative bias": (("distances",), (32, 64, 128, 256)),
     "softcap": (("softcap",), (64, 128)),
     "dropout": (("dropout",), (64, 128)),
     "packed dropout": (("packed", "dropout"), (32, 64, 128, 256)),
@@ -35,8 +34,8 @@ _VARIANTS: dict[str, tuple[tuple[str, ...], tuple[int, ...]]] = {
     "packed window": (("packed", "window"), (64, 128)),
     "blocks": (("blocks",), (64, 128)),
     "window, global tokens": (("window", "global", "padding"), (32, 64, 128, 256)),
-    "everything": (("window", "global", "padding", "diagonals", "softcap", "dropout", "grouped"), (64,)),
-    "everything but groups": (("window", "global", "padding", "diagonals", "softcap", "dropout"), (64,)),
+    "everything": (("window", "global", "padding", "distances", "softcap", "dropout", "grouped"), (64,)),
+    "everything but groups": (("window", "global", "padding", "distances", "softcap", "dropout"), (64,)),
 }
 # sequences that one program owns in the backward: in one tile of keys, and in several
 _SHORT = {"plain": (32, 64, 128), "relative bias": (64,), "packed dropout": (64, 128), "everything but groups": (64,)}
@@ -87,11 +86,12 @@ def documented(finding: Finding) -> bool:
 
 
 def _attention(options: tuple[str, ...], width: int, dtype: str, length: int = 2048) -> None:
-    problem = example(options, width, _DTYPES[dtype], length)
-    out, lse = launch.forward(problem)
-    wants = (True, True, True, problem.bias is not None, problem.diagonals is not None)
-    launch.backward(problem, out, lse, torch.empty_like(out), None, wants)
-    probabilities(problem, lse, _empty(length, dtype=torch.int64))
+    args = example(options, width, _DTYPES[dtype], length)
+    out, lse = launch.forward(args)
+    wants = (True, True, True, args.bias is not None, args.distance_bias is not None)
+    launch.backward(args, out, lse, torch.empty_like(out), None, wants)
+    for rows in (None, _empty(length, dtype=torch.int64)):
+        launch.attention_weights(args, lse, rows)
 
 
 def _reduced_precision(width: int) -> None:
@@ -103,7 +103,7 @@ def _reduced_precision(width: int) -> None:
         torch.set_float32_matmul_precision(before)
 
 
-def example(options: tuple[str, ...], width: int, dtype: torch.dtype, length: int) -> Problem:
+def example(options: tuple[str, ...], width: int, dtype: torch.dtype, length: int) -> AttentionArgs:
     """An attention call of BERT-base's heads with these options."""
     packed = "packed" in options
     key_heads = 4 if "grouped" in options else _HEADS
@@ -122,20 +122,13 @@ def example(options: tuple[str, ...], width: int, dtype: torch.dtype, length: in
         "global": {"global_tokens": flags},
         "blocks": {"blocks": _empty(1, length // 128, length // 128, dtype=torch.bool), "block_size": 128},
         "bias": {"bias": _empty(1, _HEADS, length, length, dtype=dtype)},
-        "diagonals": {"diagonals": _empty(_HEADS, 2 * length - 1, dtype=torch.float32)},
+        "distances": {"distance_bias": _empty(_HEADS, 2 * length - 1, dtype=torch.float32)},
         "softcap": {"softcap": 30.0},
         "dropout": {"dropout_p": 0.1, "dropout_seed": _empty(1, dtype=torch.int64)},
         "grouped": {},
     }
-    fields: dict[str, Any] = {
-        "query": query, "key": key, "value": torch.empty_like(key), "cu_seqlens_q": None, "cu_seqlens_k": None,
-        "max_seqlen_q": length, "max_seqlen_k": length, "key_padding": None, "global_tokens": None, "blocks": None,
-        "block_size": 0, "bias": None, "diagonals": None, "causal": False, "left": None, "right": None,
-        "scale": width**-0.5, "softcap": None, "dropout_p": 0.0, "dropout_seed": None,
-    }  # fmt: skip
-    for option in options:
-        fields |= used[option]
-    return Problem(**fields)
+    fields = {name: value for option in options for name, value in used[option].items()}
+    return AttentionArgs(query, key, torch.empty_like(key), length, length, width**-0.5, **fields)
 
 
 def _empty(*shape: int, dtype: torch.dtype) -> Tensor:

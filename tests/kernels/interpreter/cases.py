@@ -10,17 +10,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 from unittest.mock import patch
 
-import pytest
 import torch
-from minitrans_kernels.attention import launch
-from minitrans_kernels.attention.configs import Configuration
-from minitrans_kernels.attention.problem import Problem
+from minitrans_kernels.attention.arguments import DIFFERENTIABLE, AttentionArgs
 from minitrans_kernels.attention.reference import reference_attention
 from minitrans_kernels.dropout import dropout_mask
 from torch import Tensor
 
 SEED = torch.tensor([7])
-FLOATS = ("query", "key", "value", "bias", "diagonals")
+Tiles = Callable[..., None]
 
 
 def pairwise(choices: dict[str, tuple[Any, ...]], allowed: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
@@ -51,25 +48,20 @@ def pairwise(choices: dict[str, tuple[Any, ...]], allowed: Callable[[dict[str, A
     return cases
 
 
-def use_tiles(monkeypatch: pytest.MonkeyPatch, block_m: int, block_n: int) -> None:
-    """Tiles small enough that small problems have several."""
-    monkeypatch.setattr(launch, "choose", lambda problem, which: Configuration(block_m, block_n, 4, 2))
-
-
 def name_of(case: dict[str, Any]) -> str:
     return "-".join(f"{name}={value}" for name, value in case.items() if value not in (None, False, 0.0)).replace(
         " ", ""
     )
 
 
-def problem(
+def attention_args(
     *, lengths: tuple[int, int] = (19, 37), packed: bool = False, batch: int = 2, heads: tuple[int, int] = (2, 2),
     width: int = 16, dtype: torch.dtype = torch.float32, padding: str | None = None, causal: bool = False,
     window: tuple[int | None, int | None] = (None, None), global_tokens: bool = False, blocks: str | None = None,
-    bias: tuple[int, int] | str | None = None, diagonals: bool = False, softcap: float | None = None,
+    bias: tuple[int, int] | str | None = None, distance_bias: bool = False, softcap: float | None = None,
     dropout_p: float = 0.0, scale: float | None = None, strides: str = "contiguous", seed: int = 0,
-) -> Problem:  # fmt: skip
-    """A problem of random tensors. Packed: sequences of the lengths given, of none on either side, and in between."""
+) -> AttentionArgs:  # fmt: skip
+    """A call of random tensors. Packed: sequences of the lengths given, of none on either side, and in between."""
     draw = torch.Generator().manual_seed(seed)
     (queries, keys), (h, g) = lengths, heads
     starts: list[Tensor | None] = [None, None]
@@ -96,13 +88,13 @@ def problem(
         if bias == "one row":
             added = added[:, :, :1].expand(-1, -1, queries, -1)
     flags = (starts[1][-1],) if starts[1] is not None else (batch, keys)
-    return Problem(
+    return AttentionArgs(
         query=query, key=key, value=value, cu_seqlens_q=starts[0], cu_seqlens_k=starts[1],
         max_seqlen_q=queries, max_seqlen_k=keys, key_padding=_padding(padding, batch, keys, draw),
         global_tokens=torch.rand(*flags, generator=draw) < 0.1 if global_tokens else None,
         blocks=None if blocks is None else torch.rand(h if blocks == "a head" else 1, *grid, generator=draw) < 0.4,
         block_size=0 if blocks is None else size, bias=added,
-        diagonals=torch.randn(h, queries + keys - 1, generator=draw) if diagonals else None,
+        distance_bias=torch.randn(h, queries + keys - 1, generator=draw) if distance_bias else None,
         causal=causal, left=window[0], right=window[1], scale=width**-0.5 if scale is None else scale,
         softcap=softcap, dropout_p=dropout_p, dropout_seed=SEED if dropout_p else None,
     )  # fmt: skip
@@ -141,14 +133,14 @@ def _padding(kind: str | None, batch: int, keys: int, draw: torch.Generator) -> 
 
 @dataclass(frozen=True)
 class Result:
-    """Output, log-sum-exp, and the gradients of query, key, value, bias, diagonals."""
+    """Output, log-sum-exp, and the gradients of query, key, value, bias, distance bias."""
 
     out: Tensor
     lse: Tensor
     gradients: tuple[Tensor | None, ...]
 
 
-def upstream(call: Problem) -> tuple[Tensor, Tensor]:
+def upstream(call: AttentionArgs) -> tuple[Tensor, Tensor]:
     """Gradients of output and log-sum-exp."""
     draw = torch.Generator().manual_seed(1)
     return (
@@ -157,10 +149,12 @@ def upstream(call: Problem) -> tuple[Tensor, Tensor]:
     )
 
 
-def expected(call: Problem, dtype: torch.dtype, grad_lse: bool = True) -> Result:
+def expected(call: AttentionArgs, dtype: torch.dtype, grad_lse: bool = True) -> Result:
     """What the reference gives in `dtype`, with gradients by automatic differentiation."""
-    inputs = [None if (x := getattr(call, name)) is None else x.detach().to(dtype).requires_grad_() for name in FLOATS]
-    out, lse = _reference(replace(call, **dict(zip(FLOATS, inputs, strict=True))))
+    inputs = [
+        None if (x := getattr(call, name)) is None else x.detach().to(dtype).requires_grad_() for name in DIFFERENTIABLE
+    ]
+    out, lse = _reference(replace(call, **dict(zip(DIFFERENTIABLE, inputs, strict=True))))
     of_out, of_lse = (upstream(call)[0].to(dtype), upstream(call)[1].to(dtype))
     total = (out * of_out).sum()
     if grad_lse:
@@ -173,7 +167,7 @@ def expected(call: Problem, dtype: torch.dtype, grad_lse: bool = True) -> Result
     return Result(out.detach(), lse.detach(), gradients)
 
 
-def _reference(call: Problem) -> tuple[Tensor, Tensor]:
+def _reference(call: AttentionArgs) -> tuple[Tensor, Tensor]:
     kept = None
     if call.dropout_p:
         kept = dropout_mask((call.batch, call.heads, call.max_seqlen_q, call.max_seqlen_k), call.dropout_p, SEED)
@@ -208,14 +202,14 @@ def _reference(call: Problem) -> tuple[Tensor, Tensor]:
 
 
 def _one(
-    call: Problem, query: Tensor, key: Tensor, value: Tensor, padding: Tensor | None, global_tokens: Tensor | None,
+    call: AttentionArgs, query: Tensor, key: Tensor, value: Tensor, padding: Tensor | None, global_tokens: Tensor | None,
     bias: Tensor | None, kept: Tensor | None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """The reference on (B, H, T, K); diagonals are given to it as a dense bias."""
+    """The reference on (B, H, T, K); a distance bias is given to it as a dense one."""
     queries, keys = query.shape[2], key.shape[2]
-    if call.diagonals is not None:
+    if call.distance_bias is not None:
         distance = torch.arange(keys)[None] - torch.arange(queries)[:, None] - (keys - queries)
-        dense = call.diagonals[None, :, distance + call.max_seqlen_k - 1]
+        dense = call.distance_bias[None, :, distance + call.max_seqlen_k - 1]
         bias = dense if bias is None else bias + dense
     out, lse, _ = reference_attention(
         query, key, value, key_padding=padding, causal=call.causal, window=(call.left, call.right),

@@ -8,18 +8,18 @@ from typing import Any
 import pytest
 import torch
 from minitrans_kernels.attention import configs, launch
-from minitrans_kernels.attention.problem import Problem
+from minitrans_kernels.attention.arguments import AttentionArgs
 from torch import Tensor
 
 from tests.kernels.interpreter.cases import (
+    Tiles,
     assert_close,
+    attention_args,
     expected,
     name_of,
     pairwise,
     poisoned_memory,
-    problem,
     upstream,
-    use_tiles,
 )
 
 CHOICES: dict[str, tuple[Any, ...]] = {
@@ -34,7 +34,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "global_tokens": (False, True),
     "blocks": (None, "a head"),
     "bias": (None, (0, 1), "-inf"),
-    "diagonals": (False, True),
+    "distance_bias": (False, True),
     "softcap": (None, 2.0),
     "dropout_p": (0.0, 0.3),
     "scale": (None, -1.0),
@@ -47,7 +47,7 @@ ALL = (True, True, True, False, False)
 
 
 def gradients(
-    call: Problem, grad_lse: bool, wants: tuple[bool, bool, bool, bool, bool] = ALL
+    call: AttentionArgs, grad_lse: bool, wants: tuple[bool, bool, bool, bool, bool] = ALL
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     of_out, of_lse = upstream(call)
     with poisoned_memory():
@@ -55,7 +55,7 @@ def gradients(
         return launch.backward(call, out, lse, of_out, of_lse if grad_lse else None, wants)[:3]
 
 
-def assert_gradients(call: Problem, got: tuple[Tensor | None, ...], grad_lse: bool) -> None:
+def assert_gradients(call: AttentionArgs, got: tuple[Tensor | None, ...], grad_lse: bool) -> None:
     exact, eager = (expected(call, dtype, grad_lse).gradients for dtype in (torch.float64, call.query.dtype))
     eps, size = torch.finfo(call.query.dtype).eps, abs(call.scale) * call.width**0.5 / (1 - call.dropout_p)
     # dS is P (dP - delta), two sums of `width` products of numbers of size 1: where they are equal, their rounding is left
@@ -67,48 +67,46 @@ def assert_gradients(call: Problem, got: tuple[Tensor | None, ...], grad_lse: bo
 
 
 @pytest.mark.parametrize("case", CASES, ids=name_of)
-def test_gradients(monkeypatch: pytest.MonkeyPatch, case: dict[str, Any]):
-    use_tiles(monkeypatch, *case["tiles"])
-    call = problem(**{name: value for name, value in case.items() if name not in ("tiles", "grad_lse")})
+def test_gradients(tiles: Tiles, case: dict[str, Any]):
+    tiles(*case["tiles"])
+    call = attention_args(**{name: value for name, value in case.items() if name not in ("tiles", "grad_lse")})
     assert_gradients(call, gradients(call, case["grad_lse"]), case["grad_lse"])
 
 
 @pytest.mark.parametrize("window", [(None, None), (40, 18)])
 @pytest.mark.parametrize("padding", ["right", "left", "holes"])
-def test_padding_where_tiles_may_be_full(
-    monkeypatch: pytest.MonkeyPatch, padding: str, window: tuple[int | None, int | None]
-):
-    use_tiles(monkeypatch, 16, 16)
-    call = problem(lengths=(20, 70), heads=(1, 1), padding=padding, window=window)
+def test_padding_where_tiles_may_be_full(tiles: Tiles, padding: str, window: tuple[int | None, int | None]):
+    tiles(16, 16)
+    call = attention_args(lengths=(20, 70), heads=(1, 1), padding=padding, window=window)
     assert_gradients(call, gradients(call, True), True)
 
 
 @pytest.mark.parametrize(("first", "end"), [(15, 16), (15, 33), (16, 17), (31, 64)])
-def test_real_keys_that_begin_and_end_at_the_edges_of_tiles(monkeypatch: pytest.MonkeyPatch, first: int, end: int):
-    use_tiles(monkeypatch, 16, 16)
-    call = problem(lengths=(5, 70), heads=(1, 1), batch=1)
+def test_real_keys_that_begin_and_end_at_the_edges_of_tiles(tiles: Tiles, first: int, end: int):
+    tiles(16, 16)
+    call = attention_args(lengths=(5, 70), heads=(1, 1), batch=1)
     call = replace(call, key_padding=((torch.arange(70) >= first) & (torch.arange(70) < end))[None])
     assert_gradients(call, gradients(call, True), True)
 
 
 @pytest.mark.parametrize("options", [{"causal": True}, {"window": (5, 3)}], ids=["causal", "window"])
-def test_edges_of_the_mask_wherever_they_cross_a_tile(monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]):
-    use_tiles(monkeypatch, 16, 16)
+def test_edges_of_the_mask_wherever_they_cross_a_tile(tiles: Tiles, options: dict[str, Any]):
+    tiles(16, 16)
     for keys in range(33, 49):
-        call = problem(lengths=(33, keys), heads=(1, 1), batch=1, **options)
+        call = attention_args(lengths=(33, keys), heads=(1, 1), batch=1, **options)
         assert_gradients(call, gradients(call, True), True)
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_several_groups_of_several_heads(monkeypatch: pytest.MonkeyPatch, packed: bool):
-    use_tiles(monkeypatch, 16, 16)
-    call = problem(packed=packed, heads=(6, 2), lengths=(5, 19))
+def test_several_groups_of_several_heads(tiles: Tiles, packed: bool):
+    tiles(16, 16)
+    call = attention_args(packed=packed, heads=(6, 2), lengths=(5, 19))
     assert_gradients(call, gradients(call, True), True)
 
 
-def test_same_bits_twice(monkeypatch: pytest.MonkeyPatch):
-    use_tiles(monkeypatch, 16, 16)
-    call = problem(batch=1, heads=(2, 1), causal=True, dropout_p=0.3, diagonals=True)
+def test_same_bits_twice(tiles: Tiles):
+    tiles(16, 16)
+    call = attention_args(batch=1, heads=(2, 1), causal=True, dropout_p=0.3, distance_bias=True)
     for one, other in zip(gradients(call, True), gradients(call, True), strict=True):
         assert one is not None
         assert other is not None
@@ -118,9 +116,9 @@ def test_same_bits_twice(monkeypatch: pytest.MonkeyPatch):
 @pytest.mark.parametrize(
     "wants", [(False, True, False), (False, False, True), (True, False, False), (True, False, True)]
 )
-def test_only_the_gradients_that_are_wanted(monkeypatch: pytest.MonkeyPatch, wants: tuple[bool, bool, bool]):
-    use_tiles(monkeypatch, 16, 16)
-    call = problem(packed=wants[1], lengths=(19, 18), causal=True)
+def test_only_the_gradients_that_are_wanted(tiles: Tiles, wants: tuple[bool, bool, bool]):
+    tiles(16, 16)
+    call = attention_args(packed=wants[1], lengths=(19, 18), causal=True)
     got = gradients(call, True, (*wants, False, False))
     assert tuple(gradient is not None for gradient in got) == wants
     for mine, one_of_all in zip(got, gradients(call, True), strict=True):
@@ -129,16 +127,16 @@ def test_only_the_gradients_that_are_wanted(monkeypatch: pytest.MonkeyPatch, wan
 
 
 @pytest.mark.parametrize("causal", [False, True])
-def test_large_scores(monkeypatch: pytest.MonkeyPatch, causal: bool):
-    use_tiles(monkeypatch, 16, 16)
-    call = problem(scale=20.0, causal=causal)
+def test_large_scores(tiles: Tiles, causal: bool):
+    tiles(16, 16)
+    call = attention_args(scale=20.0, causal=causal)
     assert_gradients(call, gradients(call, True), True)
 
 
 def test_many_short_sequences_take_one_pass(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(configs, "_ENOUGH_PROGRAMS", 4)
-    assert not configs.in_one_pass(problem(heads=(1, 1)))
-    call = problem(lengths=(3, 5), width=40, dtype=torch.float16)
+    assert not configs.in_one_pass(attention_args(heads=(1, 1)))
+    call = attention_args(lengths=(3, 5), width=40, dtype=torch.float16)
     assert configs.in_one_pass(call)
-    monkeypatch.setattr(launch, "_grad_query", None)
+    monkeypatch.setattr(launch.Backward, "grad_query", None)
     assert_gradients(call, gradients(call, True), True)

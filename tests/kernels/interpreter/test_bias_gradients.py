@@ -1,4 +1,4 @@
-"""Gradients of a dense bias and of diagonals, interpreted: every two options together, against float64."""
+"""Gradients of a dense bias and of a distance bias, interpreted: every two options together, against float64."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from typing import Any
 
 import pytest
 import torch
-from minitrans_kernels.attention import bias_gradients, launch
-from minitrans_kernels.attention.problem import Problem
+from minitrans_kernels.attention import launch
+from minitrans_kernels.attention.arguments import AttentionArgs
 from torch import Tensor
 
 from tests.kernels.interpreter.cases import (
+    Tiles,
+    attention_args,
     expected,
     name_of,
     pairwise,
     poisoned_memory,
-    problem,
     upstream,
-    use_tiles,
 )
 
 COMMON: dict[str, tuple[Any, ...]] = {
@@ -45,30 +45,29 @@ def allowed(case: dict[str, Any]) -> bool:
 
 
 OF_BIAS = pairwise(
-    COMMON | {"bias": ((0, 0), (0, 1), (1, 0), (1, 1), "-inf", "one row"), "diagonals": (False, True)}, allowed
+    COMMON | {"bias": ((0, 0), (0, 1), (1, 0), (1, 1), "-inf", "one row"), "distance_bias": (False, True)}, allowed
 )
-OF_DIAGONALS = pairwise(COMMON | {"bias": (None, (0, 1)), "diagonals": (True,), "segment": (1, 2)}, allowed)
+OF_DISTANCES = pairwise(COMMON | {"bias": (None, (0, 1)), "distance_bias": (True,), "segment": (1, 2)}, allowed)
 
 
-@pytest.fixture(autouse=True)
-def _small_tiles(monkeypatch: pytest.MonkeyPatch):
-    use_tiles(monkeypatch, 16, 16)
-    monkeypatch.setattr(bias_gradients, "_blocks", lambda problem: (16, 16, 4, 1))
+@pytest.fixture
+def small_tiles(tiles: Tiles):
+    tiles(16, 16, bias_gradients=(16, 16, 4, 1))
 
 
-def gradient(call: Problem, grad_lse: bool, *, of_bias: bool) -> tuple[Tensor, Tensor]:
+def gradient(call: AttentionArgs, grad_lse: bool, *, of_bias: bool) -> tuple[Tensor, Tensor]:
     """The gradient, and the delta it was computed with."""
     of_out, of_lse = upstream(call)
     with poisoned_memory():
         out, lse = launch.forward(call)
-        delta = (of_out.float() * out.float()).sum(dim=-1) - (of_lse if grad_lse else 0)
-        compute = bias_gradients.bias_gradient if of_bias else bias_gradients.diagonal_gradient
-        return compute(call, lse, of_out, delta), delta
+        launches = launch.Backward(call, out, lse, of_out, of_lse if grad_lse else None)
+        launches.fill_delta()
+        return launches.grad_bias() if of_bias else launches.grad_distance_bias(), launches.delta
 
 
-def assert_gradient(call: Problem, grad_lse: bool, *, of_bias: bool) -> None:
+def assert_gradient(call: AttentionArgs, grad_lse: bool, *, of_bias: bool) -> None:
     got, delta = gradient(call, grad_lse, of_bias=of_bias)
-    given = call.bias if of_bias else call.diagonals
+    given = call.bias if of_bias else call.distance_bias
     assert given is not None
     assert (got.dtype, got.shape) == (given.dtype, given.shape)
     exact, eager = (expected(call, dtype, grad_lse).gradients for dtype in (torch.float64, call.query.dtype))
@@ -86,40 +85,48 @@ def options(case: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in case.items() if name not in ("programs", "grad_lse", "segment")}
 
 
+@pytest.mark.usefixtures("small_tiles")
 @pytest.mark.parametrize("case", OF_BIAS, ids=name_of)
 def test_bias(monkeypatch: pytest.MonkeyPatch, case: dict[str, Any]):
-    monkeypatch.setattr(bias_gradients, "_PROGRAMS", case["programs"])
-    assert_gradient(problem(**options(case)), case["grad_lse"], of_bias=True)
+    monkeypatch.setattr(launch, "_PROGRAMS", case["programs"])
+    assert_gradient(attention_args(**options(case)), case["grad_lse"], of_bias=True)
 
 
-@pytest.mark.parametrize("case", OF_DIAGONALS, ids=name_of)
-def test_diagonals(monkeypatch: pytest.MonkeyPatch, case: dict[str, Any]):
-    monkeypatch.setattr(bias_gradients, "_PROGRAMS", case["programs"])
-    monkeypatch.setattr(bias_gradients, "_SEGMENT", case["segment"])
-    assert_gradient(problem(**options(case)), case["grad_lse"], of_bias=False)
+@pytest.mark.usefixtures("small_tiles")
+@pytest.mark.parametrize("case", OF_DISTANCES, ids=name_of)
+def test_distances(monkeypatch: pytest.MonkeyPatch, case: dict[str, Any]):
+    monkeypatch.setattr(launch, "_PROGRAMS", case["programs"])
+    monkeypatch.setattr(launch, "_SEGMENT", case["segment"])
+    assert_gradient(attention_args(**options(case)), case["grad_lse"], of_bias=False)
 
 
+@pytest.mark.usefixtures("small_tiles")
 @pytest.mark.parametrize("of_bias", [False, True])
 def test_several_groups_of_several_heads(of_bias: bool):
-    assert_gradient(problem(heads=(6, 2), lengths=(5, 19), bias=(0, 1), diagonals=True), True, of_bias=of_bias)
+    assert_gradient(
+        attention_args(heads=(6, 2), lengths=(5, 19), bias=(0, 1), distance_bias=True), True, of_bias=of_bias
+    )
 
 
+@pytest.mark.usefixtures("small_tiles")
 @pytest.mark.parametrize("of_bias", [False, True])
 @pytest.mark.parametrize("packed", [False, True])
 def test_same_bits_twice(of_bias: bool, packed: bool):
-    call = problem(packed=packed, bias=(0, 0), diagonals=True, dropout_p=0.2, dtype=torch.float16)
+    call = attention_args(packed=packed, bias=(0, 0), distance_bias=True, dropout_p=0.2, dtype=torch.float16)
     assert torch.equal(gradient(call, True, of_bias=of_bias)[0], gradient(call, True, of_bias=of_bias)[0])
 
 
+@pytest.mark.usefixtures("small_tiles")
 @pytest.mark.parametrize("of_bias", [False, True])
 def test_nothing_allowed_anywhere(of_bias: bool):
-    call = problem(bias=(0, 1), diagonals=True)
+    call = attention_args(bias=(0, 1), distance_bias=True)
     call = replace(call, key_padding=torch.zeros(2, call.max_seqlen_k, dtype=torch.bool))
     assert not gradient(call, True, of_bias=of_bias)[0].any()
 
 
-def test_diagonals_of_the_dense_gradient_are_the_diagonal_gradient():
-    call = problem(lengths=(23, 41), bias=(0, 1), diagonals=True)
+@pytest.mark.usefixtures("small_tiles")
+def test_diagonals_of_the_dense_gradient_are_that_of_distances():
+    call = attention_args(lengths=(23, 41), bias=(0, 1), distance_bias=True)
     dense = gradient(call, False, of_bias=True)[0][0].double()
     sums = torch.stack([dense.diagonal(offset, 1, 2).sum(-1) for offset in range(-22, 41)], 1)
     got = gradient(call, False, of_bias=False)[0].double()
@@ -127,17 +134,11 @@ def test_diagonals_of_the_dense_gradient_are_the_diagonal_gradient():
     assert (got - sums).abs().max() <= 46 * torch.finfo(torch.float32).eps * dense.abs().max()
 
 
-@pytest.mark.parametrize("shape", [(0, 2), (1, 0)])
-def test_a_bias_of_no_elements(shape: tuple[int, int]):
-    call = replace(problem(), bias=torch.zeros(*shape, 19, 37))
-    lse = torch.zeros(2, 2, 19)
-    assert bias_gradients.bias_gradient(call, lse, call.query, lse).shape == (*shape, 19, 37)
-
-
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
 @pytest.mark.parametrize("width", [64, 128, 256])
-def test_the_tiles_of_the_table(monkeypatch: pytest.MonkeyPatch, width: int, dtype: torch.dtype):
-    monkeypatch.undo()
-    call = problem(lengths=(30, 70), batch=1, heads=(1, 1), width=width, dtype=dtype, bias=(0, 1), diagonals=True)
+def test_the_tiles_of_the_table(width: int, dtype: torch.dtype):
+    call = attention_args(
+        lengths=(30, 70), batch=1, heads=(1, 1), width=width, dtype=dtype, bias=(0, 1), distance_bias=True
+    )
     assert_gradient(call, False, of_bias=True)
     assert_gradient(call, False, of_bias=False)

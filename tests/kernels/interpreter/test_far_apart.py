@@ -11,12 +11,11 @@ from dataclasses import replace
 import pytest
 import torch
 from minitrans_kernels import layers
-from minitrans_kernels.attention import bias_gradients, launch, rows, short_backward
-from minitrans_kernels.attention.preparation import prepare
-from minitrans_kernels.attention.problem import Problem
+from minitrans_kernels.attention import configs, launch
+from minitrans_kernels.attention.arguments import AttentionArgs
 from torch import Tensor
 
-from tests.kernels.interpreter.cases import problem, upstream, use_tiles
+from tests.kernels.interpreter.cases import Tiles, attention_args, upstream
 from tests.kernels.layer_cases import EPS, integers, normal
 
 FAR = 2**31  # elements
@@ -45,15 +44,14 @@ class Spreading:
         return self._memory.view(tensor.dtype).as_strided(tensor.shape, strides, begin).copy_(tensor)
 
 
-def results(call: Problem, of_out: Tensor, of_lse: Tensor, numbers: Tensor) -> list[Tensor]:
+def results(call: AttentionArgs, of_out: Tensor, of_lse: Tensor, numbers: Tensor) -> list[Tensor]:
     """Of every attention kernel."""
     out, lse = launch.forward(call)
-    delta = (of_out.float() * out.float()).sum(dim=-1) - of_lse
     found = [out, lse, *launch.backward(call, out, lse, of_out, of_lse, (True, True, True, True, True))]
     found += launch.backward(call, out, lse, of_out, of_lse, (False, True, True, False, False))[1:3]
-    if short_backward.serves(call):
-        found += short_backward.short_backward(call, prepare(call), out, lse, of_out, of_lse, delta)
-    found += [rows.probabilities(call, lse, numbers), bias_gradients.diagonal_gradient(call, lse, of_out, delta)]
+    if configs.serves_short(call):
+        found += launch.Backward(call, out, lse, of_out, of_lse).in_one_pass()
+    found += [launch.attention_weights(call, lse, rows) for rows in (numbers, None)]
     return [tensor for tensor in found if tensor is not None]
 
 
@@ -62,11 +60,11 @@ def results(call: Problem, of_out: Tensor, of_lse: Tensor, numbers: Tensor) -> l
     [(False, 0, 5, 3), (False, 1, 5, 3), (False, 2, 65, 1), (True, 0, 65, 1), (True, 1, 5, 3)],
     ids=["samples", "heads", "tokens", "packed tokens", "heads of packed tokens"],
 )
-def test_attention(monkeypatch: pytest.MonkeyPatch, memory: Tensor, packed: bool, dim: int, length: int, count: int):
+def test_attention(tiles: Tiles, memory: Tensor, packed: bool, dim: int, length: int, count: int):
     """`count` samples and heads. Tokens are so many that a tile of 64 of them stays within 32 bits, as kernels expect."""
-    use_tiles(monkeypatch, 16, 16)
-    near = problem(
-        packed=packed, lengths=(length, length), batch=count, heads=(count, count), width=40, dtype=torch.float16, diagonals=True, window=(9, 9),
+    tiles(16, 16)
+    near = attention_args(
+        packed=packed, lengths=(length, length), batch=count, heads=(count, count), width=40, dtype=torch.float16, distance_bias=True, window=(9, 9),
         padding=None if packed else "holes", global_tokens=True, dropout_p=0.3, bias=(0, 1) if dim == 1 or packed else (1, 0),
     )  # fmt: skip
     if packed and dim == 0:  # the last sequence begins with the last token

@@ -10,13 +10,13 @@ import torch
 from minitrans_kernels.attention import configs, launch
 
 from tests.kernels.interpreter.cases import (
+    Tiles,
     assert_close,
+    attention_args,
     expected,
     name_of,
     pairwise,
     poisoned_memory,
-    problem,
-    use_tiles,
 )
 
 CHOICES: dict[str, tuple[Any, ...]] = {
@@ -31,7 +31,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "global_tokens": (False, True),
     "blocks": (None, "shared", "a head"),
     "bias": (None, (1, 1), (0, 1), (1, 0), (0, 0), "-inf", "one row"),
-    "diagonals": (False, True),
+    "distance_bias": (False, True),
     "softcap": (None, 2.0),
     "dropout_p": (0.0, 0.3),
     "scale": (None, 0.7, -1.0),
@@ -42,9 +42,9 @@ CASES = pairwise(CHOICES, lambda case: not (case["packed"] and case["padding"]))
 
 
 @pytest.mark.parametrize("case", CASES, ids=name_of)
-def test_forward(monkeypatch: pytest.MonkeyPatch, case: dict[str, Any]):
-    use_tiles(monkeypatch, *case["tiles"])
-    call = problem(**{name: value for name, value in case.items() if name != "tiles"})
+def test_forward(tiles: Tiles, case: dict[str, Any]):
+    tiles(*case["tiles"])
+    call = attention_args(**{name: value for name, value in case.items() if name != "tiles"})
     with poisoned_memory():
         out, lse = launch.forward(call)
         again = launch.forward(call)
@@ -61,52 +61,50 @@ def test_forward(monkeypatch: pytest.MonkeyPatch, case: dict[str, Any]):
 
 @pytest.mark.parametrize("window", [(None, None), (40, None), (None, 20), (37, 18)])
 @pytest.mark.parametrize("padding", ["right", "left", "holes", "all of one"])
-def test_padding_where_tiles_may_be_full(
-    monkeypatch: pytest.MonkeyPatch, padding: str, window: tuple[int | None, int | None]
-):
-    use_tiles(monkeypatch, 16, 16)
-    call = problem(lengths=(17, 70), heads=(1, 1), padding=padding, window=window)
+def test_padding_where_tiles_may_be_full(tiles: Tiles, padding: str, window: tuple[int | None, int | None]):
+    tiles(16, 16)
+    call = attention_args(lengths=(17, 70), heads=(1, 1), padding=padding, window=window)
     exact, eager = expected(call, torch.float64), expected(call, torch.float32)
     assert_close("out", launch.forward(call)[0], exact.out, eager.out, 2, 4 * torch.finfo(torch.float32).eps)
 
 
 @pytest.mark.parametrize(("first", "end"), [(15, 16), (15, 33), (16, 17), (31, 64)])
-def test_real_keys_that_begin_and_end_at_the_edges_of_tiles(monkeypatch: pytest.MonkeyPatch, first: int, end: int):
-    use_tiles(monkeypatch, 16, 16)
-    call = problem(lengths=(5, 70), heads=(1, 1), batch=1)
+def test_real_keys_that_begin_and_end_at_the_edges_of_tiles(tiles: Tiles, first: int, end: int):
+    tiles(16, 16)
+    call = attention_args(lengths=(5, 70), heads=(1, 1), batch=1)
     call = replace(call, key_padding=((torch.arange(70) >= first) & (torch.arange(70) < end))[None])
     exact, eager = expected(call, torch.float64), expected(call, torch.float32)
     assert_close("out", launch.forward(call)[0], exact.out, eager.out, 2, 4 * torch.finfo(torch.float32).eps)
 
 
 @pytest.mark.parametrize("options", [{"causal": True}, {"window": (5, 3)}], ids=["causal", "window"])
-def test_edges_of_the_mask_wherever_they_cross_a_tile(monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]):
-    use_tiles(monkeypatch, 16, 16)
+def test_edges_of_the_mask_wherever_they_cross_a_tile(tiles: Tiles, options: dict[str, Any]):
+    tiles(16, 16)
     for keys in range(33, 49):
-        call = problem(lengths=(33, keys), heads=(1, 1), batch=1, **options)
+        call = attention_args(lengths=(33, keys), heads=(1, 1), batch=1, **options)
         exact, eager = expected(call, torch.float64), expected(call, torch.float32)
         assert_close("out", launch.forward(call)[0], exact.out, eager.out, 2, 4 * torch.finfo(torch.float32).eps)
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_several_groups_of_several_heads(monkeypatch: pytest.MonkeyPatch, packed: bool):
-    use_tiles(monkeypatch, 16, 16)
-    call = problem(packed=packed, heads=(6, 2), lengths=(5, 19))
+def test_several_groups_of_several_heads(tiles: Tiles, packed: bool):
+    tiles(16, 16)
+    call = attention_args(packed=packed, heads=(6, 2), lengths=(5, 19))
     exact, eager = expected(call, torch.float64), expected(call, torch.float32)
     assert_close("out", launch.forward(call)[0], exact.out, eager.out, 2, 4 * torch.finfo(torch.float32).eps)
 
 
 @pytest.mark.parametrize("width", [128, 256])
-def test_wide_heads(monkeypatch: pytest.MonkeyPatch, width: int):
-    use_tiles(monkeypatch, 16, 16)
-    call = problem(width=width, lengths=(3, 19), heads=(1, 1))
+def test_wide_heads(tiles: Tiles, width: int):
+    tiles(16, 16)
+    call = attention_args(width=width, lengths=(3, 19), heads=(1, 1))
     exact, eager = expected(call, torch.float64), expected(call, torch.float32)
     assert_close("out", launch.forward(call)[0], exact.out, eager.out, 2, 4 * torch.finfo(torch.float32).eps)
 
 
-def test_rows_that_see_nothing(monkeypatch: pytest.MonkeyPatch):
-    use_tiles(monkeypatch, 16, 16)
-    call = problem(lengths=(37, 19), causal=True)  # the first 18 queries stand before the first key
+def test_rows_that_see_nothing(tiles: Tiles):
+    tiles(16, 16)
+    call = attention_args(lengths=(37, 19), causal=True)  # the first 18 queries stand before the first key
     out, lse = launch.forward(call)
     assert not out[:, :, :18].any()
     assert (lse[:, :, :18] == -torch.inf).all()

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from minitrans_kernels import RelativeBias, attention, attention_rows, attention_rows_varlen, attention_varlen
-from minitrans_kernels.attention import launch, operators, pytorch
+from minitrans_kernels import RelativeBias, attention, attention_varlen, attention_weights, attention_weights_varlen
+from minitrans_kernels.attention import fallback, launch, operators
 from torch import Tensor
 
 B, H, G, T, S, K = 2, 4, 2, 19, 35, 16
@@ -22,7 +22,7 @@ def randn(*shape: int) -> Tensor:
 def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of what ran."""
     names: list[str] = []
-    for module in (launch, pytorch):
+    for module in (launch, fallback):
         for name in ("forward", "backward"):
             original = getattr(module, name)
 
@@ -46,7 +46,7 @@ def test_kernels_run(ran: list[str]):
 def test_without_tokens_nothing_is_launched(ran: list[str]):
     q, k = randn(B, H, T, K), randn(B, G, 0, K)
     attention(q, k, k).sum().backward()
-    assert ran == ["pytorch.forward", "pytorch.backward"]
+    assert ran == ["fallback.forward", "fallback.backward"]
     assert q.grad is not None
     assert (q.grad == 0).all()
 
@@ -64,7 +64,7 @@ def test_the_second_derivative_is_that_of_the_pytorch_path(ran: list[str]):
 
     found = torch.autograd.grad(penalty(), (q, k, v, table))
     # the last for the way through the output, which the penalty squares
-    assert ran == ["launch.forward", "pytorch.forward", "launch.backward"]
+    assert ran == ["launch.forward", "fallback.forward", "launch.backward"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(operators, "runs_on_triton", lambda tensor: False)
         expected = torch.autograd.grad(penalty(), (q, k, v, table))
@@ -97,7 +97,7 @@ def test_gradients_of_rows():
     q, k, lse = randn(B, H, T, K), randn(B, G, S, K), randn(B, H, T)
     weights = torch.rand(B, H, 2, S)
     rows = torch.tensor([3, 18])
-    found = torch.autograd.grad((attention_rows(q, k, lse, rows, softcap=3.0) * weights).sum(), (q, k, lse))
+    found = torch.autograd.grad((attention_weights(q, k, lse, rows, softcap=3.0) * weights).sum(), (q, k, lse))
     scores = 3 * torch.tanh(q[:, :, rows] @ k.repeat_interleave(2, 1).mT / 4 / 3)
     expected = torch.autograd.grad((torch.exp(scores - lse[:, :, rows, None]) * weights).sum(), (q, k, lse))
     for ours, theirs in zip(found, expected, strict=True):
@@ -106,16 +106,17 @@ def test_gradients_of_rows():
 
 def test_gradients_of_rows_of_a_packed_batch():
     q, k, lse = randn(19, H, K), randn(35, G, K), randn(19, H)
-    weights = torch.rand(2, H, 23)
+    weights = torch.rand(H, 2, 35)
     rows = torch.tensor([18, 3])
     found = torch.autograd.grad(
-        (attention_rows_varlen(q, k, lse, rows, STARTS_Q, STARTS_K, 14, 23, softcap=3.0) * weights).sum(), (q, k, lse)
+        (attention_weights_varlen(q, k, lse, STARTS_Q, STARTS_K, 14, 23, rows, softcap=3.0) * weights).sum(),
+        (q, k, lse),
     )
     total = torch.zeros(())
     for number, (row, own) in enumerate(((18, slice(12, 35)), (3, slice(0, 9)))):
         keys = k[own].transpose(0, 1).repeat_interleave(2, 0)  # (H, keys, K)
         scores = 3 * torch.tanh((keys @ q[row][..., None])[..., 0] / 4 / 3)
-        total = total + (torch.exp(scores - lse[row, :, None]) * weights[number, :, : keys.shape[1]]).sum()
+        total = total + (torch.exp(scores - lse[row, :, None]) * weights[:, number, own]).sum()
     for ours, theirs in zip(found, torch.autograd.grad(total, (q, k, lse)), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 

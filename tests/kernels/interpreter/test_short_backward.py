@@ -7,19 +7,18 @@ from typing import Any
 
 import pytest
 import torch
-from minitrans_kernels.attention import launch, short_backward
-from minitrans_kernels.attention.preparation import prepare
-from minitrans_kernels.attention.problem import Problem
+from minitrans_kernels.attention import configs, launch
+from minitrans_kernels.attention.arguments import AttentionArgs
 from torch import Tensor
 
 from tests.kernels.interpreter.cases import (
+    Tiles,
+    attention_args,
     expected,
     name_of,
     pairwise,
     poisoned_memory,
-    problem,
     upstream,
-    use_tiles,
 )
 
 CHOICES: dict[str, tuple[Any, ...]] = {
@@ -33,7 +32,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "global_tokens": (False, True),
     "blocks": (None, "a head"),
     "bias": (None, (0, 1), "-inf"),
-    "diagonals": (False, True),
+    "distance_bias": (False, True),
     "softcap": (None, 2.0),
     "dropout_p": (0.0, 0.3),
     "scale": (None, -1.0),
@@ -44,20 +43,13 @@ CHOICES: dict[str, tuple[Any, ...]] = {
 CASES = pairwise(CHOICES, lambda case: not (case["packed"] and case["padding"]))
 
 
-def small_tiles(monkeypatch: pytest.MonkeyPatch, block_m: int, block_n: int) -> None:
-    use_tiles(monkeypatch, 16, 16)
-    monkeypatch.setattr(short_backward, "_blocks", lambda problem: (block_m, block_n, 4, 1))
-
-
-def gradients(call: Problem, grad_lse: bool) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+def gradients(call: AttentionArgs, grad_lse: bool) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
     """Delta, and the gradients of query, key, value."""
     of_out, of_lse = upstream(call)
     with poisoned_memory():
         out, lse = launch.forward(call)
-        delta = torch.empty(lse.shape, dtype=torch.float32)
-        found = short_backward.short_backward(
-            call, prepare(call), out, lse, of_out, of_lse if grad_lse else None, delta
-        )
+        launches = launch.Backward(call, out, lse, of_out, of_lse if grad_lse else None)
+        found, delta = launches.in_one_pass(), launches.delta
     exact = (of_out.double() * out.double()).sum(dim=-1) - (of_lse if grad_lse else 0)
     # a float32 sum of `width` products, less one number
     bound = (call.width + 1) * torch.finfo(torch.float32).eps * (of_out.double() * out.double()).abs().sum(dim=-1)
@@ -65,7 +57,7 @@ def gradients(call: Problem, grad_lse: bool) -> tuple[Tensor, tuple[Tensor, Tens
     return delta, found
 
 
-def assert_gradients(call: Problem, grad_lse: bool) -> None:
+def assert_gradients(call: AttentionArgs, grad_lse: bool) -> None:
     exact, eager = (expected(call, dtype, grad_lse).gradients for dtype in (torch.float64, call.query.dtype))
     delta, found = gradients(call, grad_lse)
     # dS = P (dP - delta) is but rounding where a query has one key: dP and delta are equal sums of `width` products
@@ -84,9 +76,9 @@ def assert_gradients(call: Problem, grad_lse: bool) -> None:
 
 
 @pytest.mark.parametrize("case", CASES, ids=name_of)
-def test_gradients(monkeypatch: pytest.MonkeyPatch, case: dict[str, Any]):
-    small_tiles(monkeypatch, *case["tiles"])
-    call = problem(**{name: value for name, value in case.items() if name not in ("tiles", "grad_lse")})
+def test_gradients(tiles: Tiles, case: dict[str, Any]):
+    tiles(16, 16, short_backward=(*case["tiles"], 4, 1))
+    call = attention_args(**{name: value for name, value in case.items() if name not in ("tiles", "grad_lse")})
     assert_gradients(call, case["grad_lse"])
 
 
@@ -96,37 +88,32 @@ WINDOWS += [(True, left, None) for left in (None, 1, 17)]
 
 @pytest.mark.parametrize(("causal", "left", "right"), WINDOWS)
 @pytest.mark.parametrize("lengths", [(70, 21), (21, 70)])
-def test_ranges_of_queries(
-    monkeypatch: pytest.MonkeyPatch, causal: bool, left: int | None, right: int | None, lengths: tuple[int, int]
-):
+def test_ranges_of_queries(tiles: Tiles, causal: bool, left: int | None, right: int | None, lengths: tuple[int, int]):
     """Each query tile is written once, whether no, one or several key tiles meet it, wherever the window's edges fall."""
-    small_tiles(monkeypatch, 16, 16)
-    assert_gradients(problem(lengths=lengths, batch=1, heads=(1, 1), causal=causal, window=(left, right)), False)
+    tiles(16, 16, short_backward=(16, 16, 4, 1))
+    assert_gradients(attention_args(lengths=lengths, batch=1, heads=(1, 1), causal=causal, window=(left, right)), False)
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_same_bits_twice(monkeypatch: pytest.MonkeyPatch, packed: bool):
-    small_tiles(monkeypatch, 16, 16)
-    call = problem(packed=packed, dropout_p=0.2, dtype=torch.float16)
+def test_same_bits_twice(tiles: Tiles, packed: bool):
+    tiles(16, 16, short_backward=(16, 16, 4, 1))
+    call = attention_args(packed=packed, dropout_p=0.2, dtype=torch.float16)
     for one, other in zip(gradients(call, True)[1], gradients(call, True)[1], strict=True):
         assert torch.equal(one, other)
 
 
-def test_tokens_of_no_sequence_get_zeros(monkeypatch: pytest.MonkeyPatch):
-    small_tiles(monkeypatch, 16, 16)
-    call = problem(packed=True)
+def test_tokens_of_no_sequence_get_zeros(tiles: Tiles):
+    tiles(16, 16, short_backward=(16, 16, 4, 1))
+    call = attention_args(packed=True)
     some = gradients(call, True)[1]
     longer = {name: torch.cat([getattr(call, name), torch.ones(40, 2, 16)]) for name in ("query", "key", "value")}
     extended = replace(call, **longer)
     of_out, _ = upstream(call)
     with poisoned_memory():
         out, lse = launch.forward(extended)
-        delta = torch.empty(lse.shape)
         grad = torch.cat([of_out, torch.ones(40, 2, 16)])
-        more = short_backward.short_backward(extended, prepare(extended), out, lse, grad, None, delta)
-        plain = short_backward.short_backward(
-            call, prepare(call), out[:-40], lse[:-40], of_out, None, delta[:-40].clone()
-        )
+        more = launch.Backward(extended, out, lse, grad, None).in_one_pass()
+        plain = launch.Backward(call, out[:-40], lse[:-40], of_out, None).in_one_pass()
     for short, long, of in zip(plain, more, some, strict=True):
         assert torch.equal(long[:-40], short)
         assert of.shape == short.shape
@@ -148,16 +135,16 @@ def test_tokens_of_no_sequence_get_zeros(monkeypatch: pytest.MonkeyPatch):
     ],
 )
 def test_serves(change: dict[str, Any], served: bool):
-    assert short_backward.serves(problem(**{"width": 64, "dtype": torch.float16} | change)) is served
+    assert configs.serves_short(attention_args(**{"width": 64, "dtype": torch.float16} | change)) is served
 
 
 def test_serves_what_has_a_configuration(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(short_backward, "architecture", lambda device: "sm_80")
-    assert not short_backward.serves(problem(width=64, dtype=torch.float16))
+    monkeypatch.setattr(configs, "architecture", lambda device: "sm_80")
+    assert not configs.serves_short(attention_args(width=64, dtype=torch.float16))
 
 
 @pytest.mark.parametrize("change", [{}, {"dropout_p": 0.1}, {"bias": (0, 1)}], ids=name_of)
 def test_the_tiles_of_the_table(change: dict[str, Any]):
-    call = problem(lengths=(70, 150), batch=1, heads=(1, 1), width=64, dtype=torch.float16, **change)
-    assert short_backward.serves(call)
+    call = attention_args(lengths=(70, 150), batch=1, heads=(1, 1), width=64, dtype=torch.float16, **change)
+    assert configs.serves_short(call)
     assert_gradients(call, False)

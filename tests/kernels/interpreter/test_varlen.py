@@ -7,30 +7,30 @@ from dataclasses import replace
 import pytest
 import torch
 from minitrans_kernels.attention import launch
-from minitrans_kernels.attention.problem import Problem
+from minitrans_kernels.attention.arguments import AttentionArgs
 from torch import Tensor
 
 from tests.kernels.interpreter.cases import (
     Result,
+    Tiles,
     assert_close,
+    attention_args,
     expected,
     poisoned_memory,
-    problem,
     upstream,
-    use_tiles,
 )
 
 ALL = (True, True, True, False, False)
 
 
-def run(call: Problem) -> Result:
+def run(call: AttentionArgs) -> Result:
     of_out, of_lse = upstream(call)
     with poisoned_memory():
         out, lse = launch.forward(call)
         return Result(out, lse, launch.backward(call, out, lse, of_out, of_lse, ALL)[:3])
 
 
-def with_lengths(call: Problem, of_query: list[int], of_key: list[int], spare: int = 0) -> Problem:
+def with_lengths(call: AttentionArgs, of_query: list[int], of_key: list[int], spare: int = 0) -> AttentionArgs:
     """The same options with sequences of these lengths; `spare` tokens more on each side belong to none."""
     starts = [torch.tensor([0, *of], dtype=torch.int32).cumsum(0, dtype=torch.int32) for of in (of_query, of_key)]
     draw = torch.Generator().manual_seed(2)
@@ -44,7 +44,7 @@ def with_lengths(call: Problem, of_query: list[int], of_key: list[int], spare: i
     )  # fmt: skip
 
 
-def assert_right(call: Problem, got: Result) -> None:
+def assert_right(call: AttentionArgs, got: Result) -> None:
     exact, eager = expected(call, torch.float64), expected(call, torch.float32)
     eps = torch.finfo(torch.float32).eps
     assert_close("out", got.out, exact.out, eager.out, 2, 2 * eps)
@@ -69,26 +69,26 @@ def assert_right(call: Problem, got: Result) -> None:
         ([3, 17, 0, 40], [9, 0, 5, 17]),
     ],
 )
-def test_lengths(monkeypatch: pytest.MonkeyPatch, of_query: list[int], of_key: list[int], causal: bool):
-    use_tiles(monkeypatch, 16, 32)
-    call = with_lengths(problem(packed=True, heads=(2, 1), causal=causal), of_query, of_key)
+def test_lengths(tiles: Tiles, of_query: list[int], of_key: list[int], causal: bool):
+    tiles(16, 32)
+    call = with_lengths(attention_args(packed=True, heads=(2, 1), causal=causal), of_query, of_key)
     if call.query.numel():
         assert_right(call, run(call))
     else:
         assert launch.forward(call)[1].shape == (0, 2)
 
 
-def test_more_sequences_than_are_counted_at_once(monkeypatch: pytest.MonkeyPatch):
-    use_tiles(monkeypatch, 16, 16)
+def test_more_sequences_than_are_counted_at_once(tiles: Tiles):
+    tiles(16, 16)
     of_query = [0] * 600
     of_query[3], of_query[511], of_query[512], of_query[599] = 3, 17, 2, 5
-    call = with_lengths(problem(packed=True, heads=(1, 1)), of_query, of_query)
+    call = with_lengths(attention_args(packed=True, heads=(1, 1)), of_query, of_query)
     assert_right(call, run(call))
 
 
-def test_tokens_of_no_sequence(monkeypatch: pytest.MonkeyPatch):
-    use_tiles(monkeypatch, 16, 16)
-    call = problem(packed=True)
+def test_tokens_of_no_sequence(tiles: Tiles):
+    tiles(16, 16)
+    call = attention_args(packed=True)
     ended, whole = (with_lengths(call, [5, 20], [9, 18], spare) for spare in (0, 19))
     count, keys = len(ended.query), len(ended.key)
     ended = replace(ended, query=whole.query[:count], key=whole.key[:keys], value=whole.value[:keys])
@@ -110,10 +110,10 @@ def test_tokens_of_no_sequence(monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.parametrize("dropout_p", [0.0, 0.4])
-def test_packed_and_padded_agree_bit_for_bit(monkeypatch: pytest.MonkeyPatch, dropout_p: float):
-    use_tiles(monkeypatch, 16, 16)
+def test_packed_and_padded_agree_bit_for_bit(tiles: Tiles, dropout_p: float):
+    tiles(16, 16)
     lengths = [20, 7, 17]
-    packed = with_lengths(problem(packed=True, dropout_p=dropout_p), lengths, lengths)
+    packed = with_lengths(attention_args(packed=True, dropout_p=dropout_p), lengths, lengths)
     real = torch.arange(20)[None] < torch.tensor(lengths)[:, None]  # (B, S)
 
     def spread(tokens: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Calls of `attention_rows_varlen`, and what they should give: the reference in float64, sequence by sequence."""
+"""Calls of `attention_weights_varlen`, and what they should give: the reference in float64, sequence by sequence."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "blocks": {"block_layout": 5},
     "bias": {"bias": (1, H)},
     "bias for each sequence": {"bias": (len(OF_KEY), 1)},
-    "diagonals, softcap": {"relative_bias": True, "alibi_slopes": True, "softcap": 3.0},
+    "distances, softcap": {"relative_bias": True, "alibi_slopes": True, "softcap": 3.0},
 }
 OPTIONS["everything"] = {name: value for options in OPTIONS.values() for name, value in options.items()}
 
 
 @dataclass(frozen=True)
-class PackedRows:
+class PackedWeights:
     """A call and its result.
 
     Attributes:
         tensors: q (N, H, K), k (M, G, K) and lse (N, H) of the attention.
         boundaries: cu_seqlens_q and cu_seqlens_k.
         options: the keyword arguments.
-        expected: (R, H, LONGEST[1]) float64 probabilities of `ROWS`.
+        expected: (H, N, M) float64 probabilities of all rows.
     """
 
     tensors: tuple[Tensor, Tensor, Tensor]
@@ -49,7 +49,7 @@ class PackedRows:
     expected: Tensor
 
 
-def draw(name: str, width: int, dtype: torch.dtype, *, strided: bool = False) -> PackedRows:
+def draw(name: str, width: int, dtype: torch.dtype, *, strided: bool = False) -> PackedWeights:
     """The call with these options; `strided`: heads apart in memory, as no projection gives them."""
     torch.manual_seed(0)
     q, k = (torch.randn(heads, sum(of), width).to(dtype).transpose(0, 1) for of, heads in ((OF_QUERY, H), (OF_KEY, G)))
@@ -58,19 +58,19 @@ def draw(name: str, width: int, dtype: torch.dtype, *, strided: bool = False) ->
     starts_q, starts_k = (torch.tensor([0, *of]).cumsum(0).to(torch.int32) for of in (OF_QUERY, OF_KEY))
     options = _drawn(OPTIONS[name], dtype)
     lse = torch.empty(sum(OF_QUERY), H, dtype=torch.float64)
-    probabilities = torch.zeros(sum(OF_QUERY), H, LONGEST[1], dtype=torch.float64)
+    probabilities = torch.zeros(H, sum(OF_QUERY), sum(OF_KEY), dtype=torch.float64)
     for number, (queries, keys) in enumerate(zip(OF_QUERY, OF_KEY, strict=True)):
         own_q, own_k = (slice(int(starts[number]), int(starts[number + 1])) for starts in (starts_q, starts_k))
         told = {key: _local(key, value, number, queries, keys, own_k) for key, value in options.items()}
         query, key = (tensor.double().transpose(0, 1)[None] for tensor in (q[own_q], k[own_k]))
         if keys:
             _, of_rows, weights = reference_attention(query, key, key, **told)
-            probabilities[own_q, :, :keys] = weights[0].transpose(0, 1)
+            probabilities[:, own_q, own_k] = weights[0]
             lse[own_q] = of_rows[0].T
         else:
             lse[own_q] = -torch.inf
     lse = lse.to(torch.promote_types(dtype, torch.float32))
-    return PackedRows((q, k, lse), (starts_q, starts_k), options, probabilities[ROWS])
+    return PackedWeights((q, k, lse), (starts_q, starts_k), options, probabilities)
 
 
 def _drawn(given: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:

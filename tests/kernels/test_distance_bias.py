@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from minitrans_kernels import RelativeBias
-from minitrans_kernels.attention.diagonals import diagonals
+from minitrans_kernels.attention.distance_bias import distance_bias
 
 from minitrans.attention import ALiBi, RelativeBuckets
 
@@ -13,7 +13,7 @@ H, K = 3, 8
 
 
 def spread(table: torch.Tensor, queries: int, keys: int) -> torch.Tensor:
-    """(H, T + S - 1) -> (H, T, S), by the words of `Problem.diagonals`."""
+    """(H, T + S - 1) -> (H, T, S), by the words of `AttentionArgs.distance_bias`."""
     i, j = torch.arange(queries)[:, None], torch.arange(keys)[None]
     return table[:, j - (i + keys - queries) + keys - 1]
 
@@ -26,7 +26,7 @@ def test_buckets(queries: int, keys: int, buckets: int, bidirectional: bool, max
     table = torch.randn(buckets, H, dtype=torch.float64, requires_grad=True)
     theirs = RelativeBuckets(table, bidirectional, max_distance)
     expected = theirs.to_dense(table.new_empty(1, H, queries, K), table.new_empty(1, H, keys, K), 1.0)[0]
-    found = diagonals(queries, keys, RelativeBias(table, bidirectional, max_distance), None, torch.float64)
+    found = distance_bias(queries, keys, RelativeBias(table, bidirectional, max_distance), None, torch.float64)
     assert found is not None
     assert torch.equal(spread(found, queries, keys), expected)
     weights = torch.rand(H, queries, keys, dtype=torch.float64)
@@ -40,7 +40,7 @@ def test_buckets(queries: int, keys: int, buckets: int, bidirectional: bool, max
 def test_alibi(queries: int, keys: int):
     slopes = torch.rand(H)
     expected = ALiBi(slopes).to_dense(torch.empty(1, H, queries, K), torch.empty(1, H, keys, K), 1.0)[0]
-    found = diagonals(queries, keys, None, slopes, torch.float32)
+    found = distance_bias(queries, keys, None, slopes, torch.float32)
     assert found is not None
     assert torch.equal(spread(found, queries, keys), expected)
 
@@ -48,17 +48,17 @@ def test_alibi(queries: int, keys: int):
 def test_both_are_summed_and_neither_is_none():
     relative, slopes = RelativeBias(torch.randn(8, H), True, 11), torch.rand(H)
     both, first, second = (
-        diagonals(4, 6, *given, torch.float64) for given in ((relative, slopes), (relative, None), (None, slopes))
+        distance_bias(4, 6, *given, torch.float64) for given in ((relative, slopes), (relative, None), (None, slopes))
     )
     assert both is not None
     assert first is not None
     assert second is not None
     torch.testing.assert_close(both, first + second)
-    assert diagonals(4, 6, None, None, torch.float32) is None
+    assert distance_bias(4, 6, None, None, torch.float32) is None
 
 
 @pytest.mark.parametrize(("queries", "keys"), [(0, 0), (0, 3), (3, 0)])
 def test_no_tokens(queries: int, keys: int):
-    found = diagonals(queries, keys, RelativeBias(torch.randn(8, H)), torch.rand(H), torch.float32)
+    found = distance_bias(queries, keys, RelativeBias(torch.randn(8, H)), torch.rand(H), torch.float32)
     assert found is not None
     assert found.shape == (H, max(queries + keys - 1, 0))

@@ -1,4 +1,4 @@
-"""Scores that depend on the distance between query and key alone: one number per head and diagonal of the score matrix."""
+"""Scores that depend on the distance between query and key alone: one number per head and distance."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class RelativeBias(NamedTuple):
     max_distance: int = 128
 
 
-def diagonals(
+def distance_bias(
     queries: int, keys: int, relative_bias: RelativeBias | None, alibi_slopes: Tensor | None, dtype: torch.dtype
 ) -> Tensor | None:
     """(H, T + S - 1), at index d + S - 1 what is added where the key stands d to the right of the query; None without either.
