@@ -19,13 +19,13 @@ PARITY = "tests/models/test_parity.py"
 # rule -> (file, what stands there, what a slip would write, the tests that must notice)
 MUTANTS = {
     "B1 eps comes from the configuration": (
-        "minitrans/models/encoder.py", '"eps": config.layer_norm_eps', '"eps": 1e-5', [PARITY, "-k", "bert-Model"],
+        "minitrans/models/backbone.py", "config.attention_probs_dropout_prob, config.layer_norm_eps", "config.attention_probs_dropout_prob, 1e-5", [PARITY, "-k", "bert-Model"],
     ),
     "B1 gelu is the exact form": (
-        "minitrans/layers/activations.py", "return F.gelu(x)\n", 'return F.gelu(x, approximate="tanh")\n', [PARITY, "-k", "bert-Model"],
+        "minitrans/layers/activations.py", "gelu_erf: Activation = F.gelu\n", 'gelu_erf: Activation = lambda x: F.gelu(x, approximate="tanh")\n', [PARITY, "-k", "bert-Model"],
     ),
     "B2 the pooler has a tanh": (
-        "minitrans/layers/heads.py", "return torch.tanh(self.dense(hidden[:, 0]))", "return self.dense(hidden[:, 0])",
+        "minitrans/models/backbone.py", "return torch.tanh(self.dense(hidden[:, 0]))", "return self.dense(hidden[:, 0])",
         [PARITY, "-k", "bert-Model"],
     ),
     "B4 -100 is left out of the mean": (
@@ -37,8 +37,7 @@ MUTANTS = {
         [PARITY, "-k", "bert-ForQuestionAnswering"],
     ),
     "B6 BERT counts positions from 0": (
-        "minitrans/models/bert.py", "return running_positions(tokens, past_length)",
-        "return running_positions(tokens, past_length + 1)", [PARITY, "-k", "bert-Model"],
+        "minitrans/models/backbone.py", "torch.arange(past_length, past_length + length", "torch.arange(past_length + 1, past_length + length + 1", [PARITY, "-k", "bert-Model"],
     ),
     "M2 padding gets no weight at all": (
         "minitrans/attention/eager.py", "scores.masked_fill(~(allowed | empty), -torch.inf)",
@@ -48,11 +47,11 @@ MUTANTS = {
         "minitrans/attention/eager.py", ".masked_fill(empty, 0.0)", "", ["tests/attention", "-k", "eager"],
     ),
     "M6 scores are divided by the root of the head width": (
-        "minitrans/attention/dispatch.py", "query.shape[-1] ** -0.5", "(query.shape[1] * query.shape[-1]) ** -0.5",
+        "minitrans/attention/eager.py", "query.shape[-1] ** -0.5", "(query.shape[1] * query.shape[-1]) ** -0.5",
         [PARITY, "-k", "bert-Model"],
     ),
     "M7 hidden states begin with the embeddings": (
-        "minitrans/models/encoder.py", "[x] if keep_states else [], [], [], []", "[], [], [], []", [PARITY, "-k", "bert-Model"],
+        "minitrans/layers/stack.py", "states = [x] if keep_states else []", "states = []", [PARITY, "-k", "bert-Model"],
     ),
     "M8 the distance is query minus key": (
         "minitrans/attention/bias.py", "self.positions - 1 - ahead", "self.positions - 1 + ahead", ["tests/attention", "-k", "elative"],
@@ -65,10 +64,10 @@ MUTANTS = {
         "minitrans/models/bert.py", "padding_idx=config.pad_token_id,", "padding_idx=None,", [PARITY, "-k", "bert-Model"],
     ),
     "R1 RoBERTa positions start after the padding id": (
-        "minitrans/models/roberta.py", "* is_token + padding_idx", "* is_token + 0", [PARITY, "-k", "roberta-Model"],
+        "minitrans/models/roberta.py", "* is_token + self.padding_idx", "* is_token + 0", [PARITY, "-k", "roberta-Model"],
     ),
     "R1 RoBERTa positions skip padding": (
-        "minitrans/models/roberta.py", "is_token = (tokens != padding_idx).long()", "is_token = torch.ones_like(tokens)",
+        "minitrans/models/roberta.py", "is_token = (tokens != self.padding_idx).long()", "is_token = torch.ones_like(tokens)",
         [PARITY, "-k", "roberta-Model"],
     ),
     "R4 RoBERTa's language head is always gelu": (
@@ -79,11 +78,11 @@ MUTANTS = {
         "self.out_proj(self.act(self.dense(self.dropout(hidden[:, 0]))))", [PARITY, "-k", "roberta-ForSequenceClassification"],
     ),
     "D1 DistilBERT has no dropout after the attention": (
-        "minitrans/models/distilbert.py", "block(config, dropout=0.0, ", "block(config, dropout=config.hidden_dropout_prob, ",
+        "minitrans/models/distilbert.py", "build_block(config, dropout=0.0, ", "build_block(config, dropout=config.hidden_dropout_prob, ",
         [PARITY, "-k", "distilbert-Model"],
     ),
     "D1 DistilBERT's eps is fixed": (
-        "minitrans/models/distilbert.py", "return 1e-12", "return 1e-5", [PARITY, "-k", "distilbert-Model"],
+        "minitrans/models/distilbert.py", "ClassVar[float] = 1e-12", "ClassVar[float] = 1e-5", [PARITY, "-k", "distilbert-Model"],
     ),
     "D2 DistilBERT's classifier has a ReLU": (
         "minitrans/models/distilbert.py", "torch.relu(self.pre_classifier(hidden[:, 0]))", "torch.tanh(self.pre_classifier(hidden[:, 0]))",
@@ -98,8 +97,8 @@ MUTANTS = {
         ["tests/models/test_families.py", "-k", "D3"],
     ),
     "R6 pre-norm RoBERTa ends with a norm": (
-        "minitrans/models/roberta_prelayernorm.py", "Encoder(blocks, LayerNorm(config.hidden_size, config.layer_norm_eps))",
-        "Encoder(blocks)", [PARITY, "-k", "roberta-prelayernorm-Model"],
+        "minitrans/models/roberta_prelayernorm.py", "Stack(blocks, LayerNorm(config.hidden_size, config.layer_norm_eps))",
+        "Stack(blocks)", [PARITY, "-k", "roberta-prelayernorm-Model"],
     ),
     "R6 pre-norm RoBERTa is pre-norm": (
         "minitrans/models/roberta_prelayernorm.py", "norm_first=True", "norm_first=False", [PARITY, "-k", "roberta-prelayernorm-Model"],
@@ -120,7 +119,7 @@ MUTANTS = {
         [PARITY, "-k", "electra-Model"],
     ),
     "A1 ALBERT's feed-forward has no dropout": (
-        "minitrans/models/albert.py", "block(config, feed_forward_dropout=0.0)", "block(config)", [PARITY, "-k", "albert-Model"],
+        "minitrans/models/albert.py", "build_block(config, feed_forward_dropout=0.0)", "build_block(config)", [PARITY, "-k", "albert-Model"],
     ),
     "A1 ALBERT's layers are groups in turn": (
         "minitrans/models/albert.py", "int(layer / (config.num_hidden_layers / config.num_hidden_groups))",
@@ -138,14 +137,31 @@ MUTANTS = {
         "minitrans/models/mpnet.py", "PADDING = 1", "PADDING = 0", [PARITY, "-k", "mpnet-Model"],
     ),
     "P1 MPNet counts 32 buckets": (
-        "minitrans/models/mpnet.py", "weight[:BUCKETS]", "weight", ["tests/models/test_families.py", "-k", "P1"],
+        "minitrans/models/mpnet.py", "buckets=BUCKETS", "buckets=rows", ["tests/models/test_families.py", "-k", "P1"],
     ),
     "P1 MPNet adds the bias after scaling": (
-        "minitrans/models/mpnet.py", "RelativeBuckets(self.relative_attention_bias.weight",
-        "RelativeBuckets(0.5 * self.relative_attention_bias.weight", [PARITY, "-k", "mpnet-Model"],
+        "minitrans/layers/position_bias.py", "RelativeBuckets(self.weight[: self.buckets]",
+        "RelativeBuckets(0.5 * self.weight[: self.buckets]", [PARITY, "-k", "mpnet-Model"],
     ),
     "post-norm, not pre-norm": (
-        "minitrans/layers/encoder_block.py", "norm_first: bool = False", "norm_first: bool = True", [PARITY, "-k", "bert-Model"],
+        "minitrans/models/backbone.py", "norm_first: bool = False", "norm_first: bool = True", [PARITY, "-k", "bert-Model"],
+    ),
+    "the mask reaches the backend": (
+        "minitrans/layers/multi_head_attention.py", "rules = replace(rules, mask=mask, bias=bias,", "rules = replace(rules, bias=bias,",
+        ["tests/models/test_variants.py", "-k", "sliding or dilated or composed"],
+    ),
+    "queries and keys turn alike": (
+        "minitrans/attention/rotary.py", "self.turn(key, cos, sin), value", "key, value", ["tests/layers/test_shape_of_the_house.py", "-k", "LLaMA"],
+    ),
+    "T3 T5 does not scale": (
+        "minitrans/layers/multi_head_attention.py", "context.layout, self.scale, ", "context.layout, None, ",
+        ["tests/layers/test_shape_of_the_house.py", "-k", "T5"],
+    ),
+    "T2 one table for all layers": (
+        "minitrans/layers/stack.py", "replace(context, bias=bias if", "replace(context, bias=context.bias if", [PARITY, "-k", "mpnet-Model"],
+    ),
+    "a forward leaves the cache of the user alone": (
+        "minitrans/models/inputs.py", "return past.fork()", "return past", ["tests/models/test_bert_only.py", "tests/layers/test_cache.py"],
     ),
     "S7 halves with an offset divide by half - 1": (
         "minitrans/layers/positions.py", "/ (half - 1)", "/ half", ["tests/layers", "-k", "position or sinus"],
