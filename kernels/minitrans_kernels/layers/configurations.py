@@ -34,24 +34,18 @@ _TOKENS = 16384
 
 def every_configuration() -> Iterator[tuple[str, Callable[[], None]]]:
     """(name, a call that launches the kernels of one function, forward and backward)."""
-    for dtype, widths in WIDTHS.items():
-        for width in widths:
-            yield from _of_width(dtype, width, f"{width} {str(dtype).removeprefix('torch.')}")
-
-
-def _of_width(dtype: torch.dtype, width: int, label: str) -> Iterator[tuple[str, Callable[[], None]]]:
-    for dropout_p in (0.0, 0.1):
-        options = f"{label} dropout {dropout_p}"
-        yield f"add_dropout_layer_norm {options}", partial(_layer_norm, dtype, width, dropout_p)
-        if width <= MAX_EMBEDDING_WIDTH:
-            yield f"embedding_layer_norm {options}", partial(_embedding, dtype, width, dropout_p)
-    yield f"rms_norm {label}", partial(_rms_norm, dtype, width)
-    for approximate in ("none", "tanh"):
-        yield f"bias_gelu {label} {approximate}", partial(_gelu, dtype, width, approximate)
-    yield f"pack_rows unpack_rows {label}", partial(_packing, dtype, width)
-    if width <= 1024:
-        for has_bias in (True, False):
-            yield f"masked_lm_loss {label} bias {has_bias}", partial(_masked_loss, dtype, width, has_bias)
+    for dtype, width in ((dtype, width) for dtype, widths in WIDTHS.items() for width in widths):
+        sizes, label = (dtype, width), f"{width} {str(dtype).removeprefix('torch.')}"
+        for p in (0.0, 0.1):
+            yield f"add_dropout_layer_norm {label} dropout {p}", partial(_layer_norm, *sizes, p)
+            if width <= MAX_EMBEDDING_WIDTH:
+                yield f"embedding_layer_norm {label} dropout {p}", partial(_embedding, *sizes, p)
+        yield f"rms_norm {label}", partial(_rms_norm, *sizes)
+        for approximate in ("none", "tanh"):
+            yield f"bias_gelu {label} {approximate}", partial(_gelu, *sizes, approximate)
+        yield f"pack_rows unpack_rows {label}", partial(_packing, *sizes)
+        for has_bias in (True, False) if width <= 1024 else ():
+            yield f"masked_lm_loss {label} bias {has_bias}", partial(_masked_loss, *sizes, has_bias)
 
 
 def _layer_norm(dtype: torch.dtype, width: int, dropout_p: float) -> None:

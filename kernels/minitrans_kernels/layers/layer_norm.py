@@ -102,17 +102,13 @@ def backward(
     seed: Tensor | None, dropout_p: float, separate: bool, x_dtype: torch.dtype, residual_dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of (x, residual, weight, bias); the first is (0, D) unless separate, the last (0) without a bias."""
+    given = (grad_y, grad_z, z, weight, bias, mean, rstd, seed, dropout_p)
     if runs_on_triton(z):
         from minitrans_kernels.layers import layer_norm_kernels
 
-        return layer_norm_kernels.backward(
-            grad_y, grad_z, z, weight, bias, mean, rstd, seed, dropout_p, separate, x_dtype, residual_dtype
-        )
-    grad_x, grad_residual, grad_weight, grad_bias = _gradients(
-        grad_y, grad_z, z, weight, bias, mean, rstd, seed, dropout_p, x_dtype, residual_dtype
-    )
-    grad_x = grad_x if separate else grad_x.new_empty((0, z.shape[1]))
-    return grad_x, grad_residual, grad_weight, weight.new_empty(0) if grad_bias is None else grad_bias
+        return layer_norm_kernels.backward(*given, separate, x_dtype, residual_dtype)
+    of_x, of_residual, of_weight, of_bias = _gradients(*given, x_dtype, residual_dtype)
+    return of_x if separate else of_x.new_empty((0, z.shape[1])), of_residual, of_weight, of_bias
 
 
 @backward.register_fake
@@ -129,13 +125,12 @@ def _(
 def _gradients(
     grad_y: Tensor, grad_z: Tensor | None, z: Tensor, weight: Tensor, bias: Tensor | None, mean: Tensor, rstd: Tensor,
     seed: Tensor | None, dropout_p: float, x_dtype: torch.dtype, residual_dtype: torch.dtype,
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:  # fmt: skip
-    """Of (x, residual, weight, bias), in PyTorch, and differentiable."""
-    grad, grad_weight, grad_bias = layer_norm_backward(grad_y, z.to(sum_dtype(z.dtype)), weight, mean, rstd)
-    if grad_z is not None:
-        grad = grad + grad_z
-    of_inputs = (drop(grad, seed, dropout_p).to(x_dtype), grad.to(residual_dtype))
-    return *of_inputs, grad_weight.to(weight.dtype), None if bias is None else grad_bias.to(bias.dtype)
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """As of `backward` where separate, in PyTorch, and differentiable."""
+    grad, of_weight, of_bias = layer_norm_backward(grad_y, z.to(sum_dtype(z.dtype)), weight, mean, rstd)
+    grad = grad if grad_z is None else grad + grad_z
+    of_bias = weight.new_empty(0) if bias is None else of_bias.to(bias.dtype)
+    return drop(grad, seed, dropout_p).to(x_dtype), grad.to(residual_dtype), of_weight.to(weight.dtype), of_bias
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -153,13 +148,13 @@ def _differentiate(ctx: Any, grad_y: Tensor | None, grad_z: Tensor | None, *_: N
     z, weight, bias, mean, rstd, seed = ctx.saved_tensors
     grad_y = torch.zeros_like(z) if grad_y is None else grad_y
     given = (grad_y, grad_z, z, weight, bias, mean, rstd, seed, ctx.dropout_p)
-    # under create_graph the gradients must themselves be differentiable
-    if torch.is_grad_enabled():
-        return (*_gradients(*given, *ctx.dtypes), None, None, None, None)
     separate = seed is not None or ctx.dtypes[0] != ctx.dtypes[1]
-    grad_x, grad_residual, grad_weight, grad_bias = backward(*given, separate, *ctx.dtypes)
-    of_inputs = (grad_x if separate else grad_residual, grad_residual)
-    return (*of_inputs, grad_weight, None if bias is None else grad_bias, None, None, None, None)
+    if torch.is_grad_enabled():  # under create_graph the gradients must themselves be differentiable
+        of_x, of_residual, of_weight, of_bias = _gradients(*given, *ctx.dtypes)
+    else:
+        of_x, of_residual, of_weight, of_bias = backward(*given, separate, *ctx.dtypes)
+    of_inputs = (of_x if separate else of_residual, of_residual)
+    return *of_inputs, of_weight, None if bias is None else of_bias, None, None, None, None
 
 
 forward.register_autograd(_differentiate, setup_context=_save)
