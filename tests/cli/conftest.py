@@ -101,6 +101,35 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
 
 
 @pytest.fixture(scope="session")
+def byte_level(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    """byte_level("RobertaForMaskedLM"): a tiny RoBERTa, its vocabulary learnt from a few words."""
+    from tokenizers import ByteLevelBPETokenizer
+
+    root = tmp_path_factory.mktemp("byte-level")
+    specials = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    backend = ByteLevelBPETokenizer()
+    backend.train_from_iterator([f"{PLAIN} Ada Lovelace's naïve London."] * 3, 400, 2, False, specials)
+
+    def make(class_name: str, **changes: object) -> str:
+        folder = root / "-".join(map(str, [class_name, *changes]))
+        if not folder.exists():
+            cls = getattr(minitrans, class_name)
+            with torch.random.fork_rng():
+                torch.manual_seed(1)
+                model = cls(
+                    cls.config_class(
+                        vocab_size=backend.get_vocab_size(), hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
+                        intermediate_size=20, max_position_embeddings=36, initializer_range=0.5, pad_token_id=1, **changes,
+                    )
+                )  # fmt: skip
+            model.save_pretrained(folder)
+            backend.save_model(str(folder))
+        return str(folder)
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def body(tiny: Tiny) -> str:
     return tiny("BertModel")
 

@@ -2,45 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 
-import minitrans
-from tests.cli.conftest import PLAIN, tiny  # noqa: F401 (a fixture)
+from tests.cli.conftest import byte_level, tiny  # noqa: F401 (fixtures)
 
 NAMES = {0: "O", 1: "B-PER", 2: "I-PER", 3: "B-LOC", 4: "I-LOC", 5: "NOUN", 6: "X-Y"}
-
-
-@pytest.fixture(scope="session")
-def byte_level(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
-    """byte_level("RobertaForMaskedLM"): a tiny RoBERTa, its vocabulary learnt from a few words."""
-    from tokenizers import ByteLevelBPETokenizer
-
-    root = tmp_path_factory.mktemp("byte-level")
-    specials = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-    backend = ByteLevelBPETokenizer()
-    backend.train_from_iterator([f"{PLAIN} Ada Lovelace's naïve London."] * 3, 400, 2, False, specials)
-
-    def make(class_name: str, **changes: object) -> str:
-        folder = root / class_name
-        if not folder.exists():
-            cls = getattr(minitrans, class_name)
-            with torch.random.fork_rng():
-                torch.manual_seed(1)
-                model = cls(
-                    cls.config_class(
-                        vocab_size=backend.get_vocab_size(), hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
-                        intermediate_size=20, max_position_embeddings=36, initializer_range=0.5, pad_token_id=1, **changes,
-                    )
-                )  # fmt: skip
-            model.save_pretrained(folder)
-            backend.save_model(str(folder))
-        return str(folder)
-
-    return make
 
 
 def their_tokenizer(folder: str):

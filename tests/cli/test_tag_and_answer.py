@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import json
-from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
 import minitrans
-from minitrans import (
-    AutoModelForQuestionAnswering,
-    AutoModelForTokenClassification,
-    AutoTokenizer,
-    RobertaConfig,
-)
-from minitrans.pipelines.token_classification import Span, word_spans
+from minitrans import AutoModelForQuestionAnswering, AutoTokenizer
+from tests.pipelines.test_words import tagged_words
 
 NAMES = {0: "O", 1: "B-PER", 2: "I-PER", 3: "B-LOC", 4: "I-LOC"}
 TEXT = "the cat , ada lovelace was born in paris and london , dog and snow ."
@@ -32,85 +26,18 @@ def lines(result) -> list[list[str]]:
 
 @pytest.fixture(scope="session")
 def tagger(tiny) -> str:
-    return tiny("BertForTokenClassification", num_labels=5, id2label=NAMES)
-
-
-def tagged_words(pipe, text: str, batch_size: int) -> list[Span]:
-    """The words of a text, each with the class and the probability of its first token."""
-    each = partial(pipe._each, batch_size=batch_size, progress=None)
-    return pipe.words(text, pipe.tokens([text], each, stride=pipe.max_length // 4)[0])
-
-
-def span(label: str, start: int, end: int, score: float = 1.0) -> Span:
-    return Span(label, start, end, score)
-
-
-@pytest.mark.parametrize(
-    ("words", "expected"),
-    [
-        ([], []),
-        ([span("O", 0, 1)], []),
-        ([span("B-PER", 0, 3, 0.5), span("I-PER", 4, 9, 1.0)], [span("PER", 0, 9, 0.75)]),
-        ([span("B-PER", 0, 3), span("B-PER", 4, 9)], [span("PER", 0, 3), span("PER", 4, 9)]),
-        ([span("B-PER", 0, 3), span("I-LOC", 4, 9)], [span("PER", 0, 3), span("LOC", 4, 9)]),
-        ([span("I-PER", 0, 3), span("I-PER", 4, 9)], [span("PER", 0, 9)]),
-        ([span("B-LOC", 0, 3), span("O", 4, 5), span("I-LOC", 6, 9)], [span("LOC", 0, 3), span("LOC", 6, 9)]),
-        ([span("NOUN", 0, 3), span("NOUN", 4, 9)], [span("NOUN", 0, 3), span("NOUN", 4, 9)]),
-        ([span("X-Y-Z", 0, 3)], [span("X-Y-Z", 0, 3)]),
-        ([span("B-A-B", 0, 3), span("I-A-B", 4, 5)], [span("A-B", 0, 5)]),
-    ],
-)
-def test_words_become_spans(words: list[Span], expected: list[Span]):
-    assert word_spans(words) == expected
-
-
-def test_words_have_the_class_of_their_first_token(tagger: str):
-    pipe = minitrans.pipeline("token-classification", tagger)
-    text = "Ada walked cats , walking dogs ."
-    tokenizer, model = AutoTokenizer.from_pretrained(tagger), AutoModelForTokenClassification.from_pretrained(tagger)
-    batch = tokenizer(text, return_tensors="pt")
-    with torch.no_grad():
-        probabilities = model(**batch).logits.double().softmax(-1)[0]
-    words = [(w.group(), *w.span()) for w in __import__("re").finditer(r"\S+", text)]
-    found = tagged_words(pipe, text, 8)
-    assert [(text[w.start : w.end], w.start, w.end) for w in found] == words
-    for word in found:
-        first = batch.char_to_token(word.start)
-        assert word.label == NAMES[int(probabilities[first].argmax())]
-        assert word.score == pytest.approx(float(probabilities[first].max()))
+    return tiny("BertForTokenClassification", "tagger", num_labels=5, id2label=NAMES)
 
 
 def test_tag_prints_spans_with_character_offsets(tagger: str, run):
-    pipe = minitrans.pipeline("token-classification", tagger)
-    expected = word_spans(tagged_words(pipe, TEXT, 8))
-    assert {item.label for item in expected} >= {"PER"}
+    expected = minitrans.pipeline("token-classification", tagger)(TEXT, aggregation_strategy="words")
+    assert {span["entity_group"] for span in expected} >= {"PER"}
     rows = lines(run("tag", TEXT, TEXT, "-m", tagger))
     assert len(rows) == 2 * len(expected)
-    for row, item in zip(rows, expected * 2, strict=True):
-        assert row[1:4] == [item.label, str(item.start), str(item.end)]
-        assert row[5] == TEXT[item.start : item.end]
-
-
-def test_long_texts_are_tagged_in_windows(tagger: str):
-    pipe = minitrans.pipeline("token-classification", tagger)
-    text = " ".join(f"{word} in london ," for word in ["ada", "lovelace", "cat", "dog"] * 8)
-    found = tagged_words(pipe, text, 3)
-    assert [text[word.start : word.end] for word in found] == text.split()
-    tokenizer, model = pipe.tokenizer, pipe.model
-    windows = tokenizer(text, truncation=True, max_length=32, stride=8, return_overflowing_tokens=True,
-                        return_offsets_mapping=True, padding=True, return_tensors="pt")  # fmt: skip
-    count = len(windows["input_ids"])
-    assert count > 3
-    with torch.no_grad():
-        logits = model(**{k: v for k, v in windows.items() if k in tokenizer.model_input_names}).logits
-    for word in found:
-        best = max(
-            (min(t - 1, int(windows["attention_mask"][w].sum()) - 2 - t), -w, t)
-            for w in range(count)
-            for t in range(1, 31)
-            if windows["offset_mapping"][w, t].tolist() == [word.start, word.end]
-        )
-        assert word.label == NAMES[int(logits[-best[1], best[2]].argmax())]
+    for number, (row, span) in enumerate(zip(rows, expected * 2, strict=True)):
+        assert row[:4] == [str(1 + number // len(expected)), span["entity_group"], str(span["start"]), str(span["end"])]
+        assert float(row[4]) == pytest.approx(span["score"], abs=1e-6)
+        assert row[5] == TEXT[span["start"] : span["end"]]
 
 
 # -- answer ------------------------------------------------------------------------------------------------------------
@@ -180,27 +107,6 @@ def test_questions_that_cannot_be_asked(reader: str, run):
 # -- another kind of vocabulary ----------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="session")
-def byte_level(shared_data: Path, tmp_path_factory: pytest.TempPathFactory):
-    """byte_level("RobertaForMaskedLM"): a tiny RoBERTa with the real vocabulary of roberta-base."""
-
-    def make(class_name: str, **changes: object) -> str:
-        folder = tmp_path_factory.mktemp("roberta")
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            model = getattr(minitrans, class_name)(
-                RobertaConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8,
-                              max_position_embeddings=34, initializer_range=0.5, **changes)
-            )  # fmt: skip
-        model.save_pretrained(folder)
-        for file in (shared_data / "tokenizers" / "roberta-base").iterdir():
-            if file.name in ("vocab.json", "merges.txt"):
-                (folder / file.name).write_bytes(file.read_bytes())
-        return str(folder)
-
-    return make
-
-
 def test_a_mask_that_swallows_its_space(byte_level, run):
     folder = byte_level("RobertaForMaskedLM")
     rows = [
@@ -211,15 +117,6 @@ def test_a_mask_that_swallows_its_space(byte_level, run):
     for row in rows:
         assert row["filled"] == f"Paris is the {row['token']} of France."
     run("fill-mask", "Paris is the [MASK] of France.", "-m", folder).refused("<mask>")
-
-
-def test_offsets_leave_out_the_space_before_a_word(byte_level):
-    folder = byte_level("RobertaForTokenClassification", num_labels=5, id2label=NAMES)
-    pipe = minitrans.pipeline("token-classification", folder)
-    text = "  Ada Lovelace's  naïve\tnotebooks, in London. " + "Supercalifragilistic! " * 9
-    found = tagged_words(pipe, text, 4)
-    assert "".join(text[word.start : word.end] for word in found) == "".join(text.split())
-    assert all(text[word.start : word.end].strip() == text[word.start : word.end] for word in found)
 
 
 def test_answers_in_a_byte_level_text(byte_level, run):
@@ -250,7 +147,7 @@ def test_a_vocabulary_that_counts_the_space_to_the_word(tiny, run):
         settings = {"tokenizer_class": "PreTrainedTokenizerFast", **roles}
         (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     text = "Ada  in London"
-    pipe = minitrans.pipeline("token-classification", str(folders[0]))
-    assert [(w.start, w.end) for w in tagged_words(pipe, text, 4)] == [(0, 3), (5, 7), (8, 14)]
+    words = tagged_words(minitrans.pipeline("token-classification", str(folders[0])), text, 4)
+    assert [(word.start, word.end) for word in words] == [(0, 3), (5, 7), (8, 14)]
     rows = lines(run("answer", "-q", "Ada", "-c", text, "-m", folders[1], "--max-answer-tokens", 1, "-k", 9))
     assert sorted((int(row[1]), int(row[2])) for row in rows) == [(0, 3), (5, 7), (8, 14)]
