@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 
 import minitrans
 from minitrans.checkpoints import convert
-from minitrans.families import FAMILIES, FamilyRow, class_names
+from minitrans.families import FAMILIES, HEADS, FamilyRow, auto_name, class_names
+from minitrans.models import auto
 from minitrans.models.auto import class_by_name
 from minitrans.models.loading import family_of
 
@@ -123,6 +124,10 @@ def test_every_row_is_true(model_type: str, row: FamilyRow) -> None:
     assert class_by_name(row.class_names[0]).model_type == model_type
     assert family_of(model_type).prefix == class_by_name(f"{row.prefix}Model").base_model_prefix
     assert getattr(minitrans, row.tokenizer) is getattr(minitrans, f"{row.tokenizer}Fast")
+
+
+def test_every_head_has_its_auto_class() -> None:
+    assert {name for name in vars(auto) if name.startswith("AutoModel")} == {auto_name(head) for head in HEADS}
 
 
 def test_every_file_has_a_row() -> None:

@@ -22,8 +22,9 @@ from minitrans.checkpoints.watching import layer_of
 from minitrans.layers.activations import ACTIVATIONS
 from minitrans.layers.block import Block
 from minitrans.layers.embeddings import Embeddings
-from minitrans.layers.heads import ClassificationHead, Pooler
+from minitrans.layers.heads import ClassificationHead
 from minitrans.layers.multi_head_attention import MultiHeadAttention
+from minitrans.models.backbone import Pooler
 
 EQUAL = 1e-8
 EPSILONS = (1e-12, 1e-8, 1e-7, 1e-6, 1e-5, 1e-3)

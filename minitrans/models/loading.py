@@ -40,9 +40,8 @@ def family_of(model_type: str) -> Family:
     return family
 
 
-@torch.inference_mode(
-    mode=False
-)  # parameters are ordinary tensors whatever the caller's mode, which threads do not have
+# Threads do not have the caller's inference mode, and parameters are ordinary tensors whatever it is.
+@torch.inference_mode(mode=False)
 def load_model(
     cls: type[Model],
     name_or_path: str | Path,
@@ -126,7 +125,7 @@ def load_folder(
             job.report.notes = notes
         job.require_sound(folder.root, cls.__name__)
         materialise(model, wanted_dtype or stored.dtype or job.dtype, device, job.report.fresh)
-        fill_parameters(job, dict(model.named_parameters(remove_duplicate=False)), hashes=hashes)
+        fill_parameters(job, model.state_dict(keep_vars=True), hashes=hashes)
     return model.eval(), job.report
 
 
@@ -180,6 +179,8 @@ def materialise(model: Any, dtype: torch.dtype, device: torch.device | str | Non
                 )
                 made[id(parameter)] = nn.Parameter(values, requires_grad=parameter.requires_grad)
             setattr(module, name, made[id(parameter)])
+        for name, buffer in list(module.named_buffers(recurse=False)):  # of a variant, which is no blank
+            setattr(module, name, buffer.to(device, dtype if buffer.is_floating_point() else None))
     for owner in dict.fromkeys(name.rpartition(".")[0] for name in fresh if name in blank):
         model.init_weights(model.get_submodule(owner))
 

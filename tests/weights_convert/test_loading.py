@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
+from minitrans.attention.context import Context
+from minitrans.attention.rules import AttentionResult
+from minitrans.attention.variant import LayerSizes, Variant
 from minitrans.errors import CheckpointError
 from minitrans.models.auto import class_by_name
-from minitrans.models.loading import load_model
+from minitrans.models.loading import family_of, load_model
 from minitrans.models.saving import save_model
 from weights_convert.names import bare_name, bare_names
+from weights_convert.report import ConversionReport
+from weights_convert.translate import file_tensors
 
 Make = Callable[..., Any]
 IDS = torch.tensor([[3, 4, 5, 6, 7]])
@@ -343,3 +350,35 @@ def test_a_model_loaded_in_inference_mode_is_an_ordinary_one(
         model(input_ids=torch.tensor([[1, 2, 3]]), labels=torch.tensor([[0, 1, 1]])).loss.backward()
         torch.optim.SGD(model.parameters(), lr=0.1).step()
         assert not torch.equal(model.bert.embeddings.word_embeddings.weight, before)
+
+
+class Shifted(Variant):
+    """A variant with a buffer, which is saved, and another, which is not."""
+
+    def __init__(self, sizes: LayerSizes) -> None:
+        super().__init__(sizes)
+        self.register_buffer("shift", torch.arange(sizes.heads, dtype=torch.float32))
+        self.register_buffer("order", torch.arange(sizes.heads), persistent=False)
+
+    def finish(self, result: AttentionResult, x: torch.Tensor, context: Context) -> AttentionResult:
+        return replace(result, output=result.output[:, self.order] + self.shift[:, None, None])
+
+
+def test_buffers_of_a_variant_are_where_its_parameters_are_and_go_there_and_back(
+    reference: Callable[..., Any], tmp_path: Path
+) -> None:
+    cls, folder = class_by_name("BertModel"), reference("BertModel").folder
+    model = cls.from_pretrained(folder, attention=Shifted, dtype=torch.float64)
+    name = "encoder.layer.1.attention.variants.0.shift"
+    assert name in model.load_report.fresh
+    assert model.get_buffer(name).dtype == torch.float64
+    assert model.get_buffer(name).tolist() == [0.0, 1.0, 2.0]
+    assert model(torch.tensor([[1, 2, 3]])).last_hidden_state.isfinite().all()
+    model.get_buffer(name).mul_(3.0)
+    tensors = file_tensors(model.state_dict(), family_of("bert"), model.config, ConversionReport())
+    assert tensors[name].values.tolist() == [0.0, 3.0, 6.0]
+    saved = load_file(folder / "model.safetensors")
+    save_file({**saved, name: tensors[name].values.float().clone()}, folder / "model.safetensors")
+    again = cls.from_pretrained(folder, attention=Shifted)
+    assert again.get_buffer(name).tolist() == [0.0, 3.0, 6.0]
+    assert name not in again.load_report.fresh

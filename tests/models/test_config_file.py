@@ -20,6 +20,9 @@ from minitrans.models.config_fields import IGNORED, MUST_EQUAL
 from minitrans.models.config_file import interpret_config, model_type_of, write_config
 from minitrans.models.loading import family_of, load_model
 from minitrans.models.roberta import RobertaModel
+from tests.weights_convert.conftest import reference
+
+__all__ = ["reference"]
 
 HERE = Path("folder/config.json")
 BERT: dict[str, Any] = {
