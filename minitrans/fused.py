@@ -46,7 +46,13 @@ def fuse(model: M) -> M:
     of the model to rounding. Dropout drops other elements than `nn.Dropout` would: each call draws a seed from the
     generator of its device, so that `torch.manual_seed` and recomputation in checkpoints repeat it. Hooks on norms, dropouts,
     projections and tables inside a fused module are not called. Fuse last: what looks for plain blocks, as `minitrans.cpu`
-    does, refuses fused ones.
+    does, refuses fused ones. To store a fused model use `save_pretrained` or `state_dict`: its class cannot be pickled.
+
+    Args:
+        model: a body, a model with a head, the Transformer of 2017, or anything else with a `Block` in it.
+
+    Returns:
+        That model.
 
     Raises:
         NotSupportedError: naming every block, norm and table that the kernels do not serve; then nothing is changed.

@@ -13,6 +13,7 @@ import torch
 from minitrans_kernels import dropout_mask
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
 
 import minitrans
 from benchmarks.imports import graph
@@ -233,6 +234,19 @@ def test_dropout_takes_what_the_mask_of_the_seed_says() -> None:
     middle = block.attention_LayerNorm(x + block.attention(x, Context(), None).output * first)
     expected = block.feed_forward_LayerNorm(middle + block.feed_forward(middle) * second)
     torch.testing.assert_close(found, expected, rtol=0.0, atol=1e-12)
+
+
+def test_recomputation_draws_the_same_dropout() -> None:
+    block = fuse(build("bert", dropout=0.4).bert.encoder).layer[0].train()
+    context, x = Context(), torch.randn(1, 7, 24, dtype=torch.float64, requires_grad=True)
+
+    def gradient(run: Any) -> Tensor:
+        torch.manual_seed(3)
+        return torch.autograd.grad(run(x).sum(), x)[0]
+
+    kept = gradient(lambda x: block(x, context).output.square())
+    again = gradient(lambda x: checkpoint(lambda x: block(x, context).output.square(), x, use_reentrant=False))
+    assert torch.equal(kept, again)
 
 
 def test_parameters_names_and_files_stay(tmp_path: Path) -> None:
