@@ -13,7 +13,7 @@ from benchmarks import record as records
 from benchmarks.attention_cases import Case, cases, make
 from benchmarks.measuring import Budget, interleaved_ms, limits, peak_bytes, quantiles
 from benchmarks.record import Record, commit, head, result_file, save
-from benchmarks.runs import verdict
+from benchmarks.runs import Expected, verdict
 from benchmarks.sweep import DeviceLostError, Job, attempt, is_done, run, sweep
 from benchmarks.tables import against_baseline
 
@@ -129,6 +129,17 @@ def test_the_baseline_is_the_fastest_that_is_not_ours():
         ("a", "fast"): ("fast", 1.0), ("b", "minitrans"): (None, None),
     }  # fmt: skip
     assert {row.get("baseline") for row in against_baseline(rows, "slow")} == {"slow", None}
+
+
+def test_twice_the_error_of_plain_torch_is_allowed_in_gradients_three_times():
+    exact = {name: torch.tensor([1.0, -4.0], dtype=torch.float64) for name in ("output", "query")}
+    plain = {name: (value + torch.tensor([0.5, 0.0])).float() for name, value in exact.items()}
+    wanted = Expected.of(exact, plain, torch.float32)
+    rounding = 0.5 * torch.finfo(torch.float32).eps * 4
+    assert wanted.allowed == {"output": 2 * (0.5 + rounding), "query": 3 * (0.5 + rounding)}
+    assert wanted.errors({"output": plain["output"], "query": exact["query"] * float("nan")}) == {
+        "output": 0.5, "query": float("inf"),
+    }  # fmt: skip
 
 
 def test_an_error_may_be_as_large_as_allowed_and_no_larger():
