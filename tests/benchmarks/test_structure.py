@@ -29,7 +29,7 @@ def shape() -> dict[str, Any]:
         ("circles", 0),
         ("up_arrows", 0),
         pytest.param("checks_percent", 7.99, marks=not_yet("13.6")),
-        pytest.param("lines", 26_681, marks=not_yet("26,787")),
+        ("lines", 26_681),
     ],
 )
 def test_bounds(shape: dict[str, Any], what: str, at_most: float) -> None:
