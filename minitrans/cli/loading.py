@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -36,6 +38,8 @@ def load(runtime: Runtime, task: type[Pipeline] = Pipeline) -> Loaded:
         raise ValueError(f"--dtype: expected one of {', '.join(DTYPES)}, got {printable(runtime.dtype)!r}")
     if runtime.threads is not None:
         torch.set_num_threads(runtime.threads)
+    if runtime.attention is not None:
+        sys.path.append(os.getcwd())  # where a module:Class of the user's lies
     with busy(f"loading {printable(runtime.model)}"), _silent(logging.getLogger("minitrans")):
         loaded = task.load(
             runtime.model, device=device, dtype=runtime.dtype, attention=attention_spec(runtime.attention),

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +13,7 @@ import pytest
 import torch
 
 from minitrans import AutoModel, AutoTokenizer
+from tests.cli.conftest import ROOT
 from tests.embedding.conftest import sentence_folder
 
 
@@ -83,6 +87,46 @@ def test_attention_and_backend_are_options(body: str, sentences: Path, run, atte
     assert np.allclose([json.loads(line)["vector"] for line in done.out.splitlines()], plain, atol=1e-5)
     narrow = run("embed", sentences, "-m", body, "--attention", '{"name": "sliding_window", "window": 2}')
     assert not np.allclose(json.loads(narrow.out.splitlines()[0])["vector"], plain[0], atol=1e-3)
+
+
+WINDOW = '{"name": "sliding_window", "window": 2}'
+
+
+@pytest.mark.parametrize(
+    ("attention", "same_as"),
+    [
+        ("minitrans.attention.sink:Sink", "sink"),
+        ('{"name": "minitrans.attention.sliding_window:SlidingWindow", "window": 2}', WINDOW),
+        (f"[{WINDOW}]", WINDOW),
+        (f'{{"layers": {{"0-": {WINDOW}}}}}', WINDOW),
+    ],
+)
+def test_an_attention_is_a_name_a_place_or_json(body: str, sentences: Path, run, attention: str, same_as: str):
+    plain, one, other = (
+        run("embed", sentences, "-m", body, *more)
+        for more in ([], ["--attention", attention], ["--attention", same_as])
+    )
+    assert (one.code, one.err) == (0, "")
+    assert one == other != plain
+
+
+def test_an_attention_of_ones_own_lies_in_the_folder_one_works_in(body: str, sentences: Path, tmp_path: Path, run):
+    (tmp_path / "my_attention.py").write_text(
+        "from minitrans.attention.sliding_window import SlidingWindow\n\n\nclass Narrow(SlidingWindow):\n"
+        "    def __init__(self, sizes):\n        super().__init__(sizes, window=2)\n"
+    )
+    call = f"['embed', {str(sentences)!r}, '-m', {body!r}, '--attention', 'my_attention:Narrow']"
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", f"from minitrans.cli.app import main; main({call})"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.stderr == ""
+    expected = [
+        json.loads(line) for line in run("embed", sentences, "-m", body, "--attention", WINDOW).out.splitlines()
+    ]
+    for line, row in zip(done.stdout.splitlines(), expected, strict=True):
+        assert np.allclose(json.loads(line)["vector"], row["vector"], atol=1e-6)
 
 
 def test_precision_is_an_option(body: str, sentences: Path, run):

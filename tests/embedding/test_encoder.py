@@ -12,6 +12,8 @@ import torch
 
 import minitrans
 from minitrans import AutoModel, AutoTokenizer, BertModel, Encoder
+from minitrans.attention.sigmoid import Sigmoid
+from minitrans.attention.variant import Variant
 from minitrans.embedding import POOLINGS, Recipe
 from minitrans.embedding.jobs.job import fingerprint
 from minitrans.errors import NotSupportedError
@@ -63,6 +65,22 @@ def test_padding_is_the_users_choice(body: str, monkeypatch: pytest.MonkeyPatch,
     vectors = encoder.encode(texts, batch_size=600)
     assert dimensions == ({3} if padding == "keep" else {2})
     assert torch.allclose(vectors, Encoder(body, padding="keep", dtype=torch.float64).encode(texts), rtol=0, atol=1e-12)
+
+
+class PaddedOnly(Sigmoid):
+    """A mechanism that computes padded batches alone, as one that says nothing of packed ones does."""
+
+    supports = Variant.supports
+    compute = Sigmoid._rectangle
+
+
+def test_padding_that_the_attention_cannot_do_without_stays(body: str):
+    texts = ["cat", "a good film " * 12] * 300
+    encoder = Encoder(body, attention=PaddedOnly, dtype=torch.float64)
+    expected = Encoder(body, attention="sigmoid", padding="keep", dtype=torch.float64).encode(texts, batch_size=600)
+    assert torch.allclose(encoder.encode(texts, batch_size=600), expected, rtol=0, atol=1e-12)
+    with pytest.raises(NotSupportedError, match="padding='keep'"):
+        Encoder(body, attention=PaddedOnly, padding="remove").encode(texts)
 
 
 def test_a_precision_that_there_is_not(body: str):
