@@ -78,7 +78,7 @@ MUTANTS = {
         "self.out_proj(self.act(self.dense(self.dropout(hidden[:, 0]))))", [PARITY, "-k", "roberta-ForSequenceClassification"],
     ),
     "D1 DistilBERT has no dropout after the attention": (
-        "minitrans/models/distilbert.py", "build_block(config, dropout=0.0, ", "build_block(config, dropout=config.hidden_dropout_prob, ",
+        "minitrans/models/distilbert.py", "config, dropout=0.0, ", "config, dropout=config.hidden_dropout_prob, ",
         [PARITY, "-k", "distilbert-Model"],
     ),
     "D1 DistilBERT's eps is fixed": (
@@ -153,7 +153,7 @@ MUTANTS = {
     "queries and keys turn alike": (
         "minitrans/attention/rotary.py", "self.turn(key, cos, sin), value", "key, value", ["tests/layers/test_shape_of_the_house.py", "-k", "LLaMA"],
     ),
-    "T3 T5 does not scale": (
+    "M6 T5 does not scale": (
         "minitrans/layers/multi_head_attention.py", "context.layout, self.scale, ", "context.layout, None, ",
         ["tests/layers/test_shape_of_the_house.py", "-k", "T5"],
     ),

@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -31,9 +30,9 @@ def table(header: str) -> list[list[str]]:
 EXAMPLES = re.findall(r"<!-- executed by tests/test_readme.py -->\n```python\n(.*?)```", README, re.DOTALL)
 
 
-def test_both_examples_are_found_and_short():
-    assert len(EXAMPLES) == 2
-    assert all(len([line for line in code.splitlines() if line.strip()]) <= 15 for code in EXAMPLES)
+def test_the_examples_are_found_and_short():
+    lengths = [len([line for line in code.splitlines() if line.strip()]) for code in EXAMPLES]
+    assert [length <= most for length, most in zip(lengths, (15, 15, 25), strict=True)] == [True] * 3
 
 
 @pytest.mark.slow
@@ -55,6 +54,10 @@ def test_the_examples_run_offline(code: str, minilm: Path, tmp_path: Path):
     }
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
+    if "check_attention" in code:
+        assert re.match(r"\d+ checks passed", done.stdout)
+        assert done.stdout.splitlines()[1] == "12 tensor(True)"
+        return
     first = [[float(number) for number in re.findall(r"-?\d+\.\d+", line)] for line in done.stdout.splitlines()[:3]]
     assert first[0][1] > first[0][2] + 0.2, "lunch is closer to eating than the sky is"
 
@@ -75,19 +78,32 @@ def test_variants_and_backends_are_those_of_the_code():
 
 
 def test_the_way_from_bert_to_the_softmax():
-    """At most six files and 900 lines, each reached from the one before it, with the counts the README gives."""
+    """The files are those that a forward enters, with the counts that the README gives."""
+    from benchmarks.structure import forward
+
     rows = [(row[0].strip("`"), int(row[1])) for row in table("| file | lines |")]
-    counts = {name: len((ROOT / "minitrans" / name).read_text(encoding="utf-8").splitlines()) for name, _ in rows}
-    assert dict(rows) == counts
-    assert len(rows) <= 6
-    assert sum(counts.values()) <= 900
-    for (above, _), (below, _) in pairwise(rows[:-1]):
-        module = "minitrans." + below.removesuffix(".py").replace("/", ".")
-        assert module in (ROOT / "minitrans" / above).read_text(encoding="utf-8"), f"{above} does not lead to {below}"
-    assert rows[-1][0] == "attention/eager.py"  # the last step is by name, through the table of backends
-    assert BACKENDS["eager"].startswith("minitrans.attention.eager:")
-    assert rows[0][0] == "models/bert.py"
-    assert "softmax(scores" in (ROOT / "minitrans" / rows[-1][0]).read_text(encoding="utf-8")
+    assert dict(rows) == {
+        name: len((ROOT / "minitrans" / name).read_text(encoding="utf-8").splitlines()) for name, _ in rows
+    }
+    entered = forward()["padded"]
+    assert {name.removeprefix("minitrans.").replace(".", "/") + ".py" for name in entered} == {name for name, _ in rows}
+    told = re.search(r"it executes (\d+) lines", README)
+    assert told is not None
+    assert sum(entered.values()) == int(told[1])
+    assert "softmax(scores" in (ROOT / "minitrans/attention/eager.py").read_text(encoding="utf-8")
+
+
+def test_every_rule_of_the_code_is_explained_and_proved():
+    rule = re.compile(r"\b([ABCDEMPRST]\d{1,2}|L1)\b")
+
+    def mentioned(*roots: str) -> set[str]:
+        files = [file for root in roots for file in (ROOT / root).rglob("*.py")]
+        found = {name for file in files for name in rule.findall(file.read_text(encoding="utf-8"))}
+        return found - {"T5", "C64"}  # a model and a type
+
+    told = {row[0] for row in table("| rule |")}
+    assert told == mentioned("minitrans", "weights_convert")
+    assert told <= mentioned("tests")
 
 
 def test_every_command_and_target_exists():

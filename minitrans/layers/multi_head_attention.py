@@ -47,7 +47,7 @@ class MultiHeadAttention(nn.Module):
         head_width: K; None = D / H.
         bias: whether the projections have one.
         dropout: probability, on the attention probabilities.
-        scale: factor of the scores; None = K ** -0.5 (T3: T5 has 1).
+        scale: factor of the scores; None = K ** -0.5 (M6: T5 has 1).
         softcap: see `AttentionRules`.
         distance_embedding: a table of relative positions (M8).
         backend: how to compute it.

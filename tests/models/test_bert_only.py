@@ -125,6 +125,7 @@ def test_head_mask_of_one_row_serves_every_layer(error):
 
 
 def test_resized_embeddings_keep_their_rows_and_their_tie(error):
+    """C4: the decoder that is put in its place comes with its bias."""
     model = BertForMaskedLM(BertConfig(**FIELDS)).double().eval()
     before = model(IDS).logits
     model.resize_token_embeddings(41)

@@ -74,10 +74,10 @@ CALLS = {
     "positions of another shape": (
         lambda: body()(IDS, position_ids=ONES[:, :2]), ValueError, r"position_ids must be \(B, T\) or \(1, T\) = \(2, 3\)",
     ),
-    "mask too short, all ones": (
+    "M3 mask too short, all ones": (
         lambda: body()(IDS, attention_mask=ONES[:, :2]), ValueError, r"attention_mask must be \(B, S\) = \(2, 3\), or 4-D",
     ),
-    "mask too long, all ones": (
+    "M3 mask too long, all ones": (
         lambda: body()(IDS, attention_mask=torch.ones(2, 4)), ValueError, r"attention_mask must be \(B, S\) = \(2, 3\), or 4-D",
     ),
     "mask of another batch": (

@@ -256,3 +256,23 @@ def test_config_is_checked_where_it_is_made() -> None:
         BertConfig(**SIZES, attention={"name": "sliding_window", "windw": 2})
     with pytest.raises(ValueError, match="unknown attention variant 'rotray'; known: full, sliding_window"):
         BertConfig(**SIZES, attention={"layers": {"0": ["rotray"]}})
+
+
+def test_l1_a_window_is_a_row_of_window_plus_one_keys() -> None:
+    """L1."""
+    made = model(BertModel)
+    made.set_attention({"name": "sliding_window", "window": 4})
+    weights = made(IDS, output_attentions=True).attentions[0]  # (B, H, T, S)
+    assert (weights[0, 0] > 0).sum(-1).tolist() == [3, 4, 5, 5, 5, 5, 5, 4, 3]
+
+
+def test_what_a_mask_means() -> None:
+    """M1: any number that is not zero attends; M4: without a mask ids of padding are tokens like others."""
+    made = model(BertModel, pad_token_id=3)
+    half = made(IDS, MASK * 0.5).last_hidden_state
+    assert torch.equal(half, made(IDS, MASK).last_hidden_state)
+    padded = IDS.clone()
+    padded[1, 5:] = 3
+    without = made(padded).last_hidden_state
+    assert torch.equal(without, made(padded, torch.ones_like(MASK)).last_hidden_state)
+    assert (without - made(padded, MASK).last_hidden_state)[1, :5].abs().max() > 1e-3

@@ -49,6 +49,7 @@ def reference_logits(class_name: str, folder: Path) -> torch.Tensor:
 )
 @pytest.mark.parametrize("key", ["dtype", "torch_dtype"])
 def test_dtype(stored: str, configured: str | None, asked: Any, expected: str, key: str, reference: Make) -> None:
+    """B9: as stored, unless config.json or the call says otherwise."""
     source = reference("BertModel")
     source.tensors = {name: tensor.to(getattr(torch, stored)) for name, tensor in source.tensors.items()}
     source.config.pop("dtype")
