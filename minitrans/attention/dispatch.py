@@ -6,6 +6,7 @@ To step from here into the equation with a debugger, pass `backend="eager"`: tha
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import cast
 
 from torch import Tensor
 
@@ -13,11 +14,12 @@ from minitrans.attention.backend_selection import BackendChoice, select_backend
 from minitrans.attention.checks import refuse_call
 from minitrans.attention.mask import NO_MASK
 from minitrans.attention.probabilities import attention_probabilities
-from minitrans.attention.registry import BACKENDS, LOADED, check_backend, load_backend
-from minitrans.attention.rules import AttentionResult, AttentionRules
+from minitrans.attention.registry import BACKENDS, check_backend, load
+from minitrans.attention.rules import AttentionResult, AttentionRules, Backend
 from minitrans.errors import NotSupportedError
 
 _RULES = AttentionRules()
+_LOADED: dict[str, Backend] = {}
 
 
 def attend(
@@ -48,7 +50,8 @@ def compute_attention(
 ) -> AttentionResult:
     """`attend` without its checks, for callers whose input has come through a door already."""
     name = select_backend(rules, query, key).name if backend == "auto" else backend
-    compute = LOADED.get(name) or load_backend(name)
+    _import_backend(name)
+    compute = _LOADED[name]
     if compute.supports(rules, query) is not None:
         _refuse(name, rules, query)
     result = compute(query, key, value, rules)
@@ -97,3 +100,20 @@ def _refuse(name: str, rules: AttentionRules, query: Tensor) -> None:
     lacking = load_backend(name).supports(rules, query)
     able = [other for other in sorted(BACKENDS) if load_backend(other).supports(rules, query) is None]
     raise NotSupportedError(f"attention {name!r} does not support {lacking}; supported by: {', '.join(able) or 'none'}")
+
+
+def load_backend(name: str) -> Backend:
+    """The backend of this row of `registry.BACKENDS`, imported when first wanted."""
+    _import_backend(name)
+    return _LOADED[name]
+
+
+def _import_backend(name: str) -> None:
+    """A compiler runs this while it traces, before it looks at the table, and puts nothing of it into the graph."""
+    if name not in _LOADED:
+        check_backend(name)
+        _LOADED[name] = cast("Backend", load(BACKENDS[name])())
+
+
+# all that torch.compiler.assume_constant_result does, which as a decorator here would import the compiler
+_import_backend._dynamo_marked_constant = True  # type: ignore[attr-defined]
