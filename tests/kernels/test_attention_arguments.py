@@ -95,7 +95,7 @@ WRONG: list[tuple[Callable[[], Any], type[Exception], str]] = [
     ),
     (
         lambda: attention(q, k, k, block_layout=BlockLayout(torch.ones(2, 3, 4, dtype=torch.bool), 2)), ValueError,
-        "block_layout.allowed must be (H|1, T / size, S / size) with H=6, T=3, S=4, got shape (2, 3, 4)",
+        "block_layout.allowed must be (B|1, H|1, T / size, S / size) with B=2, H=6, T=3, S=4, got shape (1, 2, 3, 4)",
     ),
     (
         lambda: attention(q, k, k, bias=torch.ones(1, 1, T, S, dtype=torch.bool)), TypeError,

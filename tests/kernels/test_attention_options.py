@@ -22,7 +22,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "causal": (False, True),
     "window": (None, (2, 1), (None, 0), (3, None), (0, 0)),
     "global_tokens": (False, True),
-    "blocks": (None, 1, H),
+    "blocks": (None, (1,), (2, H)),
     "bias": (None, (2, H), (1, H), (2, 1), (1, 1), "-inf"),
     "relative_bias": (None, True, False),
     "alibi": (False, True),
@@ -99,7 +99,7 @@ def call(case: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if case["global_tokens"]:
         options["global_tokens"] = torch.rand(2, keys, generator=generator) > 0.7
     if case["blocks"] is not None:
-        grid = (case["blocks"], -(-queries // 3), -(-keys // 3))
+        grid = (*case["blocks"], -(-queries // 3), -(-keys // 3))
         options["block_layout"] = BlockLayout(torch.rand(grid, generator=generator) > 0.4, 3)
     return leaves, options
 

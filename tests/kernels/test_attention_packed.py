@@ -24,6 +24,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "causal": {"causal": True},
     "window, global tokens": {"window": (1, 2), "global_tokens": True},
     "blocks, causal": {"causal": True, "block_layout": 2},
+    "blocks of each sequence": {"block_layout": (2,), "window": (3, 3)},
     "bias": {"bias": (1, H)},
     "bias for each sequence": {"bias": (0, 1), "softcap": 3.0},
     "T5": {"relative_bias": True, "scale": 1.0},
@@ -68,8 +69,10 @@ def test_equals_its_sequences(lengths: str, options: str, spare: int):
     if "global_tokens" in given:
         given["global_tokens"] = torch.rand(sum(keys)) > 0.7
     if "block_layout" in given:
-        size = given["block_layout"]
-        given["block_layout"] = BlockLayout(torch.rand(H, -(-longest_q // size), -(-longest_k // size)) > 0.4, size)
+        of_each = isinstance(given["block_layout"], tuple)
+        size = given["block_layout"][0] if of_each else given["block_layout"]
+        shape = (*((batch, 1) if of_each else (H,)), -(-longest_q // size), -(-longest_k // size))
+        given["block_layout"] = BlockLayout(torch.rand(shape) > 0.4, size)
     packed = dict(given, dropout_seed=5) if "dropout_p" in given else given
     out, lse = attention_varlen(q, k, v, starts_q, starts_k, longest_q, longest_k, return_lse=True, **packed)
 
@@ -80,6 +83,8 @@ def test_equals_its_sequences(lengths: str, options: str, spare: int):
         if "bias" in given:
             per_sequence = given["bias"].shape[0] > 1
             told["bias"] = given["bias"][b * per_sequence][None, :, : queries[b], : keys[b]]
+        if "block_layout" in given and given["block_layout"].allowed.dim() == 4:
+            told["block_layout"] = (given["block_layout"].allowed[b : b + 1], given["block_layout"].size)
         if "global_tokens" in given:
             told["global_tokens"] = given["global_tokens"][None, own_k]
         if "dropout_p" in given:

@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple, TypedDict
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from minitrans_kernels.attention.distance_bias import RelativeBias, distance_bias
 from minitrans_kernels.dropout import seed_tensor
@@ -20,15 +21,23 @@ _SEEDS = 2**62
 
 
 class BlockLayout(NamedTuple):
-    """A block-sparse pattern: query block a may attend to key block b where `allowed[h, a, b]`.
+    """A block-sparse pattern: query block a may attend to key block b where `allowed[..., h, a, b]`.
 
     Attributes:
-        allowed: (H|1, ceil(T / size), ceil(S / size)) bool; in a packed batch by position within the sequence.
+        allowed: (H|1, ceil(T / size), ceil(S / size)) or (B|1, H|1, ...) bool; in a packed batch by position within the
+            sequence, B of them.
         size: tokens per block.
     """
 
     allowed: Tensor
     size: int
+
+    @classmethod
+    def covering(cls, mask: Tensor, size: int = 64) -> BlockLayout:
+        """The blocks in which a (..., T, S) bool mask allows any pair: beside a bias of -inf, what no tile need visit."""
+        queries, keys = (-(-length // size) for length in mask.shape[-2:])
+        whole = pad(mask, (0, keys * size - mask.shape[-1], 0, queries * size - mask.shape[-2]))
+        return cls(whole.reshape(*mask.shape[:-2], queries, size, keys, size).any(-1).any(-2), size)
 
 
 class Options(TypedDict, total=False):
@@ -62,7 +71,7 @@ class AttentionArgs:
         cu_seqlens_k: likewise for keys.
         key_padding: (B, S) bool, True = may be attended to; None in a packed batch.
         global_tokens: (B, S) bool, or packed (M).
-        blocks: (H|1, ceil(T / block_size), ceil(S / block_size)) bool.
+        blocks: (B|1, H|1, ceil(T / block_size), ceil(S / block_size)) bool.
         block_size: tokens a block; 0 without blocks.
         bias: (B|1, H|1, T, S), in a packed batch indexed by position within the sequence.
         distance_bias: (H, T + S - 1) float32, added where the distance is d at index d + S - 1; T, S as max_seqlen.
@@ -239,7 +248,7 @@ def _args(
     if not isinstance(causal, bool):
         raise TypeError(f"causal must be a bool, got {type(causal).__name__}")
     left, right = _window(options.get("window"))
-    blocks, block_size = _blocks(options.get("block_layout"), heads, queries, keys, q)
+    blocks, block_size = _blocks(options.get("block_layout"), batch, heads, queries, keys, q)
     bias, slopes = options.get("bias"), options.get("alibi_slopes")
     if bias is not None:
         hint = "; a bool mask is no bias: use key_padding or -inf"
@@ -340,7 +349,7 @@ def _window(window: tuple[int | None, int | None] | None) -> tuple[int | None, i
 
 
 def _blocks(
-    layout: tuple[Tensor, int] | None, heads: int, queries: int, keys: int, q: Tensor
+    layout: tuple[Tensor, int] | None, batch: int, heads: int, queries: int, keys: int, q: Tensor
 ) -> tuple[Tensor | None, int]:
     if layout is None:
         return None, 0
@@ -349,8 +358,10 @@ def _blocks(
     allowed, size = layout
     if size < 1:
         raise ValueError(f"block_layout.size must be at least 1, got {size}")
-    rows, columns = -(-queries // size), -(-keys // size)
-    _check("block_layout.allowed", allowed, q, (torch.bool,), "(H|1, T / size, S / size)", H=heads, T=rows, S=columns)
+    sizes = {"B": batch, "H": heads, "T": -(-queries // size), "S": -(-keys // size)}
+    if isinstance(allowed, Tensor) and allowed.dim() == 3:
+        allowed = allowed[None]
+    _check("block_layout.allowed", allowed, q, (torch.bool,), "(B|1, H|1, T / size, S / size)", **sizes)
     return allowed, size
 
 

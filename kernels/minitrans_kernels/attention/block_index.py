@@ -55,8 +55,8 @@ def tiles_that_meet(args: AttentionArgs, block_m: int, block_n: int) -> Tensor:
         meet &= nearest <= args.right
     if args.blocks is not None:
         size = args.block_size
-        pooled = _any_of(args.blocks, 1, args.max_seqlen_q, block_m, size)
-        meet = meet & _any_of(pooled, 2, args.max_seqlen_k, block_n, size)
+        pooled = _any_of(args.blocks, 2, args.max_seqlen_q, block_m, size)
+        meet = meet & _any_of(pooled, 3, args.max_seqlen_k, block_n, size)
     if args.global_tokens is not None:
         tokens = _by_sequence(args.global_tokens, args)  # (B, S)
         before = torch.nn.functional.pad(tokens.cumsum(dim=1), (1, 0))  # global tokens before each position

@@ -156,7 +156,8 @@ def _allowed(args: AttentionArgs, i: Tensor, distances: Tensor) -> Tensor | None
     if args.right is not None:
         near.append(distances <= args.right)
     if args.blocks is not None:
-        near.append(args.blocks[:, i[:, :, None] // args.block_size, j // args.block_size].transpose(0, 1))
+        batch = torch.arange(args.blocks.shape[0], device=i.device)[:, None, None]
+        near.append(args.blocks[batch, :, i[..., None] // args.block_size, j // args.block_size].movedim(-1, 1))
     if near:
         local = reduce(torch.logical_and, near)
         if args.global_tokens is not None:

@@ -124,7 +124,7 @@ def kernel_args(args: AttentionArgs) -> KernelArgs:
         extents=None if args.key_padding is None else _extents(args.key_padding),
         padding=None if args.key_padding is None else _flags(args.key_padding),
         global_tokens=None if args.global_tokens is None or not near else _flags(args.global_tokens),
-        blocks=None if args.blocks is None else broadcast(args.blocks[None]),
+        blocks=None if args.blocks is None else broadcast(args.blocks),
         block_size=tl.constexpr(args.block_size),
         bias=None if args.bias is None else broadcast(args.bias),
         distance_bias=None if args.distance_bias is None else _by_distance(args.distance_bias),

@@ -37,7 +37,7 @@ def reference_attention(
         left, right = (keys + queries if side is None else side for side in window)
         near = near & (ahead >= -left) & (ahead <= right)
     if block_layout is not None:
-        near = near & block_layout[0][:, i // block_layout[1], j // block_layout[1]]
+        near = near & block_layout[0][..., i // block_layout[1], j // block_layout[1]]
     if global_tokens is not None and keys:
         of_query = global_tokens[:, position.clamp(min=0)] & (position >= 0)  # (B, T, 1)
         near = near | global_tokens[:, None, None] | of_query[:, None]

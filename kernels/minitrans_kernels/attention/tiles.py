@@ -351,7 +351,7 @@ def in_structure(args, tile, i, j, by_key: tl.constexpr):
     if args.right is not None:
         allowed = allowed & (j <= i + (shift + args.right))
     if args.blocks is not None:
-        blocks = args.blocks.data + tl.cast(tile.head, tl.int64) * args.blocks.head
+        blocks = sequence_data(args.blocks, tile.sequence, tile.head, 0)
         blocks += (i // args.block_size) * args.blocks.row + (j // args.block_size) * args.blocks.column
         allowed = allowed & (tl.load(blocks, mask=(i < tile.queries) & (j < tile.keys), other=0) != 0)
     if args.global_tokens is not None:

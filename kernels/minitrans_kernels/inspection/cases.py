@@ -120,7 +120,7 @@ def example(options: tuple[str, ...], width: int, dtype: torch.dtype, length: in
         "causal": {"causal": True},
         "window": {"left": 64, "right": 64},
         "global": {"global_tokens": flags},
-        "blocks": {"blocks": _empty(1, length // 128, length // 128, dtype=torch.bool), "block_size": 128},
+        "blocks": {"blocks": _empty(1, 1, length // 128, length // 128, dtype=torch.bool), "block_size": 128},
         "bias": {"bias": _empty(1, _HEADS, length, length, dtype=dtype)},
         "distances": {"distance_bias": _empty(_HEADS, 2 * length - 1, dtype=torch.float32)},
         "softcap": {"softcap": 30.0},

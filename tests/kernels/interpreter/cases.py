@@ -92,7 +92,7 @@ def attention_args(
         query=query, key=key, value=value, cu_seqlens_q=starts[0], cu_seqlens_k=starts[1],
         max_seqlen_q=queries, max_seqlen_k=keys, key_padding=_padding(padding, batch, keys, draw),
         global_tokens=torch.rand(*flags, generator=draw) < 0.1 if global_tokens else None,
-        blocks=None if blocks is None else torch.rand(h if blocks == "a head" else 1, *grid, generator=draw) < 0.4,
+        blocks=None if blocks is None else torch.rand(*((batch, h) if blocks == "each" else (1, 1)), *grid, generator=draw) < 0.4,
         block_size=0 if blocks is None else size, bias=added,
         distance_bias=torch.randn(h, queries + keys - 1, generator=draw) if distance_bias else None,
         causal=causal, left=window[0], right=window[1], scale=width**-0.5 if scale is None else scale,
@@ -195,7 +195,10 @@ def _reference(call: AttentionArgs) -> tuple[Tensor, Tensor]:
             for x, begin, end in ((call.query, q, q_end), (call.key, k, k_end), (call.value, k, k_end))
         ]
         glob = None if call.global_tokens is None else call.global_tokens[None, k:k_end]
-        out, lse = _one(call, *tensors, None, glob, bias, None if kept is None else kept[number : number + 1][local])
+        own = call
+        if call.blocks is not None and call.blocks.shape[0] > 1:
+            own = replace(call, blocks=call.blocks[number : number + 1])
+        out, lse = _one(own, *tensors, None, glob, bias, None if kept is None else kept[number : number + 1][local])
         outs.append(out[0].transpose(0, 1))
         lses.append(lse[0].transpose(0, 1))
     return torch.cat(outs), torch.cat(lses)

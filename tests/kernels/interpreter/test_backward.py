@@ -32,7 +32,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "causal": (False, True),
     "window": ((None, None), (2, 1), (None, 0), (3, None), (17, 20)),
     "global_tokens": (False, True),
-    "blocks": (None, "a head"),
+    "blocks": (None, "each"),
     "bias": (None, (0, 1), "-inf"),
     "distance_bias": (False, True),
     "softcap": (None, 2.0),

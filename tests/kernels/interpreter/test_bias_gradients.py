@@ -31,7 +31,7 @@ COMMON: dict[str, tuple[Any, ...]] = {
     "causal": (False, True),
     "window": ((None, None), (2, 1), (None, 0), (3, None), (17, 20)),
     "global_tokens": (False, True),
-    "blocks": (None, "a head"),
+    "blocks": (None, "each"),
     "softcap": (None, 2.0),
     "dropout_p": (0.0, 0.3),
     "strides": ("contiguous", "heads apart", "every other"),

@@ -29,7 +29,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "causal": (False, True),
     "window": ((None, None), (2, 1), (None, 0), (3, None), (0, 0), (20, 18)),
     "global_tokens": (False, True),
-    "blocks": (None, "shared", "a head"),
+    "blocks": (None, "shared", "each"),
     "bias": (None, (1, 1), (0, 1), (1, 0), (0, 0), "-inf", "one row"),
     "distance_bias": (False, True),
     "softcap": (None, 2.0),
