@@ -24,7 +24,8 @@ _NARROWEST = 16
 class TritonAttention:
     """Masks, distances and dropout are computed inside the kernel; a packed batch is one call.
 
-    What has to be stored: a `dense` mask and a `rule` become a bias of -inf, and relative positions one score per pair.
+    What has to be stored: a `dense` mask and a `rule` become a bias of -inf, with blocks that spare the tiles in which they
+    allow nothing, and relative positions become one score per pair.
     Heads narrower than 16 are widened with zeros.
     """
 
@@ -49,31 +50,34 @@ class TritonAttention:
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, rules: AttentionRules) -> AttentionResult:
         """See `rules.Backend`. The logsumexp of low-precision inputs is float32."""
-        from minitrans_kernels import attention, attention_varlen
+        import minitrans_kernels as kernels
 
         mask, layout, width, scale = rules.mask, rules.layout, query.shape[-1], rules.scale_for(query)
         options: dict[str, Any] = {
-            "causal": mask.causal,
-            "window": mask.window,
+            "causal": mask.causal, "window": mask.window, "scale": scale, "softcap": rules.softcap,
             "block_layout": None if mask.blocks is None else (mask.blocks.allowed, mask.blocks.size),
-            "scale": scale,
-            "softcap": rules.softcap,
-            "dropout_p": rules.dropout_p,
-            "return_lse": True,
             **_scores(rules, query, key, scale),
-        }
+        }  # fmt: skip
         if width < _NARROWEST:
             query, key, value = (pad(tensor, (0, _NARROWEST - width)) for tensor in (query, key, value))
+        weights = None
         if layout is None:
-            output, logsumexp = attention(
-                query, key, value, key_padding=mask.key_padding, global_tokens=mask.global_tokens, **options
+            options |= {"key_padding": mask.key_padding, "global_tokens": mask.global_tokens}
+            output, logsumexp = kernels.attention(
+                query, key, value, return_lse=True, dropout_p=rules.dropout_p, **options
             )
+            if rules.need_weights:
+                weights = kernels.attention_weights(query, key, logsumexp, **options)
         else:
-            output, logsumexp = attention_varlen(
-                query, key, value, layout.cu_seqlens, layout.cu_seqlens, layout.max_seqlen, layout.max_seqlen,
-                global_tokens=None if mask.global_tokens is None else mask.global_tokens[0], **options,
-            )  # fmt: skip
-        return AttentionResult(output[..., :width], logsumexp=logsumexp)
+            options["global_tokens"] = None if mask.global_tokens is None else mask.global_tokens[0]
+            where = (layout.cu_seqlens, layout.cu_seqlens, layout.max_seqlen, layout.max_seqlen)
+            output, logsumexp = kernels.attention_varlen(
+                query, key, value, *where, return_lse=True, dropout_p=rules.dropout_p, **options
+            )
+            if rules.need_weights:
+                weights = kernels.attention_weights_varlen(query, key, logsumexp, *where, **options)[None]
+        weights = None if weights is None else weights.to(query.dtype)
+        return AttentionResult(output[..., :width], weights, logsumexp)
 
 
 def _launches(query: Tensor) -> bool:
@@ -83,7 +87,9 @@ def _launches(query: Tensor) -> bool:
 
 
 def _scores(rules: AttentionRules, query: Tensor, key: Tensor, scale: float) -> dict[str, Any]:
-    """The arguments bias, relative_bias and alibi_slopes of the kernels."""
+    """The arguments bias, relative_bias, alibi_slopes of the kernels, and block_layout for what becomes a bias of -inf."""
+    from minitrans_kernels.attention.arguments import BlockLayout
+
     layout = rules.layout
     heads = query.shape[1]
     dense: Tensor | None = None
@@ -105,7 +111,10 @@ def _scores(rules: AttentionRules, query: Tensor, key: Tensor, scale: float) -> 
     if allowed is not None:
         zero = query.new_zeros(()) if dense is None else dense
         dense = torch.where(allowed, zero, -torch.inf)
-    return {"bias": dense, "relative_bias": relative, "alibi_slopes": slopes}
+    arguments = {"bias": dense, "relative_bias": relative, "alibi_slopes": slopes}
+    if allowed is not None and rules.mask.blocks is None:  # tiles in which nothing is allowed are not visited
+        arguments["block_layout"] = BlockLayout.covering(allowed)
+    return arguments
 
 
 def _stored(mask: AttentionMask, query: Tensor, key: Tensor, layout: PackedLayout | None) -> Tensor | None:

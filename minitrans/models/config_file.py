@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 
-from minitrans.attention.specs import VariantSpec, names_code, stored_spec
+from minitrans.attention.specs import VariantSpec, check_spec, names_code, stored_spec
 from minitrans.errors import CheckpointError
 from minitrans.families import FAMILIES
 from minitrans.files import printable, read_json
@@ -58,6 +58,7 @@ def interpret_config(
     """
     _require_model_type(stored, path, config_class)
     if attention is not None:
+        check_spec(attention)  # here, or the file would be blamed
         stored = {**stored, "attention": attention}
     elif names_code(stored.get("attention")):
         _fail(
