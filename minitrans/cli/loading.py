@@ -25,6 +25,7 @@ from minitrans.files import printable
 from minitrans.models.pretrained import PreTrainedModel
 from minitrans.pipelines.auto import pipeline_class
 from minitrans.pipelines.base import Loaded, Pipeline
+from weights_convert.translate import OWN_NAMES
 
 
 def load(runtime: Runtime, task: type[Pipeline] = Pipeline) -> Loaded:
@@ -47,7 +48,8 @@ def load(runtime: Runtime, task: type[Pipeline] = Pipeline) -> Loaded:
         )  # fmt: skip
     report = loaded.model.load_report
     assert report is not None
-    for line in replace(report, fresh=[]).warnings:  # a body may lack its pooler: no command uses it
+    swapped = [name for name in report.fresh if OWN_NAMES in name]  # besides, a body may lack its pooler: none uses it
+    for line in replace(report, fresh=swapped).warnings:
         note(f"{printable(runtime.model)}: {line}")
     return loaded
 

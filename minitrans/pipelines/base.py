@@ -18,6 +18,7 @@ from minitrans.models.pretrained import PreTrainedModel
 from minitrans.tokenizers.auto import AutoTokenizer
 from minitrans.tokenizers.batch_encoding import BatchEncoding
 from minitrans.tokenizers.tokenizer import Tokenizer
+from weights_convert.translate import OWN_NAMES
 
 Progress = Callable[[int], None]  # called with the number of texts, or windows of texts, done since the last call
 Row = Mapping[str, Any]  # what the tokenizer says of one text: input_ids and perhaps token_type_ids, (T) each
@@ -71,7 +72,7 @@ class Pipeline:
         if not isinstance(tokenizer, Tokenizer):
             tokenizer = AutoTokenizer.from_pretrained(name_or_path if tokenizer is None else tokenizer, **hub)
         model = cls.auto_class.from_pretrained(name_or_path, **options)
-        fresh = model.load_report.fresh
+        fresh = [name for name in model.load_report.fresh if OWN_NAMES not in name]
         if fresh and cls.head is not None:
             missing = ", ".join(fresh[:3]) + (", ..." if len(fresh) > 3 else "")
             raise ValueError(f"{printable(name_or_path)} has no trained {cls.head} (no {missing}): this task needs one")

@@ -106,7 +106,8 @@ def test_an_attention_is_a_name_a_place_or_json(body: str, sentences: Path, run,
         run("embed", sentences, "-m", body, *more)
         for more in ([], ["--attention", attention], ["--attention", same_as])
     )
-    assert (one.code, one.err) == (0, "")
+    assert one.code == 0
+    assert ("note: " in one.err and "initialised at random" in one.err) == (same_as == "sink")
     assert one == other != plain
 
 

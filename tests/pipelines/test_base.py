@@ -95,6 +95,14 @@ def test_attention_and_backend_reach_the_model(tiny):
     assert not np.allclose(plain[0], narrow[0])
 
 
+def test_fresh_parameters_of_a_swapped_attention_are_no_missing_head(tiny):
+    pipe = minitrans.pipeline("text-classification", tiny("BertForSequenceClassification"), attention="sink")
+    assert pipe.model.load_report.fresh
+    assert len(pipe(TEXTS)) == len(TEXTS)
+    with pytest.raises(ValueError, match=r"has no trained classifier of texts \(no bert.pooler"):
+        minitrans.pipeline("text-classification", tiny("BertForMaskedLM"), attention="sink")
+
+
 def test_wrong_arguments(tiny):
     with pytest.raises(ValueError, match="task: expected one of text-classification, .*, ner, got 'translation'"):
         minitrans.pipeline("translation", "anywhere")
