@@ -111,7 +111,7 @@ def _scores(rules: AttentionRules, query: Tensor, key: Tensor, scale: float) -> 
     if allowed is not None:
         zero = query.new_zeros(()) if dense is None else dense
         dense = torch.where(allowed, zero, -torch.inf)
-    arguments = {"bias": dense, "relative_bias": relative, "alibi_slopes": slopes}
+    arguments: dict[str, Any] = {"bias": dense, "relative_bias": relative, "alibi_slopes": slopes}
     if allowed is not None and rules.mask.blocks is None:  # tiles in which nothing is allowed are not visited
         arguments["block_layout"] = BlockLayout.covering(allowed)
     return arguments
