@@ -113,7 +113,13 @@ def load_folder(
     family = family_of(config.model_type)
 
     def translated(config: Any) -> tuple[Any, Translation]:
-        model = blank_model(cls, config, parts)
+        try:
+            model = blank_model(cls, config, parts)
+        except (TypeError, ValueError) as error:
+            blank_model(cls, config.updated(attention="full"), parts)  # raises where it is not the attention
+            if "attention" in changes:
+                raise
+            raise CheckpointError(f"{printable(folder.path(CONFIG))}: attention: {printable(error, 300)}") from None
         return model, translate(checkpoint, family, config, _shapes(model), ignore_mismatched=ignore_mismatched)
 
     with open_checkpoint(folder) as checkpoint:

@@ -382,3 +382,17 @@ def test_buffers_of_a_variant_are_where_its_parameters_are_and_go_there_and_back
     again = cls.from_pretrained(folder, attention=Shifted)
     assert again.get_buffer(name).tolist() == [0.0, 3.0, 6.0]
     assert name not in again.load_report.fresh
+
+
+def test_a_wrong_option_is_the_file_s_fault_or_the_caller_s(reference: Callable[..., Any]) -> None:
+    """What only building the layers shows."""
+    odd, source = {"name": "sliding_window", "window": 3}, reference("BertModel")
+    with pytest.raises(ValueError, match="window must be an even number") as asked:
+        class_by_name("BertModel").from_pretrained(source.folder, attention=odd)
+    assert not isinstance(asked.value, CheckpointError)
+    source.config["attention"] = odd
+    with pytest.raises(CheckpointError, match=r"config\.json: attention: window must be an even number"):
+        class_by_name("BertModel").from_pretrained(source.write().folder)
+    with pytest.raises(ValueError, match="must have 2 labels|num_labels") as labels:
+        class_by_name("BertForNextSentencePrediction").from_pretrained(source.folder, num_labels=3)
+    assert "attention" not in str(labels.value)
