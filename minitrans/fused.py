@@ -25,8 +25,9 @@ from minitrans.layers.feed_forward import FeedForward
 from minitrans.layers.heads import LanguageModelHead
 from minitrans.layers.losses import check_labels
 from minitrans.layers.norms import LayerNorm, RMSNorm
+from minitrans.models.backbone import EncoderOutput
 from minitrans.models.language_tasks import MaskedLM
-from minitrans.models.outputs import EncoderOutput, LogitsOutput
+from minitrans.models.outputs import LogitsOutput
 from minitrans.models.tasks import unpadded_labels
 
 M = TypeVar("M", bound=nn.Module)
@@ -177,7 +178,7 @@ class FusedMaskedLM(MaskedLM):
             dtype = torch.get_autocast_dtype(hidden.device.type)
             hidden, weight = hidden.to(dtype), weight.to(dtype)
         loss = masked_lm_loss(hidden, targets.long(), weight, head.decoder.bias)
-        return LogitsOutput(loss, None, body.hidden_states, body.attentions)
+        return LogitsOutput(loss, **body.by_layer)
 
 
 _FUSED: dict[type[nn.Module], type[nn.Module]] = {

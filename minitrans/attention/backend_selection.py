@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from minitrans.attention.recording import being_traced
 from minitrans.attention.rules import AttentionRules
 
 
@@ -25,7 +26,7 @@ _ON_CPU = BackendChoice("sdpa", "torch's fused attention is the fastest exact on
 
 def select_backend(rules: AttentionRules, query: Tensor, key: Tensor) -> BackendChoice:
     """The backend for a call under these rules."""
-    if query.device.type == "cuda":
+    if query.device.type == "cuda" and not being_traced():  # a trace would keep the sizes of a kernel's launch
         return _select_on_cuda(rules, query, key)
     if rules.need_weights:
         return _WEIGHTS

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
@@ -26,12 +26,12 @@ class Context:
         need_weights: return the probabilities too.
     """
 
-    mask: AttentionMask = NO_MASK
+    mask: AttentionMask = field(default_factory=lambda: NO_MASK)
     bias: AttentionBias | None = None
     layout: PackedLayout | None = None
     positions: Tensor | None = None
     memory: Tensor | None = None
-    memory_mask: AttentionMask = NO_MASK
+    memory_mask: AttentionMask = field(default_factory=lambda: NO_MASK)
     head_mask: Tensor | None = None
     need_weights: bool = False
 

@@ -23,6 +23,7 @@ from minitrans.attention.bias import ALiBi, AttentionBias, RelativeBuckets, Rela
 from minitrans.attention.layout import PackedLayout
 from minitrans.attention.mask import AttentionMask, BlockLayout, MaskRule, global_queries
 from minitrans.attention.packed import dense_bias
+from minitrans.attention.recording import being_traced
 from minitrans.attention.rules import AttentionResult, AttentionRules
 from minitrans.errors import NotSupportedError
 
@@ -38,7 +39,9 @@ class FlexAttention:
     name = "flex"
 
     def supports(self, rules: AttentionRules, query: Tensor) -> str | None:
-        """No dropout; on the CPU torch has no gradient for it; elsewhere its kernels are for float32 and below."""
+        """No dropout, no trace; on the CPU torch has no gradient for it; elsewhere its kernels are for float32 and below."""
+        if being_traced():
+            return "torch.jit.trace"
         if rules.dropout_p > 0:
             return "dropout"
         if query.device.type != "cpu":

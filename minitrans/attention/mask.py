@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from minitrans.attention.layout import PackedLayout
+from minitrans.attention.recording import being_traced
 
 _ALL = slice(None)
 
@@ -99,7 +100,9 @@ class AttentionMask:
         rectangle of it, for implementations that never hold all T·S pairs.
         """
         allowed: Tensor | None = None
-        causal = self.causal and query_length > 1  # a single query is the last one: it sees every key
+        causal = self.causal and (
+            query_length > 1 or being_traced()
+        )  # a single query is the last one: it sees every key
         if self.window is not None or causal:
             ahead = distance(query_length, key_length, device, rows, columns)  # (T, S)
         if self.window is not None:

@@ -39,6 +39,7 @@ from torch import Tensor
 
 from minitrans.attention.mask import AttentionMask
 from minitrans.attention.packed import by_sequence
+from minitrans.attention.recording import being_traced
 from minitrans.attention.rules import AttentionResult, AttentionRules
 from minitrans.errors import NotSupportedError
 
@@ -60,8 +61,8 @@ class OnlineSoftmaxAttention:
         self.key_tile = key_tile
 
     def supports(self, rules: AttentionRules, query: Tensor) -> str | None:
-        """Everything."""
-        return None
+        """Everything; but a trace would keep the number of tiles."""
+        return "torch.jit.trace" if being_traced() else None
 
     def remark(self, query: Tensor) -> str | None:
         """Nothing."""

@@ -7,7 +7,7 @@ falls back silently.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from torch import Tensor
@@ -32,7 +32,7 @@ class AttentionRules:
         need_logsumexp: return the logsumexp too.
     """
 
-    mask: AttentionMask = NO_MASK
+    mask: AttentionMask = field(default_factory=lambda: NO_MASK)
     bias: AttentionBias | None = None
     layout: PackedLayout | None = None
     scale: float | None = None

@@ -8,6 +8,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from minitrans.attention.mask import NO_MASK
 from minitrans.attention.packed import by_sequence
+from minitrans.attention.recording import being_traced
 from minitrans.attention.rules import AttentionResult, AttentionRules
 
 
@@ -37,8 +38,9 @@ class SdpaAttention:
 def _rectangle(query: Tensor, key: Tensor, value: Tensor, rules: AttentionRules) -> AttentionResult:
     """query (B, H, T, K), key and value (B, G, S, K) -> output (B, H, T, K)."""
     mask, scale = rules.mask, rules.scale_for(query)
-    # torch's is_causal puts query i at position i instead of i + S - T, so it serves only where T == S
-    causal = rules.bias is None and query.shape[2] == key.shape[2] and mask.only_causal
+    # torch's is_causal puts query i at position i instead of i + S - T, so it serves only where T == S, for good
+    square = bool(query.shape[2] == key.shape[2]) and not being_traced()
+    causal = square and rules.bias is None and mask.only_causal
     allowed = None if causal else mask.to_dense(query.shape[2], key.shape[2], query.device)
     empty: Tensor | None = None
     if allowed is not None:

@@ -15,6 +15,7 @@ from torch.nn.functional import pad
 from minitrans.attention.bias import ALiBi, AttentionBias, DenseBias, RelativeBuckets, SummedBias
 from minitrans.attention.layout import PackedLayout
 from minitrans.attention.mask import AttentionMask
+from minitrans.attention.recording import being_traced
 from minitrans.attention.rules import AttentionResult, AttentionRules
 
 WIDEST = 256
@@ -32,7 +33,9 @@ class TritonAttention:
     name = "triton"
 
     def supports(self, rules: AttentionRules, query: Tensor) -> str | None:
-        """Kernels compute float32 and below; the PyTorch path computes float64 too."""
+        """Kernels compute float32 and below; the PyTorch path computes float64 too. A trace would keep the sizes of a launch."""
+        if being_traced():
+            return "torch.jit.trace"
         if query.shape[-1] > WIDEST:
             return f"head widths above {WIDEST}"
         return "float64" if query.element_size() == 8 and _launches(query) else None

@@ -16,6 +16,7 @@ from torch.nn.functional import layer_norm
 from minitrans.attention.bias import RelativeBuckets
 from minitrans.attention.context import Context
 from minitrans.attention.mask import AttentionMask
+from minitrans.attention.recording import being_exported
 from minitrans.cpu.attention import attend_in_rows
 from minitrans.cpu.distances import Distances
 from minitrans.cpu.linear import FloatLinear, IntegerLinear
@@ -126,6 +127,7 @@ class FusedEncoder(nn.Module):
             "a mask of scores": context.bias is not None,
             "past_key_values": cache is not None,
             "encoder_hidden_states": context.memory is not None,
+            "torch.jit.trace or torch.export": being_exported(),
         }
         if any(asked.values()):
             names = ", ".join(name for name, is_asked in asked.items() if is_asked)

@@ -6,10 +6,15 @@ behind the old ones into memory that doubles when it is full, so that a token co
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import KeyEntry, SequenceKey, register_pytree_node
+
+from minitrans.attention.recording import being_traced
 
 _FIRST = 64  # tokens that the memory holds at first
 
@@ -40,13 +45,20 @@ class GrowingCache:
 
     def extend(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Appends (B, G, T, K) keys and values; returns all of them, (B, G, S, K)."""
-        if key.requires_grad or value.requires_grad:  # what a backward pass needs must not be written over
-            old_key, old_value = self.key, self.value
-            if old_key is not None and old_value is not None:
-                key, value = torch.cat([old_key, key], dim=2), torch.cat([old_value, value], dim=2)
-            self.length = key.shape[2]
-            self._store = _Store(key, value, self.length)
+        # what a backward pass may need must not be written over, and a recorded graph can lengthen tensors but not memory
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or being_traced():
+            if self.key is not None and self.value is not None:
+                key, value = torch.cat([self.key, key], dim=2), torch.cat([self.value, value], dim=2)
+            self.hold(key, value)
             return key, value
+        return self._write(key, value)
+
+    def hold(self, key: Tensor, value: Tensor) -> None:
+        """Takes (B, G, S, K) keys and values as they are: what comes after is written elsewhere."""
+        self.length = key.shape[2]
+        self._store = _Store(key, value, self.length)
+
+    def _write(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         start, end = self.length, self.length + key.shape[2]
         store = self._store
         # of a store that another has filled further, or that belongs to inference mode, this takes a copy of its own
@@ -110,7 +122,7 @@ class StaticCache(GrowingCache):
             raise ValueError("a static cache writes over its memory and keeps no gradients: call under torch.no_grad()")
         if self.length + key.shape[2] > self.capacity:
             raise ValueError(f"the cache holds {self.capacity} tokens, got {self.length + key.shape[2]}")
-        super().extend(key, value)
+        self._write(key, value)
         assert self._store is not None
         return self._store.keys, self._store.values
 
@@ -158,16 +170,42 @@ class LayerCache:
         self.self_attention = self_attention
         self.cross_attention = CrossCache() if cross_attention is None else cross_attention
 
+    @classmethod
+    def of_tensors(cls, tensors: Sequence[Tensor], capacity: int | None = None) -> LayerCache:
+        """From what `tensors` gives, and the capacity of a static cache."""
+        new = cls(GrowingCache() if capacity is None else StaticCache(capacity))
+        if tensors:
+            new.self_attention.hold(*tensors[:2])
+        if len(tensors) > 2:
+            new.cross_attention.extend(*tensors[2:])
+        return new
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Keys and values of the tokens, (B, G, S, K) each, then those of the memory; without those that are not there yet."""
+        pairs = (
+            self.self_attention.key,
+            self.self_attention.value,
+            self.cross_attention.key,
+            self.cross_attention.value,
+        )
+        return tuple(each for each in pairs if each is not None)
+
 
 class Cache:
-    """What a decoder remembers: a `LayerCache` a block.
+    """What a decoder remembers: a `LayerCache` a block; a node of torch's pytrees, whose leaves are the keys and values.
 
     Args:
-        layers: of the blocks, in order.
+        layers: of the blocks, in order; or their tensors, as iteration gives them and DataParallel's gather joins them.
     """
 
-    def __init__(self, layers: Sequence[LayerCache]) -> None:
-        self.layers = tuple(layers)
+    def __init__(self, layers: Iterable[LayerCache | Sequence[Tensor]]) -> None:
+        self.layers = tuple(
+            layer if isinstance(layer, LayerCache) else LayerCache.of_tensors(layer) for layer in layers
+        )
+
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+        """Of each block its keys and values, see `LayerCache.tensors`."""
+        return (layer.tensors() for layer in self.layers)
 
     @classmethod
     def growing(cls, layers: int) -> Cache:
@@ -196,10 +234,37 @@ class Cache:
             layer.cross_attention.reorder(rows)
 
     def crop(self, length: int) -> None:
-        """Forgets all tokens but the first `length`, as after a rejected guess."""
+        """Forgets all tokens but the first `length`, as after a rejected guess.
+
+        Raises:
+            ValueError: for a negative length.
+        """
+        if length < 0:
+            raise ValueError(f"crop takes the number of tokens to keep, got {length}")
         for layer in self.layers:
             layer.self_attention.crop(length)
 
     def fork(self) -> Cache:
         """The same tokens; what is appended to the one, the other does not see."""
         return Cache([LayerCache(layer.self_attention.fork(), layer.cross_attention.fork()) for layer in self.layers])
+
+
+def _leaves(cache: Cache) -> tuple[list[Tensor], list[Any]]:
+    layers = list(cache)
+    return [tensor for layer in layers for tensor in layer], [cache.capacity, *map(len, layers)]
+
+
+def _keyed_leaves(cache: Cache) -> tuple[list[tuple[KeyEntry, Any]], list[Any]]:
+    leaves, context = _leaves(cache)
+    return [(SequenceKey(number), leaf) for number, leaf in enumerate(leaves)], context
+
+
+def _of_leaves(leaves: Iterable[Tensor], context: list[Any]) -> Cache:
+    capacity, *counts = context
+    each = iter(leaves)
+    return Cache([LayerCache.of_tensors(tuple(islice(each, count)), capacity) for count in counts])
+
+
+register_pytree_node(
+    Cache, _leaves, _of_leaves, serialized_type_name=f"{__name__}.Cache", flatten_with_keys_fn=_keyed_leaves
+)

@@ -141,7 +141,7 @@ class AlbertForPreTraining(language_tasks.WithLanguageModelHead):
         if labels is not None and sentence_order_label is not None:
             loss = token_loss(scores, tasks.unpadded_labels(body, labels))
             loss = loss + token_loss(order, sentence_order_label.flatten())
-        output = SentenceOrderOutput(loss, tasks.pad_scores(body, scores), order, body.hidden_states, body.attentions)
+        output = SentenceOrderOutput(loss, tasks.pad_scores(body, scores), order, **body.by_layer)
         return returned(output, return_dict)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, TypedDict, TypeVar, cast
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypedDict, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +21,8 @@ from minitrans.layers.position_bias import DistanceEmbedding
 from minitrans.layers.stack import Stack
 from minitrans.models.config import EncoderConfig
 from minitrans.models.inputs import ModelInputs, prepare_batch
-from minitrans.models.outputs import EncoderOutput, ModelOutput
+from minitrans.models.outputs import ModelOutput
+from minitrans.models.padding import Packing
 from minitrans.models.pretrained import PreTrainedModel
 
 Output = TypeVar("Output", bound=ModelOutput)
@@ -49,6 +52,38 @@ class BodyOptions(TypedDict, total=False):
     output_hidden_states: bool | None
     layout: PackedLayout | None
     padding: str | None
+
+
+@dataclass(repr=False)
+class EncoderOutput(ModelOutput):
+    """Of a body.
+
+    Attributes:
+        last_hidden_state: (B, T, D).
+        pooler_output: (B, D), where the body has a pooler.
+        past_key_values: what a decoder remembers.
+        hidden_states: L + 1 tensors (B, T, D): the embeddings, then each block's output.
+        attentions: L tensors (B, H, T, S), probabilities before dropout.
+        cross_attentions: the same over the memory.
+        packing: of a padded batch run without its padding under `unpack=False`: then the hidden states are (N, D).
+    """
+
+    last_hidden_state: Tensor
+    pooler_output: Tensor | None = None
+    past_key_values: Cache | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+    cross_attentions: tuple[Tensor, ...] | None = None
+    packing: Packing | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.last_hidden_state, (Mapping, Iterator)):
+            self.rebuild(self.last_hidden_state)
+
+    @property
+    def by_layer(self) -> dict[str, Any]:
+        """What every output above this one passes on."""
+        return {"hidden_states": self.hidden_states, "attentions": self.attentions}
 
 
 class Backbone(PreTrainedModel):
@@ -148,14 +183,13 @@ class Backbone(PreTrainedModel):
         x = self.embeddings(batch.tokens, batch.positions, batch.types)
         out = self.encoder(x, batch.context, batch.cache, keep_states=need_states)
 
-        came_padded = layout is None
-        unpacks = came_padded if unpack is None else unpack
+        unpacks = layout is None if unpack is None else unpack
         hidden = batch.padded(out.output) if unpacks or self.pooler is not None else out.output
-        states = tuple(batch.padded(state) if came_padded else state for state in out.hidden_states)
+        states = tuple(batch.padded(state) if layout is None else state for state in out.hidden_states)
         pooled = None if self.pooler is None else self.pooler(hidden)
         output = EncoderOutput(
             hidden if unpacks else out.output, pooled, batch.cache if keep_cache else None, states or None,
-            out.weights or None, out.cross_weights or None, batch.packing if came_padded and not unpacks else None,
+            out.weights or None, out.cross_weights or None, batch.packing if layout is None and not unpacks else None,
         )  # fmt: skip
         return returned(output, return_dict)
 

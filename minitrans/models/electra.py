@@ -125,7 +125,7 @@ class ElectraForPreTraining(tasks.TaskModel):
         loss = None
         if labels is not None:
             loss = replaced_token_loss(logits, labels, None if attention_mask is None else attention_mask == 1)
-        return returned(LogitsOutput(loss, logits, body.hidden_states, body.attentions), return_dict)
+        return returned(LogitsOutput(loss, logits, **body.by_layer), return_dict)
 
 
 class ElectraForMaskedLM(language_tasks.MaskedLM):

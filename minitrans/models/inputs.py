@@ -286,19 +286,39 @@ def _laid_out(given: ModelInputs, layout: PackedLayout, fill: int) -> tuple[Mode
 
 
 def _cache(body: Body, given: ModelInputs, batch: int) -> Cache:
-    """The cache that this call extends: the given one is left as it is."""
-    past = given.past_key_values
     if not body.config.is_decoder:
         raise ValueError("past_key_values needs a decoder: set is_decoder=True in the configuration")
+    return cache_to_extend(given.past_key_values, body.num_layers, batch, given.encoder_hidden_states)
+
+
+def cache_to_extend(past: Cache | None, layers: int, batch: int, memory: Tensor | None) -> Cache:
+    """The cache of a call: a new one, or a fork of `past`, which is left as it is.
+
+    Args:
+        past: that the user gave.
+        layers: L.
+        batch: B.
+        memory: (B, S, D), what cross-attention attends to.
+
+    Raises:
+        TypeError, ValueError: where `past` is of other sequences, another memory or another model.
+    """
     if past is None:
-        return Cache.growing(body.num_layers)
+        return Cache.growing(layers)
     if not isinstance(past, Cache):
         raise TypeError(f"past_key_values must be a minitrans Cache, as a call returns it, got {type(past).__name__}")
-    if len(past.layers) != body.num_layers:
-        raise ValueError(f"past_key_values has {len(past.layers)} layers, the model {body.num_layers}")
-    key = past.layers[0].self_attention.key
+    if len(past.layers) != layers:
+        raise ValueError(f"past_key_values has {len(past.layers)} layers, the model {layers}")
+    first = past.layers[0]
+    key, memory_key = first.self_attention.key, first.cross_attention.key
     if key is not None and key.shape[0] != batch:
         raise ValueError(f"past_key_values holds {key.shape[0]} sequences, the call has {batch}; see Cache.reorder")
+    if memory_key is not None and (memory is None or memory.shape[1] != memory_key.shape[2]):
+        got = "none" if memory is None else f"shape {tuple(memory.shape)}"
+        raise ValueError(
+            f"past_key_values holds the keys of a memory of {memory_key.shape[2]} tokens: "
+            f"give the same encoder_hidden_states in every call, got {got}"
+        )
     return past.fork()
 
 

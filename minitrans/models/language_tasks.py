@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from minitrans.layers.cache import Cache
 from minitrans.layers.heads import LanguageModelHead
 from minitrans.layers.losses import IGNORED, check_labels, next_token_labels, token_loss
-from minitrans.models.backbone import BodyOptions, returned
+from minitrans.models.backbone import BodyOptions, EncoderOutput, returned
 from minitrans.models.config import EncoderConfig
-from minitrans.models.outputs import CausalOutput, EncoderOutput, LogitsOutput, PreTrainingOutput
+from minitrans.models.outputs import CausalOutput, LogitsOutput, PreTrainingOutput
 from minitrans.models.tasks import LabelledModel, TaskModel, pad_scores, unpadded_labels
 
 
@@ -53,10 +53,10 @@ class MaskedLM(WithLanguageModelHead, LabelledModel):
         if self.training and targets is not None and body.packing is not None:
             learnt = targets != IGNORED
             logits = self.lm_head(hidden[learnt])  # (M, V): the vocabulary is wide, and only labelled tokens are scored
-            return LogitsOutput(token_loss(logits, targets[learnt]), logits, body.hidden_states, body.attentions)
+            return LogitsOutput(token_loss(logits, targets[learnt]), logits, **body.by_layer)
         scores = self.lm_head(hidden)
         loss = None if targets is None else token_loss(scores, targets)
-        return LogitsOutput(loss, pad_scores(body, scores), body.hidden_states, body.attentions)  # logits (B, T, V)
+        return LogitsOutput(loss, pad_scores(body, scores), **body.by_layer)  # logits (B, T, V)
 
 
 class CausalLM(WithLanguageModelHead):
@@ -97,12 +97,11 @@ class CausalLM(WithLanguageModelHead):
             check_labels(labels, scores.shape[-1])
             loss = token_loss(scores, unpadded_labels(body, next_token_labels(labels, options.get("layout"))))
         output = CausalOutput(
-            loss=loss,
-            logits=pad_scores(body, scores),
-            past_key_values=body.past_key_values,
-            hidden_states=body.hidden_states,
-            attentions=body.attentions,
+            loss,
+            pad_scores(body, scores),
+            body.past_key_values,
             cross_attentions=body.cross_attentions,
+            **body.by_layer,
         )
         return returned(output, return_dict)
 
@@ -141,7 +140,7 @@ class PreTraining(WithLanguageModelHead):
             loss = token_loss(scores, unpadded_labels(body, labels)) + token_loss(
                 relationship, next_sentence_label.flatten()
             )
-        output = PreTrainingOutput(loss, logits, relationship, body.hidden_states, body.attentions)
+        output = PreTrainingOutput(loss, logits, relationship, **body.by_layer)
         return returned(output, return_dict)
 
 
@@ -158,4 +157,4 @@ class NextSentencePrediction(LabelledModel):
         """`labels` (B): 0 = it follows, 1 = it is a random text (B4)."""
         logits = self.seq_relationship(body.pooler_output)  # (B, 2)
         loss = None if labels is None else token_loss(logits, labels.flatten())
-        return LogitsOutput(loss, logits, body.hidden_states, body.attentions)
+        return LogitsOutput(loss, logits, **body.by_layer)

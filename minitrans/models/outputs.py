@@ -2,160 +2,173 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator
-from dataclasses import dataclass
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from torch import Tensor
+from torch.utils._pytree import GetAttrKey, register_pytree_node
 
 from minitrans.layers.cache import Cache
-from minitrans.models.padding import Packing
+
+_iteration = threading.local()  # `names`: of the values that outputs gave last while being iterated over
 
 
-@dataclass
+@dataclass(repr=False)
 class ModelOutput:
-    """`out.loss`, `out["loss"]` and `out[0]` read the same; positions, slices and iteration skip what is None."""
+    """`out.loss`, `out["loss"]` and `out[0]` read the same; positions, slices and iteration skip what is None.
 
-    def to_tuple(self) -> tuple[Any, ...]:
-        """The entries that are not None, in order."""
-        return tuple(value for _, value in self.items())
-
-    def keys(self) -> list[str]:
-        """Names of the entries that are not None; with `__getitem__` this lets `dict(out)` and `**out` work."""
-        return [name for name, _ in self.items()]
-
-    def items(self) -> list[tuple[str, Any]]:
-        """Names and values of the entries that are not None."""
-        pairs = [(item.name, getattr(self, item.name)) for item in dataclasses.fields(self)]
-        return [(name, value) for name, value in pairs if value is not None]
-
-    def __getitem__(self, key: int | slice | str) -> Any:
-        if isinstance(key, str):
-            return dict(self.items())[key]
-        return self.to_tuple()[key]
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self.to_tuple())
-
-    def __len__(self) -> int:
-        return len(self.to_tuple())
-
-
-@dataclass
-class EncoderOutput(ModelOutput):
-    """Of a body.
-
-    Attributes:
-        last_hidden_state: (B, T, D).
-        pooler_output: (B, D), where the body has a pooler.
-        past_key_values: what a decoder remembers.
-        hidden_states: L + 1 tensors (B, T, D): the embeddings, then each block's output.
-        attentions: L tensors (B, H, T, S), probabilities before dropout.
-        cross_attentions: the same over the memory.
-        packing: of a padded batch run without its padding under `unpack=False`: then the hidden states are (N, D).
+    A node of torch's pytrees, so that what maps over tensors in containers, or exports them, looks inside.
     """
 
-    last_hidden_state: Tensor
-    pooler_output: Tensor | None = None
-    past_key_values: Cache | None = None
-    hidden_states: tuple[Tensor, ...] | None = None
-    attentions: tuple[Tensor, ...] | None = None
-    cross_attentions: tuple[Tensor, ...] | None = None
-    packing: Packing | None = None
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        register_pytree_node(
+            cls,
+            lambda out: (list(out.values()), out.keys()),
+            lambda values, names: cls(**dict(zip(names, values, strict=True))),
+            flatten_with_keys_fn=lambda out: ([(GetAttrKey(name), value) for name, value in out.items()], out.keys()),
+            serialized_type_name=f"{cls.__module__}.{cls.__qualname__}",
+        )
+
+    def rebuild(self, given: Mapping[str, Any] | Iterator[Any]) -> None:
+        """Takes apart what libraries that map over containers pass alone, in the place of the first entry.
+
+        That is a dict (accelerate), or an iterator (the gather of DataParallel: `type(out)(map(gather, zip(*outputs)))`),
+        of which the names are those that the zipped outputs noted.
+        """
+        if isinstance(given, Iterator):
+            _iteration.names = {}
+            values = list(given)
+            given = dict(zip(_iteration.names, values, strict=True))
+        for name in _names(self):
+            setattr(self, name, given.get(name))
+
+    def items(self) -> list[tuple[str, Any]]:
+        """Names and values of the entries that are not None, in order."""
+        return [(name, value) for name in _names(self) if (value := getattr(self, name)) is not None]
+
+    def keys(self) -> list[str]:
+        """Their names."""
+        return [name for name, _ in self.items()]
+
+    def values(self) -> list[Any]:
+        """Their values."""
+        return [value for _, value in self.items()]
+
+    def to_tuple(self) -> tuple[Any, ...]:
+        """Their values."""
+        return tuple(self.values())
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """The entry of this name, or `default` where it is None or there is none."""
+        return dict(self.items()).get(key, default)
+
+    def __getitem__(self, key: int | slice | str) -> Any:
+        return dict(self.items())[key] if isinstance(key, str) else self.to_tuple()[key]
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.keys()
+
+    def __iter__(self) -> Iterator[Any]:
+        for name, value in self.items():
+            vars(_iteration).setdefault("names", {})[name] = None
+            yield value
+
+    def __len__(self) -> int:
+        return len(self.items())
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.items())})"
 
 
-@dataclass
-class LogitsOutput(ModelOutput):
+Mapping.register(ModelOutput)  # by which accelerate knows what it may look into
+
+
+def _names(output: ModelOutput) -> list[str]:
+    """Of all entries: those that heads share come after their own."""
+    return [item.name for item in sorted(fields(output), key=lambda item: item.kw_only is True)]
+
+
+@dataclass(repr=False)
+class HeadOutput(ModelOutput):
+    """Of any head.
+
+    Attributes:
+        loss: scalar, where all its labels were given.
+        hidden_states: as in `EncoderOutput`.
+        attentions: as in `EncoderOutput`.
+    """
+
+    loss: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = field(default=None, kw_only=True)
+    attentions: tuple[Tensor, ...] | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.loss, (Mapping, Iterator)):
+            self.rebuild(self.loss)
+
+
+@dataclass(repr=False)
+class LogitsOutput(HeadOutput):
     """Of a head with one kind of score.
 
     Attributes:
-        loss: scalar, where labels were given.
         logits: (B, T, V) of a masked language model, (B, T, C) of a token classifier, (B, C) of a sequence classifier,
             (B, choices) of multiple choice, (B, 2) of next-sentence prediction.
-        hidden_states: as in `EncoderOutput`.
-        attentions: as in `EncoderOutput`.
     """
 
-    loss: Tensor | None = None
     logits: Tensor | None = None
-    hidden_states: tuple[Tensor, ...] | None = None
-    attentions: tuple[Tensor, ...] | None = None
 
 
-@dataclass
-class CausalOutput(ModelOutput):
-    """Of a causal language model.
+@dataclass(repr=False)
+class CausalOutput(LogitsOutput):
+    """Of a causal language model: the logits are (B, T, V).
 
     Attributes:
-        loss: scalar, where labels were given.
-        logits: (B, T, V).
         past_key_values: what the decoder remembers.
-        hidden_states: as in `EncoderOutput`.
-        attentions: as in `EncoderOutput`.
         cross_attentions: as in `EncoderOutput`.
     """
 
-    loss: Tensor | None = None
-    logits: Tensor | None = None
     past_key_values: Cache | None = None
-    hidden_states: tuple[Tensor, ...] | None = None
-    attentions: tuple[Tensor, ...] | None = None
-    cross_attentions: tuple[Tensor, ...] | None = None
+    cross_attentions: tuple[Tensor, ...] | None = field(default=None, kw_only=True)
 
 
-@dataclass
-class PreTrainingOutput(ModelOutput):
-    """Of BERT's two pre-training heads.
+@dataclass(repr=False)
+class PreTrainingOutput(HeadOutput):
+    """Of BERT's two pre-training heads (B4).
 
     Attributes:
-        loss: scalar, where both kinds of labels were given (B4).
         prediction_logits: (B, T, V).
         seq_relationship_logits: (B, 2).
-        hidden_states: as in `EncoderOutput`.
-        attentions: as in `EncoderOutput`.
     """
 
-    loss: Tensor | None = None
     prediction_logits: Tensor | None = None
     seq_relationship_logits: Tensor | None = None
-    hidden_states: tuple[Tensor, ...] | None = None
-    attentions: tuple[Tensor, ...] | None = None
 
 
-@dataclass
-class SentenceOrderOutput(ModelOutput):
+@dataclass(repr=False)
+class SentenceOrderOutput(HeadOutput):
     """Of ALBERT's two pre-training heads.
 
     Attributes:
-        loss: scalar, where both kinds of labels were given.
         prediction_logits: (B, T, V).
         sop_logits: (B, 2).
-        hidden_states: as in `EncoderOutput`.
-        attentions: as in `EncoderOutput`.
     """
 
-    loss: Tensor | None = None
     prediction_logits: Tensor | None = None
     sop_logits: Tensor | None = None
-    hidden_states: tuple[Tensor, ...] | None = None
-    attentions: tuple[Tensor, ...] | None = None
 
 
-@dataclass
-class SpanOutput(ModelOutput):
+@dataclass(repr=False)
+class SpanOutput(HeadOutput):
     """Of an extractive question answerer.
 
     Attributes:
-        loss: scalar, where positions were given.
         start_logits: (B, T).
         end_logits: (B, T).
-        hidden_states: as in `EncoderOutput`.
-        attentions: as in `EncoderOutput`.
     """
 
-    loss: Tensor | None = None
     start_logits: Tensor | None = None
     end_logits: Tensor | None = None
-    hidden_states: tuple[Tensor, ...] | None = None
-    attentions: tuple[Tensor, ...] | None = None

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from minitrans.attention.layout import PackedLayout
+from minitrans.attention.recording import being_exported
 from minitrans.errors import NotSupportedError
 
 MODES = ("auto", "keep", "remove")
@@ -40,6 +41,7 @@ class Packing:
     @classmethod
     def of_layout(cls, layout: PackedLayout) -> Packing:
         """The packing whose padded batch would have every sequence at the left of its row."""
+        refuse_export()
         lengths, longest = layout.lengths(), max(layout.max_seqlen, 1)
         device = layout.cu_seqlens.device
         columns = torch.arange(longest, device=device)
@@ -92,6 +94,7 @@ def choose_packing(mode: str, real: Tensor | None, *, width: int, obstacles: Cal
     if mode == "keep" or real is None:
         return None
     if mode == "remove":
+        refuse_export()
         refuse_obstacles("padding='remove' does not go with", obstacles(), "use padding='keep'")
         if not is_contiguous(real):
             raise NotSupportedError(
@@ -102,6 +105,12 @@ def choose_packing(mode: str, real: Tensor | None, *, width: int, obstacles: Cal
         return None
     saved = (real.numel() - int(real.sum())) * width
     return Packing.of_mask(real) if saved >= WORTH_IT and is_contiguous(real) and not obstacles() else None
+
+
+def refuse_export() -> None:
+    """Raises NotSupportedError while lengths would become constants."""
+    if being_exported():
+        raise NotSupportedError("a batch without padding cannot be traced or exported; use padding='keep'")
 
 
 def refuse_obstacles(what: str, obstacles: list[str], hint: str) -> None:

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from minitrans.layers.losses import IGNORED, classification_loss, span_loss, token_loss
-from minitrans.models.backbone import Backbone, BodyOptions, returned
+from minitrans.models.backbone import Backbone, BodyOptions, EncoderOutput, returned
 from minitrans.models.config import EncoderConfig
-from minitrans.models.outputs import EncoderOutput, LogitsOutput, SpanOutput
+from minitrans.models.outputs import LogitsOutput, SpanOutput
 from minitrans.models.pretrained import PreTrainedModel
 
 
@@ -95,7 +95,7 @@ class SequenceClassification(LabelledModel):
         """`labels`: see `classification_loss`."""
         logits = self.score(body.last_hidden_state, body.pooler_output)  # (B, C)
         loss = None if labels is None else classification_loss(logits, labels, self.config.problem_type)
-        return LogitsOutput(loss, logits, body.hidden_states, body.attentions)
+        return LogitsOutput(loss, logits, **body.by_layer)
 
 
 class TokenClassification(LabelledModel):
@@ -110,7 +110,7 @@ class TokenClassification(LabelledModel):
         """`labels` (B, T): class ids, -100 where none is to be learnt; padding counts unless it has -100 (B5)."""
         scores = self.classifier(self.dropout(body.last_hidden_state))
         loss = None if labels is None else token_loss(scores, unpadded_labels(body, labels))
-        return LogitsOutput(loss, pad_scores(body, scores), body.hidden_states, body.attentions)  # logits (B, T, C)
+        return LogitsOutput(loss, pad_scores(body, scores), **body.by_layer)  # logits (B, T, C)
 
 
 class QuestionAnswering(TaskModel):
@@ -153,7 +153,7 @@ class QuestionAnswering(TaskModel):
                 body, scores, fill=torch.finfo(scores.dtype).min
             )  # padding that was left out is no candidate
             loss = span_loss(lowest[..., 0], lowest[..., 1], start_positions, end_positions)
-        return returned(SpanOutput(loss, start, end, body.hidden_states, body.attentions), return_dict)
+        return returned(SpanOutput(loss, start, end, **body.by_layer), return_dict)
 
 
 class MultipleChoice(TaskModel):
@@ -197,7 +197,7 @@ class MultipleChoice(TaskModel):
         body = self.run_body(*flat, labels=labels, **options)
         logits = self.score(body.last_hidden_state, body.pooler_output).view(-1, choices)  # (B, choices)
         loss = None if labels is None else token_loss(logits, labels.flatten())
-        return returned(LogitsOutput(loss, logits, body.hidden_states, body.attentions), return_dict)
+        return returned(LogitsOutput(loss, logits, **body.by_layer), return_dict)
 
 
 def pad_scores(body: EncoderOutput, scores: Tensor, fill: float = 0.0) -> Tensor:

@@ -24,7 +24,7 @@ from minitrans.layers.multi_head_attention import CrossAttention, MultiHeadAtten
 from minitrans.layers.norms import LayerNorm
 from minitrans.layers.positions import SinusoidalPositions
 from minitrans.layers.stack import run_blocks
-from minitrans.models.inputs import check_ids, check_length
+from minitrans.models.inputs import being_recorded, cache_to_extend, check_ids, check_length
 from minitrans.models.outputs import LogitsOutput
 
 
@@ -140,18 +140,19 @@ class Transformer(nn.Module):
         Returns:
             The logits (B, T, V), and the keys and values of all tokens so far.
         """
-        start = 0 if past is None else past.get_seq_length()
+        cache = cache_to_extend(past, len(self.decoder), memory.output.shape[0], memory.output)
+        if cache.capacity is not None:
+            raise ValueError("this Transformer decodes with a growing cache, got a static one")
+        start = cache.get_seq_length()
         target_ids = self._checked("target_ids", target_ids, start)
-        if len(target_ids) != len(memory.output):
-            raise ValueError(
-                f"source and target must be pairs, got {len(memory.output)} and {len(target_ids)} sequences"
-            )
+        sources, targets = memory.output.shape[0], target_ids.shape[0]
+        if sources != targets:
+            raise ValueError(f"source and target must be pairs, got {sources} and {targets} sequences")
         padding = target_ids == self.config.pad_token_id
-        if bool((padding[:, :-1] & ~padding[:, 1:]).any()):
+        if not being_recorded() and bool((padding[:, :-1] & ~padding[:, 1:]).any()):
             raise ValueError("target_ids must be padded on the right: a token comes after pad_token_id")
         # the causal mask hides the padding from the tokens too, as it comes after them
         context = Context(mask=AttentionMask(causal=True), memory=memory.output, memory_mask=memory.mask)
-        cache = Cache.growing(len(self.decoder)) if past is None else past.fork()
         x = run_blocks(self.decoder, self._embed(target_ids, start), context, cache).output
         return F.linear(x, self.embedding.weight), cache
 

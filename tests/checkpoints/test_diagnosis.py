@@ -15,9 +15,8 @@ from minitrans.attention.mask import AttentionMask
 from minitrans.checkpoints.verification import Verification, compare
 from minitrans.layers.activations import gelu_tanh
 from minitrans.models.auto import class_by_name
-from minitrans.models.backbone import Backbone
+from minitrans.models.backbone import Backbone, EncoderOutput
 from minitrans.models.loading import load_model
-from minitrans.models.outputs import EncoderOutput
 
 Make = Callable[..., Any]
 Patch = pytest.MonkeyPatch
