@@ -39,11 +39,11 @@ _EXPORTS = {
     "BatchEncoding": "minitrans.tokenizers.batch_encoding",
     "Tokenizer": "minitrans.tokenizers.tokenizer",
     **{
-        f"{row.tokenizer}{suffix}": "minitrans.tokenizers.classes"
+        f"{row.tokenizer}{suffix}": "minitrans.tokenizers.auto"
         for row in FAMILIES.values()
         for suffix in ("", "Fast")
     },
-    "PreTrainedTokenizerFast": "minitrans.tokenizers.classes",
+    "PreTrainedTokenizerFast": "minitrans.tokenizers.auto",
     **dict.fromkeys(
         ("AdamW", "get_constant_schedule_with_warmup", "get_linear_schedule_with_warmup", "get_noam_schedule"),
         "minitrans.training.optimization",

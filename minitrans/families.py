@@ -28,7 +28,7 @@ class FamilyRow(NamedTuple):
         module: the file in `minitrans/models/`.
         prefix: how the names of its classes begin.
         weights: the file in `weights_convert/families/`.
-        tokenizer: the class in `minitrans/tokenizers/classes.py`.
+        tokenizer: the class in `minitrans/tokenizers/auto.py`.
         heads: those of HEADS that it has.
     """
 

@@ -1,4 +1,4 @@
-"""AutoTokenizer: the class that a checkpoint's files ask for."""
+"""The tokenizer classes by the names that checkpoints use for them, and AutoTokenizer, which finds the right one."""
 
 from __future__ import annotations
 
@@ -6,22 +6,72 @@ import os
 from pathlib import Path
 from typing import Any
 
-from minitrans.errors import CheckpointError
 from minitrans.families import FAMILIES
-from minitrans.files import printable, read_json
+from minitrans.files import printable
 from minitrans.hub import local_folder
-from minitrans.tokenizers import classes
-from minitrans.tokenizers.classes import BertTokenizer, RobertaTokenizer
-from minitrans.tokenizers.loading import MODEL_CONFIG_FILE, PATTERNS, TOKENIZER_FILE
-from minitrans.tokenizers.settings import CONFIG_FILE
+from minitrans.tokenizers import specs
+from minitrans.tokenizers.folder import CONFIG_FILE, MODEL_CONFIG_FILE, PATTERNS, TOKENIZER_FILE
+from minitrans.tokenizers.guards import fault, read_if_there
 from minitrans.tokenizers.tokenizer import Tokenizer
+
+
+class BertTokenizer(Tokenizer):
+    """WordPiece with BERT's cleaning; `[CLS] A [SEP] B [SEP]` with token types 0 and 1."""
+
+    spec = specs.BERT
+
+
+class DistilBertTokenizer(Tokenizer):
+    """BERT's, without token types in what it returns (D1)."""
+
+    spec = specs.DISTILBERT
+
+
+class AlbertTokenizer(Tokenizer):
+    """Unigram from a sentencepiece model with its own ids; pairs as BERT, without token types unless they are asked for."""
+
+    spec = specs.ALBERT
+
+
+class MPNetTokenizer(Tokenizer):
+    """BERT's pieces in RoBERTa's template; no token types (P1)."""
+
+    spec = specs.MPNET
+
+
+class RobertaTokenizer(Tokenizer):
+    """Byte-level BPE; `<s> A </s></s> B </s>`, no token types (R8)."""
+
+    spec = specs.ROBERTA
+
+
+class XLMRobertaTokenizer(Tokenizer):
+    """Unigram from a sentencepiece model with XLM-R's ids (R8); pairs as RoBERTa."""
+
+    spec = specs.XLM_ROBERTA
+
+
+class CamembertTokenizer(Tokenizer):
+    """Unigram from a sentencepiece model with CamemBERT's ids (R8); pairs as RoBERTa."""
+
+    spec = specs.CAMEMBERT
+
+
+BertTokenizerFast = ElectraTokenizer = ElectraTokenizerFast = BertTokenizer
+DistilBertTokenizerFast = DistilBertTokenizer
+AlbertTokenizerFast = AlbertTokenizer
+MPNetTokenizerFast = MPNetTokenizer
+RobertaTokenizerFast = RobertaTokenizer
+XLMRobertaTokenizerFast = XLMRobertaTokenizer
+CamembertTokenizerFast = CamembertTokenizer
+PreTrainedTokenizerFast = Tokenizer
 
 _BY_FILE = {"vocab.txt": BertTokenizer, "merges.txt": RobertaTokenizer}  # a sentencepiece file alone does not tell
 
 
 def known_classes() -> dict[str, type[Tokenizer]]:
     """The tokenizers of the families, and the names of what is read from tokenizer.json alone."""
-    named = {row.tokenizer: getattr(classes, row.tokenizer) for row in FAMILIES.values()}
+    named = {row.tokenizer: globals()[row.tokenizer] for row in FAMILIES.values()}
     return {**named, "PreTrainedTokenizer": Tokenizer, "TokenizersBackend": Tokenizer}
 
 
@@ -31,29 +81,24 @@ def tokenizer_class(folder: Path) -> type[Tokenizer]:
     Raises:
         CheckpointError: if the named class is not one of ours, or nothing tells.
     """
-    model_config = folder / MODEL_CONFIG_FILE
-    for path in (folder / CONFIG_FILE, model_config):
-        name = read_json(path).get("tokenizer_class") if os.path.lexists(path) else None
-        if name is None:
-            continue
-        found = known_classes().get(name.removesuffix("Fast")) if isinstance(name, str) else None
-        if found is None:
-            raise CheckpointError(
-                f"{printable(path)}: tokenizer_class: expected one of {', '.join(known_classes())}, found {printable(name)!r}"
-            )
-        return found
-    model_type = read_json(model_config).get("model_type") if os.path.lexists(model_config) else None
-    if isinstance(model_type, str) and model_type in FAMILIES:
-        return known_classes()[FAMILIES[model_type].tokenizer]
+    known = known_classes()
+    for path in (folder / CONFIG_FILE, folder / MODEL_CONFIG_FILE):
+        name = read_if_there(path).get("tokenizer_class")
+        if name is not None and str(name).removesuffix("Fast") not in known:
+            raise fault(path, f"tokenizer_class: expected one of {', '.join(known)}, found {printable(name)!r}")
+        if name is not None:
+            return known[str(name).removesuffix("Fast")]
+    row = FAMILIES.get(str(read_if_there(folder / MODEL_CONFIG_FILE).get("model_type")))
+    if row is not None:
+        return known[row.tokenizer]
     if os.path.lexists(folder / TOKENIZER_FILE):
         return Tokenizer
     for file, found in _BY_FILE.items():
         if os.path.lexists(folder / file):
             return found
-    raise CheckpointError(
-        f"{printable(folder)}: expected {TOKENIZER_FILE}, a tokenizer_class in {CONFIG_FILE} or a model_type of "
-        f"{', '.join(FAMILIES)} in {MODEL_CONFIG_FILE}, found none; name the class, as BertTokenizer.from_pretrained"
-    )
+    wanted = f"{TOKENIZER_FILE}, a tokenizer_class in {CONFIG_FILE} or a model_type of {', '.join(FAMILIES)}"
+    what = f"expected {wanted} in {MODEL_CONFIG_FILE}, found none; name the class, as BertTokenizer.from_pretrained"
+    raise fault(folder, what)
 
 
 class AutoTokenizer:

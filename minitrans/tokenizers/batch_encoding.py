@@ -57,12 +57,6 @@ class BatchEncoding(UserDict[str, Any]):
         except KeyError:
             raise AttributeError(f"this encoding has no field {name!r}") from None
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"data": self.data, "encodings": self.encodings}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-
     @property
     def is_fast(self) -> bool:
         """Whether the encodings behind the numbers are here, so that words and characters can be found."""
@@ -76,7 +70,7 @@ class BatchEncoding(UserDict[str, Any]):
     def _rows(self) -> list[Encoding]:
         if self.encodings is None:
             raise ValueError(
-                "this batch was not made by a tokenizer's call, so it knows no words, characters or sequences"
+                "this batch was not made by a tokenizer's call: it knows no words, characters or sequences"
             )
         return self.encodings
 
@@ -106,16 +100,13 @@ class BatchEncoding(UserDict[str, Any]):
     def token_to_word(self, batch_or_token_index: int, token_index: int | None = None) -> int | None:
         """The word that a token belongs to, in its text."""
         row, index = self._row(batch_or_token_index, token_index)
-        found = row.token_to_word(index)
-        return found[1] if isinstance(found, tuple) else found
+        return row.token_to_word(index)
 
     def token_to_chars(self, batch_or_token_index: int, token_index: int | None = None) -> CharSpan | None:
         """The characters of the text that a token covers, None for a special token."""
         row, index = self._row(batch_or_token_index, token_index)
-        found: Any = row.token_to_chars(index)
-        if found is None:
-            return None
-        return CharSpan(*(found[1] if isinstance(found[1], tuple) else found))
+        found = row.token_to_chars(index)
+        return None if found is None else CharSpan(*found)
 
     def word_to_tokens(
         self, batch_or_word_index: int, word_index: int | None = None, sequence_index: int = 0
@@ -162,10 +153,8 @@ class BatchEncoding(UserDict[str, Any]):
             try:
                 self.data[key] = make(value)
             except (ValueError, TypeError, RuntimeError):
-                raise ValueError(
-                    f"return_tensors={tensor_type!r}: {key!r} cannot become one tensor: its rows differ in length or are "
-                    "no numbers; pass padding=True (and truncation=True), or drop the field"
-                ) from None
+                how = "its rows differ in length or are no numbers; pass padding=True (and truncation=True), or drop the field"
+                raise ValueError(f"return_tensors={tensor_type!r}: {key!r} cannot become one tensor: {how}") from None
         return self
 
     def to(self, device: str | int | torch.device, *, non_blocking: bool = False) -> BatchEncoding:

@@ -6,7 +6,7 @@ of the file, and the tests compare the ids of both.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,9 @@ from tokenizers import AddedToken, decoders, normalizers, pre_tokenizers, proces
 from tokenizers import Tokenizer as Backend
 from tokenizers.models import Unigram
 
-from minitrans.errors import CheckpointError
 from minitrans.files import printable, require_regular_file
-from minitrans.tokenizers.backend import token_and_id
+from minitrans.tokenizers.guards import fault, faults_of_ids, refuse_first, token_and_id
+from minitrans.tokenizers.wordpiece import add_bert_template
 
 _MAX_BYTES = 64 * 1024 * 1024  # XLM-R's file has 5 MB, the largest public ones 5 to 10
 _UNIGRAM = 1  # TrainerSpec.model_type
@@ -82,95 +82,76 @@ def read_model(path: str | Path) -> SentencePieceModel:
     try:
         processor.LoadFromSerializedProto(data)
     except (RuntimeError, ValueError) as error:
-        raise CheckpointError(f"{printable(path)}: expected a sentencepiece model: {printable(error, 200)}") from None
+        raise fault(path, f"expected a sentencepiece model: {printable(error, 200)}") from None
     parts: dict[int, bytes] = {}
     kinds: list[int] = []
     for number, value in _fields(data):
-        if not isinstance(value, bytes):
-            continue
-        if number == 1:
+        if number == 1 and isinstance(value, bytes):
             kinds.append(_piece_kind(value))
-        else:
+        elif isinstance(value, bytes):
             parts[number] = value
-    for number, name in ((2, "trainer_spec"), (3, "normalizer_spec")):
-        if number not in parts:
-            raise CheckpointError(
-                f"{printable(path)}: expected a {name}, found none ({len(data)} bytes); is the file cut?"
-            )
+    ids = list(range(processor.GetPieceSize()))
+    lacking = [name for number, name in ((2, "trainer_spec"), (3, "normalizer_spec")) if number not in parts]
+    if lacking or len(kinds) != len(ids):
+        what = f"found {lacking[0] if lacking else f'{len(kinds)} pieces'} ({len(data)} bytes)"
+        raise fault(path, f"expected {len(ids)} pieces, a trainer_spec and a normalizer_spec, {what}; is the file cut?")
     kind = next((value for number, value in _fields(parts[2]) if number == 3), _UNIGRAM)
     if kind != _UNIGRAM:
-        raise CheckpointError(f"{printable(path)}: model_type: expected 1 (unigram), found {kind!r}")
+        raise fault(path, f"model_type: expected 1 (unigram), found {kind!r}")
     charsmap = next((value for number, value in _fields(parts[3]) if number == 2 and isinstance(value, bytes)), b"")
-    ids = list(range(processor.GetPieceSize()))
-    if len(kinds) != len(ids):
-        raise CheckpointError(f"{printable(path)}: expected {len(ids)} pieces, found {len(kinds)}")
     names = processor.IdToPiece(ids)
     pieces = list(zip(names, processor.GetScore(ids), strict=True))
-    return SentencePieceModel(
-        path, pieces, [name for name, kind in zip(names, kinds, strict=True) if kind == 4], charsmap
-    )
+    user_defined = [name for name, kind in zip(names, kinds, strict=True) if kind == 4]
+    return SentencePieceModel(path, pieces, user_defined, charsmap)
 
 
-def _xlm_roberta_pieces(model: SentencePieceModel, tokens: Mapping[str, str]) -> Pieces:
+def xlm_roberta_pieces(model: SentencePieceModel, tokens: Mapping[str, str]) -> Pieces:
     """R8: <s> 0, <pad> 1, </s> 2, <unk> 3, then the file's id + 1, the mask last."""
     _require_head(model, ["<unk>", "<s>", "</s>"])
-    head = [(tokens[role], 0.0) for role in ("bos_token", "pad_token", "eos_token", "unk_token")]
+    head = [(tokens[name], 0.0) for name in ("bos_token", "pad_token", "eos_token", "unk_token")]
     return [*head, *model.pieces[3:], (tokens["mask_token"], 0.0)]
 
 
-def _camembert_pieces(model: SentencePieceModel, tokens: Mapping[str, str]) -> Pieces:
+def camembert_pieces(model: SentencePieceModel, tokens: Mapping[str, str]) -> Pieces:
     """R8: <s>NOTUSED, <pad>, </s>NOTUSED, <unk>, <unk>NOTUSED first, then the file's id + 4, the mask last."""
     _require_head(model, ["<unk>"])
     head = [("<s>NOTUSED", 0.0), (tokens["pad_token"], 0.0), ("</s>NOTUSED", 0.0), (tokens["unk_token"], 0.0)]
     return [*head, ("<unk>NOTUSED", -100.0), *model.pieces[1:], (tokens["mask_token"], 0.0)]
 
 
-def _albert_pieces(model: SentencePieceModel, tokens: Mapping[str, str]) -> Pieces:
+def albert_pieces(model: SentencePieceModel, tokens: Mapping[str, str]) -> Pieces:
     """The file's own ids."""
-    _require_head(model, [tokens[role] for role in ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")])
+    _require_head(model, [tokens[name] for name in ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")])
     return model.pieces
-
-
-LAYOUTS: dict[str, Callable[[SentencePieceModel, Mapping[str, str]], Pieces]] = {
-    "XLMRobertaTokenizer": _xlm_roberta_pieces,
-    "CamembertTokenizer": _camembert_pieces,
-    "AlbertTokenizer": _albert_pieces,
-}
 
 
 def _require_head(model: SentencePieceModel, expected: list[str]) -> None:
     found = [piece for piece, _ in model.pieces[: len(expected)]]
     if found != expected:
-        raise CheckpointError(
-            f"{printable(model.path)}: expected the first pieces {expected}, found {printable(found)}"
-        )
+        raise fault(model.path, f"expected the first pieces {expected}, found {printable(found)}")
 
 
-def build(path: str | Path, class_name: str, tokens: Mapping[str, str]) -> tuple[Backend, bytes]:
-    """A backend with the model only, its ids laid out as checkpoints of `class_name` want, and the normalizer's table."""
+def build(
+    files: Mapping[str, Any],
+    tokens: Mapping[str, str],
+    _: Collection[str],
+    layout: Callable[[SentencePieceModel, Mapping[str, str]], Pieces],
+) -> Backend:
+    """A backend with the file's normalizer and a model whose ids are laid out as checkpoints of the family want."""
+    (path,) = files.values()
     model = read_model(path)
-    pieces = LAYOUTS[class_name](model, tokens)
-    first: dict[str, int] = {}
-    for index, (piece, _) in enumerate(pieces):
-        if first.setdefault(piece, index) != index:
-            raise CheckpointError(
-                f"{printable(path)}: {printable(piece)!r}: expected each piece once, "
-                f"found it as id {first[piece]} and {index}"
-            )
-    backend = Backend(Unigram(pieces, unk_id=first[tokens["unk_token"]], byte_fallback=False))
+    pieces = layout(model, tokens)
+    ids = {piece: index for index, (piece, _) in enumerate(pieces)}
+    refuse_first(path, faults_of_ids(ids))
+    backend = Backend(Unigram(pieces, unk_id=ids[tokens["unk_token"]], byte_fallback=False))
     backend.add_tokens([AddedToken(piece, normalized=False) for piece in model.user_defined])
-    return backend, model.charsmap
+    if model.charsmap:
+        backend.normalizer = normalizers.Precompiled(model.charsmap)
+    return backend
 
 
-def dress(backend: Backend, options: Mapping[str, Any], tokens: Mapping[str, str]) -> None:
-    """Gives `backend` the file's normalizer, the splitting at spaces, the template `<s> A </s></s> B </s>` (R8).
-
-    Args:
-        options: add_prefix_space; charsmap, the table of the normalizer (empty: no normalizer).
-        tokens: the text of bos_token and eos_token.
-    """
-    if options["charsmap"]:
-        backend.normalizer = normalizers.Precompiled(options["charsmap"])
+def add_normalizer_and_decoder(backend: Backend, options: Mapping[str, Any], tokens: Mapping[str, str]) -> None:
+    """Gives `backend`, which has the file's normalizer, the splitting at spaces and `<s> A </s></s> B </s>` (R8)."""
     _split_at_spaces(backend, options["add_prefix_space"])
     first, last = tokens["bos_token"], tokens["eos_token"]
     backend.post_processor = processors.TemplateProcessing(
@@ -180,25 +161,14 @@ def dress(backend: Backend, options: Mapping[str, Any], tokens: Mapping[str, str
     )
 
 
-def dress_as_albert(backend: Backend, options: Mapping[str, Any], tokens: Mapping[str, str]) -> None:
-    """Gives `backend` ALBERT's cleaning, then the file's normalizer, the splitting at spaces, BERT's template.
-
-    Args:
-        options: do_lower_case, keep_accents, add_prefix_space; charsmap as for `dress`.
-        tokens: the text of cls_token and sep_token.
-    """
+def add_albert_normalizer_and_decoder(backend: Backend, options: Mapping[str, Any], tokens: Mapping[str, str]) -> None:
+    """Puts ALBERT's cleaning before the file's normalizer; adds the splitting at spaces and BERT's template."""
     steps: list[Any] = [normalizers.Replace("``", '"'), normalizers.Replace("''", '"')]
     steps += [] if options["keep_accents"] else [normalizers.NFKD(), normalizers.StripAccents()]
     steps += [normalizers.Lowercase()] if options["do_lower_case"] else []
-    steps += [normalizers.Precompiled(options["charsmap"])] if options["charsmap"] else []
-    backend.normalizer = normalizers.Sequence(steps)
+    backend.normalizer = normalizers.Sequence([*steps, *([backend.normalizer] if backend.normalizer else [])])
     _split_at_spaces(backend, options["add_prefix_space"])
-    first, last = tokens["cls_token"], tokens["sep_token"]
-    backend.post_processor = processors.TemplateProcessing(
-        single=f"{first}:0 $A:0 {last}:0",
-        pair=f"{first}:0 $A:0 {last}:0 $B:1 {last}:1",
-        special_tokens=[token_and_id(backend, token) for token in (first, last)],
-    )
+    add_bert_template(backend, tokens)
 
 
 def _split_at_spaces(backend: Backend, add_prefix_space: bool) -> None:

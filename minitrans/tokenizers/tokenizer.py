@@ -8,23 +8,46 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from tokenizers import Encoding
+from tokenizers import AddedToken, Encoding
+from tokenizers import Tokenizer as Backend
 
 from minitrans.hub import local_folder
-from minitrans.tokenizers import call_options, loading, saving
+from minitrans.tokenizers import call, folder, guards
 from minitrans.tokenizers.batch_encoding import BatchEncoding
-from minitrans.tokenizers.call_options import Plan
-from minitrans.tokenizers.conversion import Conversion
-from minitrans.tokenizers.families import GENERIC, Family
-from minitrans.tokenizers.inputs import as_batch
-from minitrans.tokenizers.padding import Filling, pad_batch
-from minitrans.tokenizers.running import encode_batch, require_room_for, returned_fields, set_lengths
-from minitrans.tokenizers.settings import UNBOUNDED, from_caller, from_folder
+from minitrans.tokenizers.call import kind_of
+from minitrans.tokenizers.folder import text_of
+from minitrans.tokenizers.specs import GENERIC, SPECIAL_TOKENS, TokenizerSpec
 
+Ids = list[int]
 _log = logging.getLogger(__name__)
 
+# The clean-up of English spacing that older checkpoints ask for.
+_SPACING = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")
 
-class Tokenizer(Conversion):
+
+class _SpecialToken:
+    """The attribute `x_token`, a special token's text, or `x_token_id`, its id; None without. It may be set to any known."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name, self.is_id = name.removesuffix("_id"), name.endswith("_id")
+
+    def __get__(self, tokenizer: Tokenizer | None, owner: type) -> Any:
+        if tokenizer is None:
+            return self
+        token = tokenizer._special_tokens.get(self.name)
+        return tokenizer.backend_tokenizer.token_to_id(token) if self.is_id and token is not None else token
+
+    def __set__(self, tokenizer: Tokenizer, value: Any) -> None:
+        if self.is_id and value is not None:
+            token = tokenizer.backend_tokenizer.id_to_token(value)
+            if token is None:
+                what = f"expected an id of the vocabulary, which has {len(tokenizer)} tokens"
+                raise ValueError(f"{self.name}_id={value}: {what}")
+            value = token
+        tokenizer._assign(self.name, value)
+
+
+class Tokenizer:
     """Text to ids and back.
 
     `Tokenizer.from_pretrained(folder_or_name)` reads a checkpoint's files; the constructor takes files by name. Both
@@ -34,10 +57,17 @@ class Tokenizer(Conversion):
         model_max_length: the longest sequence the model takes, 10**30 if unknown.
         padding_side, truncation_side: "right" or "left".
         model_input_names: the fields that a call returns unless told otherwise.
+        cls_token, cls_token_id, ...: the special tokens and their ids, None where there is none.
     """
 
-    family: ClassVar[Family] = GENERIC
+    spec: ClassVar[TokenizerSpec] = GENERIC
     is_fast = True
+
+    SPECIAL_TOKENS_ATTRIBUTES: ClassVar[tuple[str, ...]] = SPECIAL_TOKENS
+    bos_token, bos_token_id, eos_token, eos_token_id = (_SpecialToken() for _ in range(4))
+    unk_token, unk_token_id, sep_token, sep_token_id = (_SpecialToken() for _ in range(4))
+    pad_token, pad_token_id, cls_token, cls_token_id = (_SpecialToken() for _ in range(4))
+    mask_token, mask_token_id = _SpecialToken(), _SpecialToken()
 
     def __init__(
         self,
@@ -53,28 +83,23 @@ class Tokenizer(Conversion):
             vocab_file: vocab.txt, vocab.json or sentencepiece.bpe.model, whichever the family has.
             merges_file: merges.txt, for byte-level BPE.
             tokenizer_file: a tokenizer.json instead of these.
-            settings: special tokens by role (`unk_token="[UNK]"`), `do_lower_case`, `model_max_length` and so on.
+            settings: special tokens by name (`unk_token="[UNK]"`), `do_lower_case`, `model_max_length` and so on.
 
         Raises:
             TypeError: on an unknown setting, or files that are missing or of no use to this class.
             ValueError: on an impossible setting.
         """
-        given = [vocab_file, merges_file][: len(self.family.raw_files)]
-        if tokenizer_file is not None:
-            files: dict[str, Any] = {loading.TOKENIZER_FILE: tokenizer_file}
-        elif not given or any(file is None for file in given):
-            raise TypeError(
-                f"{type(self).__name__}: expected tokenizer_file"
-                + (f", or files such as {' and '.join(self.family.raw_files)}" if self.family.raw_files else "")
-            )
-        else:
-            files = {
-                name: dict(file) if isinstance(file, Mapping) else file
-                for name, file in zip(self.family.raw_files, given, strict=True)
-            }
-        merged = self.family.settings()
-        from_caller(merged, self.family.options, settings)
-        self._install(loading.load(self.family, files, merged, merged.pipeline))
+        names = self.spec.raw_files
+        files: dict[str, Any] = {folder.TOKENIZER_FILE: tokenizer_file}
+        if tokenizer_file is None:
+            given = (dict(file) if isinstance(file, Mapping) else file for file in (vocab_file, merges_file))
+            files = dict(zip(names, given, strict=False))
+        if not files or any(file is None for file in files.values()):
+            what = f", or files such as {' and '.join(names)}" if names else ""
+            raise TypeError(f"{type(self).__name__}: expected tokenizer_file{what}")
+        merged = folder.Settings(dict(self.spec.special_tokens))
+        folder.from_caller(merged, self.spec, settings)
+        self._install(merged, *folder.load(self.spec, files, merged, merged.pipeline))
 
     @classmethod
     def from_pretrained(
@@ -97,38 +122,38 @@ class Tokenizer(Conversion):
             CheckpointError: if a file is missing or at fault, naming it and the line, key or token.
             ValueError, TypeError: if there is no such checkpoint, or an override is unknown or impossible.
         """
-        folder = local_folder(
-            pretrained_model_name_or_path,
-            patterns=loading.PATTERNS,
-            revision=revision,
-            local_files_only=local_files_only,
-        )
-        files = loading.vocabulary_files(folder, cls.family)
-        settings = from_folder(folder, cls.family.settings(), cls.family.options, overrides)
-        asked = {name: value for name, value in overrides.items() if name in cls.family.options}
-        loaded = loading.load(cls.family, files, settings, asked)
-        loading.require_room_in_table(loaded.backend, settings.by_caller, folder, next(iter(files.values())))
+        name = pretrained_model_name_or_path
+        at = local_folder(name, patterns=folder.PATTERNS, revision=revision, local_files_only=local_files_only)
+        files = folder.vocabulary_files(at, cls.spec)
+        settings = folder.from_folder(at, cls.spec, overrides)
+        asked = {option: value for option, value in overrides.items() if option in cls.spec.options}
         tokenizer = cls.__new__(cls)
-        tokenizer._install(loaded)
-        tokenizer.name_or_path = str(pretrained_model_name_or_path)
+        tokenizer._install(settings, *folder.load(cls.spec, files, settings, asked))
+        faults = guards.faults_of_size(tokenizer.backend_tokenizer, settings.by_caller, at / folder.MODEL_CONFIG_FILE)
+        guards.refuse_first(next(iter(files.values())), faults)
+        tokenizer.name_or_path = str(name)
         return tokenizer
 
-    def _install(self, loaded: loading.Loaded) -> None:
-        plain = loaded.settings.plain
-        self.backend_tokenizer = loaded.backend
-        self._roles = loaded.roles
-        self._extra = list(
-            dict.fromkeys(token if isinstance(token, str) else token.content for token in loaded.settings.extra)
-        )
-        self._options = loaded.options
+    def _install(
+        self,
+        settings: folder.Settings,
+        backend: Backend,
+        special_tokens: dict[str, str | None],
+        options: dict[str, Any],
+    ) -> None:
+        plain = settings.plain
+        self.backend_tokenizer = backend
+        self._special_tokens = special_tokens
+        self._extra = list(dict.fromkeys(map(text_of, settings.extra)))
+        self._options = options
         self.name_or_path = plain.get("name_or_path", "")
-        self.model_max_length = int(min(plain.get("model_max_length", UNBOUNDED), UNBOUNDED))
+        self.model_max_length = int(min(plain.get("model_max_length", folder.UNBOUNDED), folder.UNBOUNDED))
         self.padding_side: str = plain.get("padding_side", "right")
         self.truncation_side: str = plain.get("truncation_side", "right")
         self.clean_up_tokenization_spaces: bool = plain.get("clean_up_tokenization_spaces", False)
         self.split_special_tokens: bool = plain.get("split_special_tokens", False)
         self.pad_token_type_id: int = plain.get("pad_token_type_id", 0)
-        self.model_input_names = list(plain.get("model_input_names", self.family.input_names))
+        self.model_input_names = list(plain.get("model_input_names", self.spec.input_names))
         self._warned = False
         self._lock = threading.Lock()
 
@@ -190,16 +215,16 @@ class Tokenizer(Conversion):
         Raises:
             TypeError, ValueError: naming the argument or the text that is wrong.
         """
-        wanted = returned_fields(returns, self.model_input_names)
-        batch, batched = as_batch(text, text_pair, is_split_into_words)
+        wanted = call.returned_fields(returns, self.model_input_names)
+        batch, batched = call.as_batch(text, text_pair, is_split_into_words)
         plan = self._plan(
-            padding,
-            truncation,
-            max_length,
-            stride,
-            pad_to_multiple_of,
-            padding_side,
-            bool(returns.get("pad_to_max_length")),
+            padding=padding,
+            truncation=truncation,
+            max_length=max_length,
+            stride=stride,
+            pad_to_multiple_of=pad_to_multiple_of,
+            padding_side=padding_side,
+            pad_to_max_length=bool(returns.get("pad_to_max_length")),
         )
         encodings = self._encode(batch, plan, add_special_tokens, is_split_into_words)
         if plan.truncation is None and returns.get("verbose", True):
@@ -216,53 +241,30 @@ class Tokenizer(Conversion):
             data = {name: value[0] if isinstance(value[0], list) else value for name, value in data.items()}
         return BatchEncoding(data, rows, return_tensors)
 
-    def _plan(
-        self,
-        padding: bool | str,
-        truncation: bool | str | None,
-        max_length: int | None,
-        stride: int,
-        pad_to_multiple_of: int | None,
-        padding_side: str | None,
-        pad_to_max_length: bool = False,
-    ) -> Plan:
-        plan = call_options.plan(
-            padding=padding,
-            truncation=truncation,
-            max_length=max_length,
-            stride=stride,
-            pad_to_multiple_of=pad_to_multiple_of,
-            padding_side=self.padding_side if padding_side is None else padding_side,
-            pad_to_max_length=pad_to_max_length,
-            model_max_length=self.model_max_length,
-        )
+    def _plan(self, padding_side: str | None, **asked: Any) -> call.LengthPlan:
+        side = self.padding_side if padding_side is None else padding_side
+        plan = call.plan_lengths(padding_side=side, model_max_length=self.model_max_length, **asked)
         if plan.padding and self.pad_token_id is None:
-            raise ValueError(
-                "padding: the tokenizer has no pad token; set one, as in tokenizer.pad_token = tokenizer.eos_token, "
-                "or add one with tokenizer.add_special_tokens({'pad_token': '[PAD]'})"
-            )
+            how = "set one, as in tokenizer.pad_token = tokenizer.eos_token, or add one with "
+            how += "tokenizer.add_special_tokens({'pad_token': '[PAD]'})"
+            raise ValueError(f"padding: the tokenizer has no pad token; {how}")
         return plan
 
-    def _encode(self, batch: list[Any], plan: Plan, specials: bool, split: bool) -> list[Encoding]:
+    def _encode(self, batch: list[Any], plan: call.LengthPlan, specials: bool, split: bool) -> list[Encoding]:
         """Runs the backend, whose truncation and padding are state: one call at a time (the lock is for threads)."""
-        require_room_for(self.backend_tokenizer, batch, plan, specials)
-        pad = None
-        if plan.padding is not None:
-            pad = {"pad_id": self.pad_token_id, "pad_token": self.pad_token, "pad_type_id": self.pad_token_type_id}
+        call.require_room(self.backend_tokenizer, batch, plan, specials)
+        pad = {"pad_id": self.pad_token_id, "pad_token": self.pad_token, "pad_type_id": self.pad_token_type_id}
         with self._lock:
             self.backend_tokenizer.encode_special_tokens = self.split_special_tokens
-            set_lengths(self.backend_tokenizer, plan, self.truncation_side, pad)
-            return encode_batch(self.backend_tokenizer, batch, plan, specials, split, self.name_or_path)
+            call.set_lengths(self.backend_tokenizer, plan, self.truncation_side, pad)
+            return call.encode_batch(self.backend_tokenizer, batch, plan, specials, split, self.name_or_path)
 
     def _warn_too_long(self, encodings: list[Encoding]) -> None:
         longest = max(map(len, encodings))
         if longest > self.model_max_length and not self._warned:
             self._warned = True
-            _log.warning(
-                "a sequence has %d tokens, the model takes at most %d; pass truncation=True",
-                longest,
-                self.model_max_length,
-            )
+            what = "a sequence has %d tokens, the model takes at most %d; pass truncation=True"
+            _log.warning(what, longest, self.model_max_length)
 
     def encode(self, text: Any, text_pair: Any = None, add_special_tokens: bool = True, **options: Any) -> Any:
         """The ids of a text or a pair: a list of int, or a tensor (1, T) with return_tensors. Arguments as a call's."""
@@ -304,9 +306,252 @@ class Tokenizer(Conversion):
     ) -> BatchEncoding:
         """Pads encodings made one by one to a batch (see `pad_batch`); may serve as a data loader's collate_fn."""
         mask = "attention_mask" in self.model_input_names if return_attention_mask is None else return_attention_mask
-        plan = self._plan(padding, False, None if padding is True else max_length, 0, pad_to_multiple_of, padding_side)
-        filling = Filling(self.model_input_names[0], self.pad_token_id, self.pad_token_type_id, mask)
-        return pad_batch(encoded_inputs, plan, filling, return_tensors)
+        plan = self._plan(
+            padding_side,
+            padding=padding,
+            truncation=False,
+            max_length=None if padding is True else max_length,
+            pad_to_multiple_of=pad_to_multiple_of,
+        )
+        fills = {
+            self.model_input_names[0]: self.pad_token_id,
+            "attention_mask": 0,
+            "token_type_ids": self.pad_token_type_id,
+            "special_tokens_mask": 1,
+        }
+        return call.pad_batch(encoded_inputs, plan, fills, mask, return_tensors)
+
+    # -- special and added tokens
+
+    def __len__(self) -> int:
+        """The number of tokens, added ones included."""
+        return self.backend_tokenizer.get_vocab_size(with_added_tokens=True)
+
+    def _assign(self, name: str, value: object) -> None:
+        text = None if value is None else _token_text(name, value)
+        if text is not None and self.backend_tokenizer.token_to_id(text) is None:
+            what = f"not in the vocabulary; add it with add_special_tokens({{{name!r}: {text!r}}})"
+            raise ValueError(f"{name}={text!r}: {what}")
+        self._special_tokens[name] = text
+
+    @property
+    def special_tokens_map(self) -> dict[str, str]:
+        """Name -> token, for the special tokens that there are."""
+        return {name: text for name in SPECIAL_TOKENS if (text := self._special_tokens.get(name)) is not None}
+
+    @property
+    def extra_special_tokens(self) -> list[str]:
+        """The special tokens without a name."""
+        return list(self._extra)
+
+    @property
+    def additional_special_tokens(self) -> list[str]:
+        """The older name of extra_special_tokens."""
+        return self.extra_special_tokens
+
+    @property
+    def all_special_tokens(self) -> list[str]:
+        """Every special token once: those with a name, then the extra ones."""
+        return list(dict.fromkeys([*self.special_tokens_map.values(), *self._extra]))
+
+    @property
+    def all_special_ids(self) -> list[int]:
+        """The ids of all_special_tokens."""
+        return [guards.token_and_id(self.backend_tokenizer, token)[1] for token in self.all_special_tokens]
+
+    def add_tokens(
+        self,
+        new_tokens: str | AddedToken | list[str | AddedToken] | tuple[str | AddedToken, ...],
+        special_tokens: bool = False,
+    ) -> int:
+        """Adds tokens that are not in the vocabulary at its end; returns how many. The model's table must grow with it.
+
+        Raises:
+            TypeError: if something else than tokens is given.
+            ValueError: if a token has no text.
+        """
+        tokens = list(new_tokens) if isinstance(new_tokens, list | tuple) else [new_tokens]
+        for token in tokens:
+            if not isinstance(token, str | AddedToken):
+                raise TypeError(f"add_tokens: expected tokens (str or AddedToken), got {kind_of(token)}")
+            if not text_of(token):
+                raise ValueError("add_tokens: expected a text, got an empty token")
+        before = len(self)
+        add = self.backend_tokenizer.add_special_tokens if special_tokens else self.backend_tokenizer.add_tokens
+        add(tokens)
+        return len(self) - before
+
+    def add_special_tokens(self, special_tokens_dict: dict[str, Any], replace_extra_special_tokens: bool = True) -> int:
+        """Gives names (`{"pad_token": "<p>"}`) to tokens, or makes them extra special (`{"extra_special_tokens": [...]}`).
+
+        Tokens that are not in the vocabulary are added at its end; returns how many.
+
+        Raises:
+            ValueError: if a key is none of these names, or a value no token.
+        """
+        before = len(self)
+        for name, value in special_tokens_dict.items():
+            extra = name in ("extra_special_tokens", "additional_special_tokens")
+            if not extra and name not in SPECIAL_TOKENS:
+                raise ValueError(f"{name!r}: expected one of {', '.join(SPECIAL_TOKENS)}, extra_special_tokens")
+            if extra and not isinstance(value, list | tuple):
+                raise ValueError(f"{name}: expected a list of tokens, got {kind_of(value)}")
+            tokens = list(value) if extra else [value]
+            texts = [_token_text(name, token) for token in tokens]
+            self.add_tokens(tokens, special_tokens=True)
+            if extra:
+                kept = [] if replace_extra_special_tokens else self._extra
+                self._extra = list(dict.fromkeys([*kept, *texts]))
+            else:
+                self._assign(name, value)
+        return len(self) - before
+
+    # -- ids, tokens, text
+
+    @property
+    def vocab_size(self) -> int:
+        """The number of tokens of the model, without added ones (the reference's meaning)."""
+        return self.backend_tokenizer.get_vocab_size(with_added_tokens=False)
+
+    def get_vocab(self) -> dict[str, int]:
+        """Token -> id, added tokens included."""
+        return self.backend_tokenizer.get_vocab(with_added_tokens=True)
+
+    @property
+    def vocab(self) -> dict[str, int]:
+        """As get_vocab()."""
+        return self.get_vocab()
+
+    @property
+    def added_tokens_decoder(self) -> dict[int, AddedToken]:
+        """Id -> added token with its flags."""
+        return dict(sorted(self.backend_tokenizer.get_added_tokens_decoder().items()))
+
+    @property
+    def added_tokens_encoder(self) -> dict[str, int]:
+        """Text -> id of the added tokens."""
+        return {token.content: index for index, token in self.added_tokens_decoder.items()}
+
+    def get_added_vocab(self) -> dict[str, int]:
+        """As added_tokens_encoder."""
+        return self.added_tokens_encoder
+
+    def convert_tokens_to_ids(self, tokens: Any) -> Any:
+        """The id of a token, or the ids of a list; an unknown one has the id of unk_token, None without."""
+        if isinstance(tokens, str):
+            index = self.backend_tokenizer.token_to_id(tokens)
+            return self.unk_token_id if index is None else index
+        if not isinstance(tokens, list | tuple):
+            raise TypeError(f"convert_tokens_to_ids: expected a token or a list, got {kind_of(tokens)}")
+        return [self.convert_tokens_to_ids(token) for token in tokens]
+
+    def convert_ids_to_tokens(self, ids: Any, skip_special_tokens: bool = False) -> Any:
+        """The token of an id, or the tokens of a list; None for an id above the vocabulary.
+
+        Raises:
+            TypeError, ValueError: if an id is no integer, or negative.
+        """
+        ids = _lists(ids)
+        if not isinstance(ids, list):
+            return self.backend_tokenizer.id_to_token(_index(ids))
+        skipped = set(self.all_special_ids) if skip_special_tokens else set()
+        return [self.backend_tokenizer.id_to_token(_index(index)) for index in ids if index not in skipped]
+
+    def convert_tokens_to_string(self, tokens: list[str]) -> str:
+        """The text that tokens stand for."""
+        decoder = self.backend_tokenizer.decoder
+        return " ".join(tokens) if decoder is None else decoder.decode(tokens)
+
+    def decode(
+        self, token_ids: Any, skip_special_tokens: bool = False, clean_up_tokenization_spaces: bool | None = None
+    ) -> Any:
+        """The text of ids (int, list, tensor (T,)), or a list of texts for a list of them or a tensor (B, T).
+
+        Args:
+            token_ids: the ids; those above the vocabulary stand for nothing.
+            skip_special_tokens: whether to leave special tokens out.
+            clean_up_tokenization_spaces: whether to close up English punctuation, the tokenizer's setting if None; never
+                for BPE, where the spaces are the text's own.
+
+        Raises:
+            TypeError, ValueError: if an id is no integer, or negative.
+        """
+        ids = _lists(token_ids)
+        if isinstance(ids, list) and ids and isinstance(ids[0], list):
+            return [self.decode(row, skip_special_tokens, clean_up_tokenization_spaces) for row in ids]
+        indices = [_index(index) for index in (ids if isinstance(ids, list) else [ids])]
+        text = self.backend_tokenizer.decode(indices, skip_special_tokens=skip_special_tokens)
+        if clean_up_tokenization_spaces is None:
+            clean_up_tokenization_spaces = self.clean_up_tokenization_spaces
+        if clean_up_tokenization_spaces and type(self.backend_tokenizer.model).__name__ != "BPE":
+            text = self.clean_up_tokenization(text)
+        return text
+
+    def batch_decode(
+        self, sequences: Any, skip_special_tokens: bool = False, clean_up_tokenization_spaces: bool | None = None
+    ) -> list[str]:
+        """The texts of a list of id lists or a tensor (B, T)."""
+        text = self.decode(sequences, skip_special_tokens, clean_up_tokenization_spaces)
+        return [text] if isinstance(text, str) else list(text)
+
+    @staticmethod
+    def clean_up_tokenization(text: str) -> str:
+        """Removes the spaces before English punctuation and contractions."""
+        for spaced in _SPACING:
+            text = text.replace(spaced, spaced.strip())
+        return text
+
+    def num_special_tokens_to_add(self, pair: bool = False) -> int:
+        """How many special tokens a call adds to a text, or to a pair."""
+        return self.backend_tokenizer.num_special_tokens_to_add(pair)
+
+    @property
+    def max_len_single_sentence(self) -> int:
+        """How many tokens of a text fit into the model."""
+        return self.model_max_length - self.num_special_tokens_to_add(pair=False)
+
+    @property
+    def max_len_sentences_pair(self) -> int:
+        """How many tokens of a pair fit into the model."""
+        return self.model_max_length - self.num_special_tokens_to_add(pair=True)
+
+    def _joined(self, first: list[int], second: list[int] | None) -> list[tuple[int, int, int]]:
+        """(id, token type, 1 if special) at each place of one text, or of two, in the model's template."""
+        backend, texts = self.backend_tokenizer, (first, second or [])
+        word = next(token for token, index in sorted(self.get_vocab().items()) if index not in self.all_special_ids)
+        found = backend.encode([word], None if second is None else [word], is_pretokenized=True)
+        places: list[tuple[int, int, int]] = []
+        previous = None
+        for text, index, kind in zip(found.sequence_ids, found.ids, found.type_ids, strict=True):
+            if text is None:
+                places.append((index, kind, 1))
+            elif text != previous:  # a word may have several tokens
+                places += [(index, kind, 0) for index in texts[text]]
+            previous = text
+        return places
+
+    def build_inputs_with_special_tokens(self, token_ids_0: Ids, token_ids_1: Ids | None = None) -> Ids:
+        """The ids of one text, or of two, with the model's special tokens round them."""
+        return [index for index, _, _ in self._joined(token_ids_0, token_ids_1)]
+
+    def create_token_type_ids_from_sequences(self, token_ids_0: Ids, token_ids_1: Ids | None = None) -> Ids:
+        """The token types that go with build_inputs_with_special_tokens."""
+        return [kind for _, kind, _ in self._joined(token_ids_0, token_ids_1)]
+
+    def get_special_tokens_mask(
+        self, token_ids_0: Ids, token_ids_1: Ids | None = None, already_has_special_tokens: bool = False
+    ) -> Ids:
+        """1 for special tokens, 0 for others, as build_inputs_with_special_tokens puts them or as token_ids_0 has them.
+
+        Raises:
+            ValueError: if a finished sequence comes with a second one.
+        """
+        if not already_has_special_tokens:
+            return [special for _, _, special in self._joined(token_ids_0, token_ids_1)]
+        if token_ids_1 is not None:
+            raise ValueError("get_special_tokens_mask: a finished sequence takes no token_ids_1")
+        special = set(self.all_special_ids)
+        return [int(index in special) for index in _lists(token_ids_0)]
 
     def save_pretrained(self, save_directory: str | Path) -> tuple[str, ...]:
         """Writes tokenizer.json and tokenizer_config.json, each whole or not at all; returns their paths.
@@ -314,22 +559,41 @@ class Tokenizer(Conversion):
         Raises:
             ValueError: if `save_directory` is a file.
         """
-        return saving.save(self.backend_tokenizer, self._config(), Path(save_directory))
+        return folder.save(self.backend_tokenizer, self._config(), Path(save_directory))
 
     def _config(self) -> dict[str, Any]:
         """What tokenizer_config.json says: every added token is named, so that stale companions are not read."""
-        roles = self.special_tokens_map
-        of_family = saving.is_of_family(self.backend_tokenizer, self.family, self._options, roles)
+        tokens = self.special_tokens_map
+        of_spec = folder.is_of_spec(self.backend_tokenizer, self.spec, self._options, tokens)
         return {
-            **(self._options if of_family else {}),
-            **dict.fromkeys(self.family.roles),
-            **roles,
-            "added_tokens_decoder": {str(i): saving.flags(token) for i, token in self.added_tokens_decoder.items()},
+            **(self._options if of_spec else {}),
+            **dict.fromkeys(self.spec.special_tokens),
+            **tokens,
+            "added_tokens_decoder": {str(i): folder.flags(token) for i, token in self.added_tokens_decoder.items()},
             "clean_up_tokenization_spaces": self.clean_up_tokenization_spaces,
             "additional_special_tokens": self.extra_special_tokens,  # transformers 4 fails on the newer name
             "model_input_names": self.model_input_names,
             "model_max_length": self.model_max_length,
             "padding_side": self.padding_side,
-            "tokenizer_class": self.family.name if of_family else GENERIC.name,
+            "tokenizer_class": self.spec.name if of_spec else GENERIC.name,
             "truncation_side": self.truncation_side,
         }
+
+
+def _lists(ids: Any) -> Any:
+    """Ids as an int, a list of int, or a list of lists of int."""
+    ids = ids.tolist() if hasattr(ids, "tolist") else ids
+    return [_lists(item) for item in ids] if isinstance(ids, list | tuple) else ids
+
+
+def _index(value: Any) -> int:
+    if isinstance(value, int) and value >= 0 and not isinstance(value, bool):
+        return value
+    error = ValueError if isinstance(value, int) and value < 0 else TypeError
+    raise error(f"expected ids (int) of at least 0, got {kind_of(value)}; replace the labels' -100 before decoding")
+
+
+def _token_text(name: str, value: object) -> str:
+    if not (isinstance(value, str | AddedToken) and text_of(value)):
+        raise ValueError(f"{name}: expected the text of a token, got {kind_of(value)}")
+    return text_of(value)

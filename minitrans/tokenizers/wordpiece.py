@@ -2,56 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, normalizers, pre_tokenizers, processors
 from tokenizers.models import WordPiece
 
-from minitrans.errors import CheckpointError
-from minitrans.files import printable, read_text
-from minitrans.tokenizers.backend import require_dense_ids, token_and_id
+from minitrans.tokenizers.guards import faults_of_ids, read_lines, refuse_first, token_and_id
 
 LONGEST_WORD = 100  # R8: a longer word is [UNK]
 
 
-def read_vocabulary(path: str | Path) -> dict[str, int]:
-    """Token -> id, the id being the line number from 0. Raises CheckpointError, naming a blank or repeated line."""
-    lines = read_text(path).split("\n")
-    if lines[-1] == "":
-        lines.pop()
-    vocabulary: dict[str, int] = {}
-    for index, line in enumerate(lines):
-        token = line.rstrip()
-        if not token:
-            raise CheckpointError(f"{printable(path)}: line {index + 1}: expected a token, found a blank line")
-        if token in vocabulary:
-            raise CheckpointError(
-                f"{printable(path)}: line {index + 1}: {printable(token)!r}: expected each token once, "
-                f"found it on line {vocabulary[token] + 1} already"
-            )
-        vocabulary[token] = index
-    if not vocabulary:
-        raise CheckpointError(f"{printable(path)}: expected one token a line, found an empty file")
-    return vocabulary
+def build(files: Mapping[str, Any], tokens: Mapping[str, str], _: Collection[str] = ()) -> Backend:
+    """A backend with the model only, from vocab.txt, where a token's id is the number of its line (or from a dict).
+
+    Raises:
+        CheckpointError: naming the line that is blank or repeated.
+    """
+    origin = files["vocab.txt"]
+    if isinstance(origin, dict):
+        pieces, origin = origin, "vocab"
+    else:
+        pieces = {token: index for index, token in enumerate(read_lines(origin, "a token", bool))}
+    refuse_first(origin, faults_of_ids(pieces))
+    return Backend(WordPiece(pieces, unk_token=tokens["unk_token"], max_input_chars_per_word=LONGEST_WORD))
 
 
-def build(vocabulary: str | Path | dict[str, int], unknown: str) -> Backend:
-    """A backend with the model only; `unknown` is the token of a word that no pieces make."""
-    origin = "vocab" if isinstance(vocabulary, dict) else vocabulary
-    pieces = vocabulary if isinstance(vocabulary, dict) else read_vocabulary(vocabulary)
-    require_dense_ids(pieces, origin)
-    if unknown not in pieces:
-        raise CheckpointError(
-            f"{printable(origin)}: expected the unknown token {printable(unknown)!r}, found no such token"
-        )
-    return Backend(WordPiece(pieces, unk_token=unknown, max_input_chars_per_word=LONGEST_WORD))
-
-
-def _dress_text(backend: Backend, options: Mapping[str, Any]) -> None:
-    """BERT's normalizer, word splitting and decoder."""
+def _add_cleaning(backend: Backend, options: Mapping[str, Any]) -> None:
     backend.normalizer = normalizers.BertNormalizer(
         clean_text=True,
         handle_chinese_chars=options["tokenize_chinese_chars"],
@@ -62,24 +40,26 @@ def _dress_text(backend: Backend, options: Mapping[str, Any]) -> None:
     backend.decoder = decoders.WordPiece(prefix="##")
 
 
-def dress_as_roberta(backend: Backend, options: Mapping[str, Any], tokens: Mapping[str, str]) -> None:
-    """As `dress`, with RoBERTa's template `<s> A </s></s> B </s>`: MPNet."""
-    _dress_text(backend, options)
-    last, first = (token_and_id(backend, tokens[role]) for role in ("sep_token", "cls_token"))
-    backend.post_processor = processors.RobertaProcessing(last, first, trim_offsets=True, add_prefix_space=False)
-
-
-def dress(backend: Backend, options: Mapping[str, Any], tokens: Mapping[str, str]) -> None:
-    """Gives `backend` BERT's normalizer, word splitting, template `[CLS] A [SEP] B [SEP]` and decoder (R8).
-
-    Args:
-        options: do_lower_case, tokenize_chinese_chars, strip_accents (None: as do_lower_case).
-        tokens: the text of cls_token and sep_token.
-    """
-    _dress_text(backend, options)
+def add_bert_template(backend: Backend, tokens: Mapping[str, str]) -> None:
+    """Gives `backend` BERT's template `[CLS] A [SEP] B [SEP]`, with token types 0 and 1 (R8)."""
     first, last = tokens["cls_token"], tokens["sep_token"]
     backend.post_processor = processors.TemplateProcessing(
         single=f"{first}:0 $A:0 {last}:0",
         pair=f"{first}:0 $A:0 {last}:0 $B:1 {last}:1",
         special_tokens=[token_and_id(backend, token) for token in (first, last)],
     )
+
+
+def add_normalizer_and_decoder(backend: Backend, options: Mapping[str, Any], tokens: Mapping[str, str]) -> None:
+    """Gives a model whose tokens are declared BERT's normalizer, word splitting, template and decoder (R8)."""
+    _add_cleaning(backend, options)
+    add_bert_template(backend, tokens)
+
+
+def add_normalizer_and_roberta_template(
+    backend: Backend, options: Mapping[str, Any], tokens: Mapping[str, str]
+) -> None:
+    """As `add_normalizer_and_decoder`, with RoBERTa's template `<s> A </s></s> B </s>`: MPNet."""
+    _add_cleaning(backend, options)
+    last, first = (token_and_id(backend, tokens[name]) for name in ("sep_token", "cls_token"))
+    backend.post_processor = processors.RobertaProcessing(last, first, trim_offsets=True, add_prefix_space=False)

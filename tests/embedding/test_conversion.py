@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from minitrans import AutoTokenizer, BertTokenizer, CheckpointError, Encoder
 from minitrans.checkpoints.conversion import COMPANIONS, convert
-from minitrans.tokenizers.loading import PATTERNS
+from minitrans.tokenizers.folder import PATTERNS
 from tests.embedding.conftest import PLACE, TEXTS, sentence_folder
 
 

@@ -12,7 +12,7 @@ import sentencepiece
 from tokenizers import Tokenizer as Backend
 from tokenizers import models, pre_tokenizers, trainers
 
-from minitrans.tokenizers import classes as ours
+from minitrans.tokenizers import auto as ours
 
 TEXT = """The transformer reads a sentence all at once, and each word looks at every other word.
 Der Übersetzer liest den ganzen Satz auf einmal; jedes Wort schaut auf jedes andere Wort.
@@ -144,7 +144,7 @@ def pairs(
         ("CamembertTokenizer", sentencepiece_folder, {}),
     ]:
         mine = getattr(ours, name).from_pretrained(folder, **options)
-        flags = {"mask_token": _mask(mine.mask_token)} if mine.family.mask_lstrip else {}
+        flags = {"mask_token": _mask(mine.mask_token)} if mine.spec.mask_lstrip else {}
         reference = getattr(transformers, name).from_pretrained(folder, **options, **flags)
         made[" ".join([name, *options])] = (mine, reference)
     return made

@@ -13,9 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from minitrans.tokenizers.auto import AutoTokenizer
+from minitrans.tokenizers.auto import AutoTokenizer, BertTokenizer, BertTokenizerFast, RobertaTokenizer
 from minitrans.tokenizers.batch_encoding import BatchEncoding
-from minitrans.tokenizers.classes import BertTokenizer, BertTokenizerFast, RobertaTokenizer
 
 
 @pytest.fixture

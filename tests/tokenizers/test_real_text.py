@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from minitrans.tokenizers import classes as ours
+from minitrans.tokenizers import auto as ours
 from minitrans.tokenizers.auto import AutoTokenizer
 
 CASES = [

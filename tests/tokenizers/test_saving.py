@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from minitrans.tokenizers import classes as ours
+from minitrans.tokenizers import auto as ours
 from minitrans.tokenizers.auto import AutoTokenizer
 
 transformers = pytest.importorskip("transformers")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tokenizers import AddedToken
 
-from minitrans.tokenizers import classes as ours
+from minitrans.tokenizers import auto as ours
 from minitrans.tokenizers.auto import AutoTokenizer
 from minitrans.tokenizers.tokenizer import Tokenizer
 

@@ -1,0 +1,106 @@
+"""The tokenizers of the model families: a row for what each presumes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+from tokenizers import Tokenizer as Backend
+
+from minitrans.tokenizers import byte_level_bpe, sentencepiece_model, wordpiece
+
+SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+
+
+@dataclass(frozen=True)
+class TokenizerSpec:
+    """What a tokenizer class presumes.
+
+    Attributes:
+        name: the class name, as checkpoints write it.
+        model: the kind of model its tokenizer.json must hold, None for any.
+        raw_files: the vocabulary files it can be built from.
+        special_tokens: the special tokens by their names, unless files or caller say otherwise.
+        options: the options of its pipeline and their defaults.
+        input_names: the fields its models take.
+        build: makes the bare model from the raw files, the special tokens by name, and all special texts.
+        add_normalizer_and_decoder: gives a bare model the rest of the family's pipeline.
+        mask_lstrip: whether the mask token swallows the space on its left (R8).
+    """
+
+    name: str
+    model: str | None = None
+    raw_files: tuple[str, ...] = ()
+    special_tokens: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    input_names: tuple[str, ...] = ("input_ids", "attention_mask")
+    build: Callable[[Mapping[str, Any], Mapping[str, str], Collection[str]], Backend] | None = None
+    add_normalizer_and_decoder: Callable[[Backend, Mapping[str, Any], Mapping[str, str]], None] | None = None
+    mask_lstrip: bool = False
+
+
+_BERT_TOKENS = {
+    "unk_token": "[UNK]", "sep_token": "[SEP]", "pad_token": "[PAD]", "cls_token": "[CLS]", "mask_token": "[MASK]",
+}  # fmt: skip
+_ROBERTA_TOKENS = {
+    "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "sep_token": "</s>", "pad_token": "<pad>",
+    "cls_token": "<s>", "mask_token": "<mask>",
+}  # fmt: skip
+
+GENERIC = TokenizerSpec("PreTrainedTokenizerFast")
+BERT = TokenizerSpec(
+    "BertTokenizer",
+    model="WordPiece",
+    raw_files=("vocab.txt",),
+    special_tokens=_BERT_TOKENS,
+    options={"do_lower_case": True, "tokenize_chinese_chars": True, "strip_accents": None},
+    input_names=("input_ids", "token_type_ids", "attention_mask"),
+    build=wordpiece.build,
+    add_normalizer_and_decoder=wordpiece.add_normalizer_and_decoder,
+)
+DISTILBERT = replace(BERT, name="DistilBertTokenizer", input_names=GENERIC.input_names)  # D1: no token types
+MPNET = replace(
+    DISTILBERT,
+    name="MPNetTokenizer",
+    special_tokens={**_ROBERTA_TOKENS, "unk_token": "[UNK]"},
+    add_normalizer_and_decoder=wordpiece.add_normalizer_and_roberta_template,
+    mask_lstrip=True,
+)
+ROBERTA = TokenizerSpec(
+    "RobertaTokenizer",
+    model="BPE",
+    raw_files=("vocab.json", "merges.txt"),
+    special_tokens=_ROBERTA_TOKENS,
+    options={"add_prefix_space": False, "trim_offsets": True},
+    build=byte_level_bpe.build,
+    add_normalizer_and_decoder=byte_level_bpe.add_normalizer_and_decoder,
+    mask_lstrip=True,
+)
+XLM_ROBERTA = TokenizerSpec(
+    "XLMRobertaTokenizer",
+    model="Unigram",
+    raw_files=("sentencepiece.bpe.model",),
+    special_tokens=_ROBERTA_TOKENS,
+    options={"add_prefix_space": True},
+    build=partial(sentencepiece_model.build, layout=sentencepiece_model.xlm_roberta_pieces),
+    add_normalizer_and_decoder=sentencepiece_model.add_normalizer_and_decoder,
+    mask_lstrip=True,
+)
+CAMEMBERT = replace(
+    XLM_ROBERTA,
+    name="CamembertTokenizer",
+    build=partial(sentencepiece_model.build, layout=sentencepiece_model.camembert_pieces),
+)
+ALBERT = TokenizerSpec(
+    "AlbertTokenizer",
+    model="Unigram",
+    raw_files=("spiece.model",),
+    special_tokens={
+        **_BERT_TOKENS, "bos_token": "[CLS]", "eos_token": "[SEP]", "unk_token": "<unk>", "pad_token": "<pad>",
+    },
+    options={"do_lower_case": True, "keep_accents": False, "add_prefix_space": True},
+    build=partial(sentencepiece_model.build, layout=sentencepiece_model.albert_pieces),
+    add_normalizer_and_decoder=sentencepiece_model.add_albert_normalizer_and_decoder,
+)  # fmt: skip
