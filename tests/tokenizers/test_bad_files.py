@@ -160,6 +160,25 @@ def _token(content: str, index: Any) -> dict[str, Any]:
     return {"id": index, "content": content, "special": True, **flags}
 
 
+def _special(name: str) -> dict[str, Any]:
+    return {"SpecialToken": {"id": name, "type_id": 0}}
+
+
+def _nothing(name: str) -> dict[str, Any]:
+    return {"id": name, "ids": [], "tokens": []}
+
+
+def _roberta(sep: list[Any], cls: list[Any]) -> dict[str, Any]:
+    return {"type": "RobertaProcessing", "sep": sep, "cls": cls, "trim_offsets": True, "add_prefix_space": False}
+
+
+def _in_sequence(document: dict[str, Any]) -> None:
+    template = document["post_processor"]
+    template["single"].append(_special("[START]"))
+    byte_level = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False, "use_regex": True}
+    document["post_processor"] = {"type": "Sequence", "processors": [byte_level, template]}
+
+
 SPLIT = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False}
 JSON: list[tuple[str, Callable[[dict[str, Any]], None], tuple[str, ...]]] = [
     ("no model", _set("model", None), ("model", "NoneType")),
@@ -187,6 +206,20 @@ JSON: list[tuple[str, Callable[[dict[str, Any]], None], tuple[str, ...]]] = [
     ("added token no object", _set("added_tokens", ["<new>"]), ("<new>", "AddedToken")),
     ("template token absent", _set("post_processor/special_tokens/[SEP]/tokens", ["[END]"]), ("[END]",)),
     ("template id wrong", _set("post_processor/special_tokens/[SEP]/ids", [9]), ("[SEP]", "9")),
+    (
+        "template names what it lacks",
+        _set("post_processor/single", [_special("[START]")]),
+        ("post_processor", "[START]"),
+    ),
+    ("template of pairs names it", _set("post_processor/pair", [_special("[START]")]), ("post_processor", "[START]")),
+    ("template name unknown", _set("post_processor/special_tokens", {}), ("post_processor", "[CLS]")),
+    ("template token without ids", _set("post_processor/special_tokens/[SEP]/ids", []), ("[SEP]", "[]")),
+    ("template tokens fewer than ids", _set("post_processor/special_tokens/[SEP]/tokens", []), ("[SEP]", "[]")),
+    ("template without tokens", _set("post_processor/special_tokens/[SEP]", _nothing("[SEP]")), ("[SEP]", "[]")),
+    ("template id past the table", _set("post_processor/special_tokens/[SEP]/ids", [99999]), ("[SEP]", "99999")),
+    ("template inside a sequence", _in_sequence, ("post_processor", "[START]")),
+    ("sep of another id", _set("post_processor", _roberta(["[SEP]", 9], ["[CLS]", 2])), ("[SEP]", "9")),
+    ("cls of no id", _set("post_processor", _roberta(["[SEP]", 3], ["[START]", 2])), ("[START]", "2")),
     ("template unknown", _set("post_processor/single", [{"Sequence": {"id": "Q", "type_id": 0}}]), ()),
     ("regex bomb", _set("pre_tokenizer", SPLIT), ("pre_tokenizer", "linear")),
     (
@@ -205,6 +238,40 @@ def test_tokenizer_json(bert_folder: Path, tmp_path: Path, change: Any, words: t
     change(document)
     (tmp_path / "tokenizer.json").write_text(json.dumps(document), encoding="utf-8")
     _fails(lambda: AutoTokenizer.from_pretrained(tmp_path), "tokenizer.json", *words)
+
+
+RENAMED: list[tuple[str, dict[str, Any]]] = [
+    ("cls", {"tokenizer_class": "BertTokenizer", "cls_token": "[MASK]"}),
+    ("sep", {"tokenizer_class": "BertTokenizer", "sep_token": {"content": "[MASK]"}}),
+    ("of no class", {"tokenizer_class": "PreTrainedTokenizerFast", "cls_token": "[MASK]", "sep_token": "[SEP]"}),
+]
+
+
+@pytest.mark.parametrize("changes", [case[1] for case in RENAMED], ids=[case[0] for case in RENAMED])
+def test_a_special_token_renamed_beside_the_template(
+    bert_folder: Path, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    """Otherwise cls_token_id would be another id than the first of every sequence."""
+    BertTokenizer.from_pretrained(bert_folder).save_pretrained(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": changes.pop("tokenizer_class")}))
+    AutoTokenizer.from_pretrained(tmp_path)
+    (tmp_path / "special_tokens_map.json").write_text(json.dumps(changes))
+    _fails(lambda: AutoTokenizer.from_pretrained(tmp_path), "tokenizer.json", "post_processor", "[MASK]", "'[SEP]'")
+
+
+def test_templates_that_the_settings_do_not_contradict(bert_folder: Path, tmp_path: Path) -> None:
+    BertTokenizer.from_pretrained(bert_folder).save_pretrained(tmp_path)
+    _fails(lambda: BertTokenizer.from_pretrained(tmp_path, sep_token="[MASK]"), "sep_token", "[MASK]")
+    for changes in (
+        {},
+        {"pad_token": "[PAD]", "eos_token": "[SEP]"},
+        {"bos_token": "[MASK]"},
+        {"cls_token": "[MASK]", "extra_special_tokens": ["[CLS]", "[SEP]"]},
+        {"cls_token": "[CLS]", "sep_token": "[SEP]"},
+    ):
+        config = {"tokenizer_class": "PreTrainedTokenizerFast", **changes}
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+        assert AutoTokenizer.from_pretrained(tmp_path)("a").tokens() == ["[CLS]", "a", "[SEP]"]
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", "null", "\ud800".encode("utf-8", "surrogatepass"), "[" * 100_000])
