@@ -137,4 +137,4 @@ class _Reader:
     def once(self, found: _Steps, looks: bool = False) -> _Steps:
         """The steps of a part that is not entered again after its first match; `looks`: that passes nothing."""
         whole = found.lost + found.won + min(found.all, self.ahead)
-        return _Steps(1, whole, whole if looks else found.lost, whole if looks else found.won, found.fails or looks)
+        return _Steps(1, whole, whole if looks else found.lost, 0 if looks else found.won, found.fails or looks)

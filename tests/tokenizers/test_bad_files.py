@@ -243,6 +243,7 @@ def test_tokenizer_json(bert_folder: Path, tmp_path: Path, change: Any, words: t
 RENAMED: list[tuple[str, dict[str, Any]]] = [
     ("cls", {"tokenizer_class": "BertTokenizer", "cls_token": "[MASK]"}),
     ("sep", {"tokenizer_class": "BertTokenizer", "sep_token": {"content": "[MASK]"}}),
+    ("cls, once more bos", {"tokenizer_class": "BertTokenizer", "cls_token": "[MASK]", "bos_token": "[CLS]"}),
     ("of no class", {"tokenizer_class": "PreTrainedTokenizerFast", "cls_token": "[MASK]", "sep_token": "[SEP]"}),
 ]
 
