@@ -36,9 +36,7 @@ def local_folder(
     if exists:
         raise ValueError(f"{printable(path)}: expected a folder that holds a checkpoint, found a file")
     if not isinstance(name_or_path, str) or not _HUB_NAME.fullmatch(name_or_path) or ".." in name_or_path:
-        raise ValueError(
-            f"{printable(name_or_path)}: no such folder here, and not a name on the Hugging Face hub (owner/name) either"
-        )
+        raise ValueError(f"{printable(name_or_path)}: no such folder here, and not a name on the hub (owner/name)")
 
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
@@ -55,15 +53,12 @@ def local_folder(
             )
         )
     except RepositoryNotFoundError:
-        raise ValueError(
-            f"{name_or_path}: no such folder here, and no such repository on the Hugging Face hub"
-        ) from None
+        raise ValueError(f"{name_or_path}: no such folder here, and no such repository on the hub") from None
     except RevisionNotFoundError:
         raise ValueError(f"{name_or_path}: the repository has no revision {printable(revision)!r}") from None
     except LocalEntryNotFoundError:
-        raise ValueError(
-            f"{name_or_path}: no such folder here, not in the local Hugging Face cache, and the hub cannot be reached "
-            "(offline mode, local_files_only or no network); give the path of a local folder, or download it once"
-        ) from None
+        cause = "and the hub cannot be reached (offline mode, local_files_only or no network)"
+        hint = f"not in the local Hugging Face cache, {cause}; give the path of a local folder, or download it once"
+        raise ValueError(f"{name_or_path}: no such folder here, {hint}") from None
     except HfHubHTTPError as error:
         raise ValueError(f"{name_or_path}: the Hugging Face hub refused: {printable(error, 200)}") from None

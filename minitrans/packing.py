@@ -29,9 +29,7 @@ def pack(encodings: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> dict[str
     """
     if not isinstance(encodings, Mapping):
         if isinstance(encodings, str) or not all(isinstance(each, Mapping) for each in encodings):
-            raise TypeError(
-                "pack needs a batch from a tokenizer, or a list of encodings: each a mapping with input_ids"
-            )
+            raise TypeError("pack needs a tokenizer's batch, or a list of encodings: each a mapping with input_ids")
         names = set().union(*encodings) if encodings else set()
         encodings = {
             name: [each[name] for each in encodings] for name in names if all(name in each for each in encodings)

@@ -25,10 +25,7 @@ def token_loss(logits: Tensor, labels: Tensor) -> Tensor:
     Raises:
         ValueError: where shapes differ or a label is out of range. TypeError: where labels are not integers.
     """
-    check_labels(labels, logits.shape[-1])
-    if labels.shape != logits.shape[:-1]:
-        raise ValueError(f"labels must have shape {tuple(logits.shape[:-1])}, got {tuple(labels.shape)}")
-    return F.cross_entropy(logits.flatten(0, -2), labels.flatten().long(), ignore_index=IGNORED)
+    return smoothed_loss(logits, labels, smoothing=0.0)
 
 
 def next_token_labels(labels: Tensor, layout: PackedLayout | None = None) -> Tensor:
@@ -56,13 +53,12 @@ def replaced_token_loss(logits: Tensor, labels: Tensor, real: Tensor | None) -> 
     Raises:
         ValueError: where shapes differ or a label is neither.
     """
-    for name, given in (("labels", labels), ("attention_mask", real)):
-        if given is not None and given.shape != logits.shape:
-            raise ValueError(f"{name} must have shape {tuple(logits.shape)}, got {tuple(given.shape)}")
+    check_shape(labels, logits.shape)
     targets = labels.to(logits.dtype)
     if not torch.compiler.is_compiling() and bool(((targets != 0) & (targets != 1)).any()):
         raise ValueError("labels must be 1 where a token was replaced and 0 where it was not")
     if real is not None:
+        check_shape(real, logits.shape, "attention_mask must have shape")
         logits, targets = logits[real], targets[real]
     return F.binary_cross_entropy_with_logits(logits, targets)
 
@@ -98,10 +94,7 @@ def classification_loss(logits: Tensor, labels: Tensor, problem_type: ProblemTyp
         if targets.numel() != logits.numel():
             raise ValueError(f"regression labels must hold {logits.numel()} numbers, got shape {tuple(labels.shape)}")
         return F.mse_loss(logits.flatten(), targets.flatten())
-    if targets.shape != logits.shape:
-        raise ValueError(
-            f"{problem_type} labels must have the shape of the logits {tuple(logits.shape)}, got {tuple(labels.shape)}"
-        )
+    check_shape(labels, logits.shape, f"{problem_type} labels must have the shape of the logits")
     if problem_type == "regression":
         return F.mse_loss(logits, targets)
     if not torch.compiler.is_compiling() and targets.numel() and (targets.min() < 0 or targets.max() > 1):
@@ -124,10 +117,8 @@ def span_loss(start_logits: Tensor, end_logits: Tensor, start_positions: Tensor,
     losses = []
     for logits, positions in ((start_logits, start_positions), (end_logits, end_positions)):
         if positions.is_floating_point() or positions.numel() != logits.shape[0]:
-            raise ValueError(
-                f"start and end positions must be {logits.shape[0]} integers, "
-                f"got shape {tuple(positions.shape)} of {positions.dtype}"
-            )
+            got = f"got shape {tuple(positions.shape)} of {positions.dtype}"
+            raise ValueError(f"start and end positions must be {logits.shape[0]} integers, {got}")
         losses.append(F.cross_entropy(logits, positions.flatten().long().clamp(0, length), ignore_index=length))
     return (losses[0] + losses[1]) / 2
 
@@ -145,8 +136,7 @@ def smoothed_loss(logits: Tensor, labels: Tensor, smoothing: float, ignored: int
         ValueError: where shapes differ or a label is out of range. TypeError: where labels are not integers.
     """
     check_labels(labels, logits.shape[-1], ignored)
-    if labels.shape != logits.shape[:-1]:
-        raise ValueError(f"labels must have shape {tuple(logits.shape[:-1])}, got {tuple(labels.shape)}")
+    check_shape(labels, logits.shape[:-1])
     flat = labels.flatten().long()
     return F.cross_entropy(logits.flatten(0, -2), flat, ignore_index=ignored, label_smoothing=smoothing)
 
@@ -157,7 +147,13 @@ def check_labels(labels: Tensor, classes: int, ignored: int = IGNORED) -> None:
         raise TypeError(f"labels must be integers, got {labels.dtype}")
     wrong = (labels != ignored) & ((labels < 0) | (labels >= classes))
     if not torch.compiler.is_compiling() and bool(wrong.any()):
+        hint = "for another number of classes load the model with num_labels=..."
         raise ValueError(
-            f"labels must be in [0, {classes}) or {ignored} (ignored), got {int(labels[wrong][0])}; "
-            f"for another number of classes load the model with num_labels=..."
+            f"labels must be in [0, {classes}) or {ignored} (ignored), got {int(labels[wrong][0])}; {hint}"
         )
+
+
+def check_shape(labels: Tensor, shape: tuple[int, ...], words: str = "labels must have shape") -> None:
+    """Raises ValueError for another shape."""
+    if labels.shape != shape:
+        raise ValueError(f"{words} {tuple(shape)}, got {tuple(labels.shape)}")

@@ -8,7 +8,7 @@ two sentences were swapped (A1).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Unpack
+from typing import ClassVar, Unpack, cast
 
 from torch import Tensor, nn
 
@@ -17,7 +17,7 @@ from minitrans.layers.losses import token_loss
 from minitrans.layers.stack import Stack
 from minitrans.models import language_tasks, tasks
 from minitrans.models.backbone import Backbone, BodyOptions, build_block, returned
-from minitrans.models.config import BertSizesConfig, EncoderConfig
+from minitrans.models.config import SIZE, BertSizesConfig, EncoderConfig, Rule
 from minitrans.models.outputs import SentenceOrderOutput
 
 
@@ -26,6 +26,15 @@ class AlbertConfig(BertSizesConfig):
     """The defaults are those of albert-base-v2; the meaning of the other fields stands in `config.py`."""
 
     model_type: ClassVar[str] = "albert"
+    rules: ClassVar[tuple[Rule, ...]] = (
+        *BertSizesConfig.rules,
+        (("type_vocab_size", "num_hidden_groups", "inner_group_num"), *SIZE),
+        (
+            ("num_hidden_groups",), lambda groups, c: groups <= c.num_hidden_layers,
+            lambda c: f"at most num_hidden_layers={c.num_hidden_layers}, or some would never run",
+        ),
+        (("pruned_heads",), lambda pruned, c: not pruned, "empty: layers share their heads; use head_mask"),
+    )  # fmt: skip
 
     vocab_size: int = 30000
     embedding_size: int = 128  # width of the tables
@@ -46,20 +55,6 @@ class AlbertConfig(BertSizesConfig):
     bos_token_id: int | None = 2
     eos_token_id: int | None = 3
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.require_sizes("type_vocab_size", "num_hidden_groups", "inner_group_num")
-        if self.num_hidden_groups > self.num_hidden_layers:
-            raise ValueError(
-                f"num_hidden_groups must be at most num_hidden_layers={self.num_hidden_layers}, or some would never run; "
-                f"got {self.num_hidden_groups}"
-            )
-        if self.pruned_heads:
-            raise ValueError(
-                "pruned_heads must be empty: layers share their heads, so that none can be removed from one; "
-                "use head_mask"
-            )
-
     @property
     def head_dropout(self) -> float:
         """The dropout before a classifier."""
@@ -79,7 +74,7 @@ class AlbertModel(Backbone):
 
     def build(self, config: EncoderConfig) -> None:
         """A1: layer i is group int(i / (L / groups)), all of whose blocks run in turn."""
-        assert isinstance(config, AlbertConfig)
+        config = cast("AlbertConfig", config)
         self.embeddings = Embeddings(
             config.vocab_size,
             config.embedding_size,
@@ -112,9 +107,7 @@ class AlbertForPreTraining(language_tasks.WithLanguageModelHead):
     def build_head(self, config: EncoderConfig) -> None:
         """`lm_head`, `dropout` and `sop_classifier`."""
         if config.num_labels != 2:
-            raise ValueError(
-                f"the order of two sentences has two scores: num_labels must be 2, got {config.num_labels}"
-            )
+            raise ValueError(f"two sentences have two orders: num_labels must be 2, got {config.num_labels}")
         super().build_head(config)
         self.dropout = nn.Dropout(config.head_dropout)
         self.sop_classifier = nn.Linear(config.hidden_size, 2)

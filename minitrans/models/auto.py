@@ -10,7 +10,8 @@ from minitrans.errors import CheckpointError
 from minitrans.families import class_names, families_with, family_row
 from minitrans.files import printable, read_json
 from minitrans.hub import local_folder
-from minitrans.models.config_file import StoredConfig, interpret_config, model_type_of
+from minitrans.models.config_file import StoredConfig, interpret_config
+from minitrans.models.hostile import model_type_of
 from weights_convert.checkpoint import CONFIG
 from weights_convert.journal import Folder
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
 from minitrans.attention.specs import VariantSpec, check_spec
@@ -13,6 +14,39 @@ from minitrans.layers.losses import ProblemType
 
 POSITION_TYPES = ("absolute", "relative_key", "relative_key_query")
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
+
+
+_TYPES: dict[str, tuple[type, ...]] = {
+    "int": (int,),
+    "float": (float, int),
+    "bool": (bool,),
+    "str": (str,),
+    "int | None": (int, type(None)),
+    "float | None": (float, int, type(None)),
+}
+# Which fields, what their value and the configuration must satisfy, and the words for it
+Rule = tuple[tuple[str, ...], Callable[[Any, Any], bool], str | Callable[[Any], str]]
+SIZE = (lambda value, c: value >= 1, "at least 1")
+RATE = (lambda value, c: value is None or 0.0 <= value < 1.0, "in [0, 1)")
+TOKEN = (lambda value, c: value is None or 0 <= value < c.vocab_size, lambda c: f"in [0, vocab_size={c.vocab_size})")
+
+
+def check_fields(config: Any, rules: Iterable[Rule], own_names: Mapping[str, str] = MappingProxyType({})) -> None:
+    """Raises TypeError where a plain field holds another type (True is no int, NaN breaks the rules), ValueError by a rule."""
+    for item in dataclasses.fields(config):
+        accepted, value = _TYPES.get(str(item.type), (object,)), getattr(config, item.name)
+        if not isinstance(value, accepted) or (isinstance(value, bool) and not {bool, object} & {*accepted}):
+            raise TypeError(f"{item.name} must be {item.type}, got {value!r}")
+    for names, holds, words in rules:
+        for name in names:
+            if not holds(value := getattr(config, name), config):
+                expected = words if isinstance(words, str) else words(config)
+                raise ValueError(f"{own_names.get(name, name)} must be {expected}, got {value!r}")
+
+
+def _can_be_pruned(pruned: Mapping[int, tuple[int, ...]], config: Any) -> bool:
+    layers, heads = range(config.num_hidden_layers), set(range(config.num_attention_heads))
+    return all(layer in layers and set(gone) < heads for layer, gone in pruned.items())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +59,13 @@ class ModelConfig:
     """
 
     model_type: ClassVar[str]
+    own_names: ClassVar[Mapping[str, str]] = {}  # BERT's name of a field -> this family's, where they differ
+    rules: ClassVar[tuple[Rule, ...]] = (
+        (("num_labels",), *SIZE),
+        (("id2label",), lambda names, c: sorted(names) == [*range(c.num_labels)], lambda c: f"ids 0..{c.num_labels - 1}"),
+        (("label2id",), lambda ids, c: set(ids.values()) == set(c.id2label), "the inverse of id2label"),
+        (("problem_type",), lambda kind, c: kind in (None, *PROBLEM_TYPES), f"one of {PROBLEM_TYPES}"),
+    )  # fmt: skip
 
     num_labels: int = 2  # classes of a classification head
     id2label: Mapping[int, str] | None = None  # their names; None = LABEL_0, LABEL_1, ...
@@ -35,20 +76,13 @@ class ModelConfig:
     attention: VariantSpec = "full"  # which attention, see minitrans.attention.specs
 
     def __post_init__(self) -> None:
-        _require_types(self)
-        _require(self.num_labels >= 1, "num_labels", self.num_labels, "at least 1")
         id2label = {int(key): str(name) for key, name in (self.id2label or {}).items()}
         id2label = id2label or {label: f"LABEL_{label}" for label in range(self.num_labels)}
-        _require(
-            sorted(id2label) == list(range(self.num_labels)), "id2label", id2label, f"ids 0..{self.num_labels - 1}"
-        )
         label2id = self.label2id or {name: label for label, name in id2label.items()}
-        _require(set(label2id.values()) == set(id2label), "label2id", dict(label2id), "the inverse of id2label")
         object.__setattr__(self, "id2label", id2label)
         object.__setattr__(self, "label2id", dict(label2id))
-        _require(
-            self.problem_type in (None, *PROBLEM_TYPES), "problem_type", self.problem_type, f"one of {PROBLEM_TYPES}"
-        )
+        rates = tuple(item.name for item in dataclasses.fields(self) if "dropout" in item.name)
+        check_fields(self, (*self.rules, (rates, *RATE)), self.own_names)
         check_spec(self.attention)
 
     def updated(self, **changes: Any) -> Self:
@@ -58,11 +92,8 @@ class ModelConfig:
             TypeError, ValueError: as the constructor does.
         """
         known = {item.name for item in dataclasses.fields(self)}
-        unknown = sorted(set(changes) - known)
-        if unknown:
-            raise TypeError(
-                f"{type(self).__name__} has no field {', '.join(map(repr, unknown))}; it has {', '.join(sorted(known))}"
-            )
+        for name in sorted(set(changes) - known):
+            raise TypeError(f"{type(self).__name__} has no field {name!r}; it has {', '.join(sorted(known))}")
         if "id2label" in changes and changes["id2label"] is not None:
             changes.setdefault("num_labels", len(changes["id2label"]))
             changes.setdefault("label2id", None)
@@ -91,7 +122,21 @@ _LACKING: dict[str, Any] = {
 class EncoderConfig(ModelConfig):
     """What every encoder has. The engine reads the rest by BERT's names, which a family has as fields or translates."""
 
-    own_names: ClassVar[Mapping[str, str]] = {}  # BERT's name of a field -> this family's, where they differ
+    rules: ClassVar[tuple[Rule, ...]] = (
+        *ModelConfig.rules,
+        ((
+            "vocab_size", "max_position_embeddings", "hidden_size", "num_hidden_layers", "num_attention_heads",
+            "intermediate_size", "embedding_size",
+        ), *SIZE),
+        (
+            ("hidden_size",), lambda width, c: width % c.num_attention_heads == 0,
+            lambda c: f"a multiple of {c.own_name('num_attention_heads')}={c.num_attention_heads}",
+        ),
+        (("layer_norm_eps",), lambda eps, c: 0.0 < eps < 1.0, "in (0, 1)"),
+        (("initializer_range",), lambda deviation, c: 0.0 <= deviation < 1e3, "in [0, 1000)"),
+        (("pad_token_id", "bos_token_id", "eos_token_id"), *TOKEN),
+        (("pruned_heads",), _can_be_pruned, "some, not all, heads of existing layers"),
+    )  # fmt: skip
 
     vocab_size: int  # V, rows of the token table
     max_position_embeddings: int  # rows of the position table
@@ -117,42 +162,14 @@ class EncoderConfig(ModelConfig):
         return float(self.hidden_dropout_prob)
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        self.require_sizes(
-            "vocab_size", "max_position_embeddings", "hidden_size", "num_hidden_layers", "num_attention_heads",
-            "intermediate_size", "embedding_size",
-        )  # fmt: skip
-        _require(
-            self.hidden_size % self.num_attention_heads == 0,
-            self.own_name("hidden_size"), self.hidden_size,
-            f"a multiple of {self.own_name('num_attention_heads')}={self.num_attention_heads}",
-        )  # fmt: skip
-        for item in dataclasses.fields(self):
-            value = getattr(self, item.name)
-            if "dropout" in item.name:
-                _require(value is None or 0.0 <= value < 1.0, item.name, value, "in [0, 1)")
-        _require(0.0 < self.layer_norm_eps < 1.0, "layer_norm_eps", self.layer_norm_eps, "in (0, 1)")
-        _require(0.0 <= self.initializer_range < 1e3, "initializer_range", self.initializer_range, "in [0, 1000)")
-        for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
-            value = getattr(self, name)
-            _require(
-                value is None or 0 <= value < self.vocab_size, name, value, f"in [0, vocab_size={self.vocab_size})"
-            )
-        activation(self.hidden_act)
         pruned = {int(layer): tuple(sorted(set(heads))) for layer, heads in self.pruned_heads.items() if heads}
-        for layer, heads in pruned.items():
-            fits = 0 <= layer < self.num_hidden_layers and set(heads) < set(range(self.num_attention_heads))
-            _require(fits, "pruned_heads", pruned, "some, not all, heads of existing layers")
         object.__setattr__(self, "pruned_heads", pruned)
+        super().__post_init__()
+        activation(self.hidden_act)
 
     def own_name(self, name: str) -> str:
         """The family's own name of what BERT calls `name`, for messages."""
         return self.own_names.get(name, name)
-
-    def require_sizes(self, *names: str) -> None:
-        """Raises ValueError where one of these fields is less than 1."""
-        for name in names:
-            _require(getattr(self, name) >= 1, self.own_name(name), getattr(self, name), "at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,6 +190,13 @@ class BertSizesConfig(EncoderConfig):
 class BertLikeConfig(BertSizesConfig):
     """BERT's architecture, encoder or decoder; families give the defaults of their checkpoints."""
 
+    rules: ClassVar[tuple[Rule, ...]] = (
+        *EncoderConfig.rules,
+        (("type_vocab_size",), *SIZE),
+        (("position_embedding_type",), lambda kind, c: kind in POSITION_TYPES, f"one of {POSITION_TYPES}"),
+        (("add_cross_attention",), lambda wanted, c: c.is_decoder or not wanted, "False unless is_decoder is True"),
+    )
+
     type_vocab_size: int = 2  # rows of the token-type table
     classifier_dropout: float | None = None  # before a classifier; None = hidden_dropout_prob
     position_embedding_type: str = "absolute"  # or relative_key, relative_key_query (M8)
@@ -180,47 +204,7 @@ class BertLikeConfig(BertSizesConfig):
     add_cross_attention: bool = False  # attend to an encoder's output too (B7)
     use_cache: bool = True  # a decoder returns its cache unless the call says otherwise
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.require_sizes("type_vocab_size")
-        _require(
-            self.position_embedding_type in POSITION_TYPES,
-            "position_embedding_type", self.position_embedding_type, f"one of {POSITION_TYPES}",
-        )  # fmt: skip
-        _require(
-            self.is_decoder or not self.add_cross_attention,
-            "add_cross_attention",
-            True,
-            "False unless is_decoder is True",
-        )
-
     @property
     def head_dropout(self) -> float:
         """The dropout before a classifier."""
         return self.hidden_dropout_prob if self.classifier_dropout is None else self.classifier_dropout
-
-
-def _require(holds: bool, name: str, value: object, expected: str) -> None:
-    if not holds:
-        raise ValueError(f"{name} must be {expected}, got {value!r}")
-
-
-_TYPES: dict[str, tuple[type, ...]] = {
-    "int": (int,),
-    "float": (float, int),
-    "bool": (bool,),
-    "str": (str,),
-    "int | None": (int, type(None)),
-    "float | None": (float, int, type(None)),
-}
-
-
-def _require_types(config: ModelConfig) -> None:
-    """Raises TypeError where a plain field holds another type; True is no int here, and NaN fails the ranges."""
-    for item in dataclasses.fields(config):
-        accepted = _TYPES.get(str(item.type))
-        value = getattr(config, item.name)
-        if accepted is None:
-            continue
-        if not isinstance(value, accepted) or (isinstance(value, bool) and bool not in accepted):
-            raise TypeError(f"{item.name} must be {item.type}, got {value!r}")

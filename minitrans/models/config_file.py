@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from minitrans.attention.specs import VariantSpec, check_spec, names_code, stored_spec
+from minitrans.attention.specs import VariantSpec, stored_spec
 from minitrans.errors import CheckpointError
-from minitrans.families import FAMILIES
 from minitrans.files import printable, read_json
-from minitrans.models.config_fields import IGNORED, LACKING, LARGEST, MUST_EQUAL, REFERENCE_DEFAULTS, REQUIRED
+from minitrans.models.hostile import architectures_of, known_values, stored_dtype
 from weights_convert.checkpoint import CONFIG
 from weights_convert.journal import Folder, saving
-from weights_convert.plan import DTYPES
 from weights_convert.report import dtype_name
 
 if TYPE_CHECKING:
@@ -56,119 +53,12 @@ def interpret_config(
     Raises:
         CheckpointError: for what is not understood, naming file, key and value.
     """
-    _require_model_type(stored, path, config_class)
-    if attention is not None:
-        check_spec(attention)  # here, or the file would be blamed
-        stored = {**stored, "attention": attention}
-    elif names_code(stored.get("attention")):
-        _fail(
-            path,
-            "attention",
-            "a name that minitrans knows (code is run only if you pass attention= yourself)",
-            stored["attention"],
-        )
-    known = {item.name for item in dataclasses.fields(config_class)}
-    values: dict[str, Any] = {key: value for key, value in REFERENCE_DEFAULTS.items() if key in known}
-    ignored: dict[str, str] = {}
-    for key, value in stored.items():
-        if key in known:
-            values[key] = value
-        elif key in MUST_EQUAL or key in LACKING:
-            accepted, why = MUST_EQUAL.get(key) or LACKING[key]
-            if not any(value is option or (value == option and type(value) is type(option)) for option in accepted):
-                _fail(path, key, f"{accepted[0]!r}: {why}", value)
-        elif key in IGNORED:
-            ignored[key] = IGNORED[key]
-        elif key not in ("model_type", "dtype", "torch_dtype"):
-            _fail(path, key, f"a key that {config_class.__name__} knows", value)
-    own_names = config_class.own_names
-    for key in (own_names.get(name, name) for name in REQUIRED):
-        if key in known and key not in values:
-            _fail(path, key, "a value", "none")
-    for name, largest in LARGEST.items():
-        key = own_names.get(name, name)
-        value = values.get(key)
-        named = key == "num_labels" and values.get("id2label") is not None
-        if isinstance(value, int) and value > largest and not named:
-            _fail(path, key, f"at most {largest}", value)
-    _read_maps(values, path)
+    values, ignored = known_values(stored, path, config_class, attention)
     try:
         config = config_class(**values)
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{printable(path)}: {printable(error, 300)}") from None
-    return StoredConfig(config, _stored_dtype(stored, path), _architectures(stored, path), ignored)
-
-
-def _fail(path: Path, key: str, expected: str, found: object) -> NoReturn:
-    raise CheckpointError(f"{printable(path)}: {printable(key)}: expected {expected}, found {printable(found)}")
-
-
-def model_type_of(stored: Mapping[str, Any], path: Path) -> str:
-    """The family that a config.json names. Raises CheckpointError where that is none of ours."""
-    model_type = stored.get("model_type")
-    if not isinstance(model_type, str) or model_type not in FAMILIES:
-        _fail(path, "model_type", f"one of {', '.join(FAMILIES)}", model_type)
-    return model_type
-
-
-def _require_model_type(stored: Mapping[str, Any], path: Path, config_class: type[EncoderConfig]) -> None:
-    wanted = config_class.model_type
-    if stored.get("model_type") is not None and model_type_of(stored, path) != wanted:
-        _fail(
-            path, "model_type", f"{wanted} for this class (the Auto classes choose the right one)", stored["model_type"]
-        )
-
-
-def _stored_dtype(stored: Mapping[str, Any], path: Path) -> torch.dtype | None:
-    """The dtype of the writer's model; newer files say `dtype`, older ones `torch_dtype` (B9)."""
-    found = []
-    for key in ("dtype", "torch_dtype"):
-        value = stored.get(key)
-        if value is None:
-            continue
-        name = value.removeprefix("torch.") if isinstance(value, str) else None
-        if name not in DTYPES:
-            _fail(path, key, f"one of {', '.join(DTYPES)}", value)
-        found.append(DTYPES[name])
-    return found[0] if found else None
-
-
-def _architectures(stored: Mapping[str, Any], path: Path) -> tuple[str, ...]:
-    names = stored.get("architectures") or []
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        _fail(path, "architectures", "a list of class names", names)
-    return tuple(names)
-
-
-def _read_maps(values: dict[str, Any], path: Path) -> None:
-    """JSON has only text as keys: makes the ids of `id2label` and `pruned_heads` numbers again, and counts the labels."""
-    id2label, label2id, pruned = (values.get(key) for key in ("id2label", "label2id", "pruned_heads"))
-    if id2label is not None:
-        names = _numbered(path, "id2label", id2label)
-        if sorted(names) != list(range(len(names))) or not all(
-            isinstance(name, str | int | float) for name in names.values()
-        ):
-            _fail(path, "id2label", "a name for each id from 0 up", id2label)
-        if values.get("num_labels", len(names)) != len(names):
-            _fail(path, "num_labels", f"{len(names)}, as many as id2label names", values["num_labels"])
-        values.update(id2label={number: str(name) for number, name in names.items()}, num_labels=len(names))
-    if label2id is not None:
-        if not isinstance(label2id, dict) or not all(type(number) is int for number in label2id.values()):
-            _fail(path, "label2id", "an id for each label", label2id)
-        values["label2id"] = dict(label2id)
-    if pruned is None:
-        values.pop("pruned_heads", None)
-    else:
-        layers = _numbered(path, "pruned_heads", pruned)
-        if not all(isinstance(heads, list) and all(type(head) is int for head in heads) for heads in layers.values()):
-            _fail(path, "pruned_heads", "lists of heads by layer", pruned)
-        values["pruned_heads"] = {layer: tuple(heads) for layer, heads in layers.items()}
-
-
-def _numbered(path: Path, key: str, value: object) -> dict[int, Any]:
-    if not isinstance(value, dict) or not all(name.isascii() and name.isdigit() and len(name) < 10 for name in value):
-        _fail(path, key, "an object whose keys are numbers", value)
-    return {int(name): item for name, item in value.items()}
+    return StoredConfig(config, stored_dtype(stored, path), architectures_of(stored, path), ignored)
 
 
 def config_json(

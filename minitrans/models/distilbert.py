@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -84,8 +84,7 @@ class DistilBertModel(Backbone):
     def init_weights(self, module: nn.Module) -> None:
         """D3: sinusoids are only where the position table begins; it is trained and stored like any other."""
         super().init_weights(module)
-        assert isinstance(self.config, DistilBertConfig)
-        if isinstance(module, Embeddings) and self.config.sinusoidal_pos_embds:
+        if isinstance(module, Embeddings) and cast("DistilBertConfig", self.config).sinusoidal_pos_embds:
             with torch.no_grad():
                 module.position_embeddings.weight.copy_(sinusoidal_table(*module.position_embeddings.weight.shape))
 
@@ -98,7 +97,7 @@ class _FirstTokenHead(nn.Module):
 
     def build_scores(self, config: EncoderConfig, num_scores: int) -> None:
         """`pre_classifier`, `dropout` and `classifier`."""
-        assert isinstance(config, DistilBertConfig)
+        config = cast("DistilBertConfig", config)
         self.pre_classifier = nn.Linear(config.dim, config.dim)
         self.dropout = nn.Dropout(config.seq_classif_dropout)
         self.classifier = nn.Linear(config.dim, num_scores)
@@ -139,8 +138,7 @@ class DistilBertForQuestionAnswering(tasks.QuestionAnswering):
 
     def dropout_of(self, config: EncoderConfig) -> float:
         """D2: unlike BERT, there is one."""
-        assert isinstance(config, DistilBertConfig)
-        return config.qa_dropout
+        return cast("DistilBertConfig", config).qa_dropout
 
 
 class DistilBertForMultipleChoice(_FirstTokenHead, tasks.MultipleChoice):

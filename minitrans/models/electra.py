@@ -7,7 +7,7 @@ at the width of the embeddings, always with the exact gelu; sequences are classi
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Unpack
+from typing import ClassVar, Unpack, cast
 
 from torch import Tensor, nn
 
@@ -18,7 +18,7 @@ from minitrans.layers.losses import replaced_token_loss
 from minitrans.layers.stack import Stack
 from minitrans.models import language_tasks, tasks
 from minitrans.models.backbone import Backbone, BodyOptions, build_block, returned
-from minitrans.models.config import BertLikeConfig, EncoderConfig
+from minitrans.models.config import BertLikeConfig, EncoderConfig, Rule
 from minitrans.models.outputs import LogitsOutput
 
 
@@ -27,6 +27,10 @@ class ElectraConfig(BertLikeConfig):
     """The defaults are those of electra-small-discriminator; the meaning of the other fields stands in `config.py`."""
 
     model_type: ClassVar[str] = "electra"
+    rules: ClassVar[tuple[Rule, ...]] = (
+        *BertLikeConfig.rules,
+        (("summary_type",), lambda kind, c: kind == "first", "'first', the first token"),
+    )
 
     vocab_size: int = 30522
     embedding_size: int = 128  # width of the tables
@@ -45,8 +49,6 @@ class ElectraConfig(BertLikeConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.summary_type != "first":
-            raise ValueError(f"summary_type must be 'first', the first token, got {self.summary_type!r}")
         if self.summary_activation:
             activation(self.summary_activation)
 
@@ -179,7 +181,7 @@ class ElectraForMultipleChoice(tasks.MultipleChoice):
 
     def build_head(self, config: EncoderConfig) -> None:
         """`summary`, `dropout` and `classifier`; no dropout comes before (E1)."""
-        assert isinstance(config, ElectraConfig)
+        config = cast("ElectraConfig", config)
         self.summary = nn.Linear(config.hidden_size, config.hidden_size) if config.summary_use_proj else None
         self.act = activation(config.summary_activation or "linear")
         self.dropout = nn.Dropout(config.summary_last_dropout)

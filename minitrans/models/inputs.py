@@ -101,21 +101,31 @@ def prepare_batch(body: Body, given: ModelInputs) -> Batch:
     config, packing, layout = body.config, None, None
     if given.layout is not None:  # as if its sequences had come padded: the rules of positions and checks are the same
         given, packing = _laid_out(given, given.layout, config.pad_token_id or 0)
-    tokens = check_tokens(given.input_ids, given.inputs_embeds, config)
-    batch, length = tokens.shape[:2]
+    tokens = _tokens(given.input_ids, given.inputs_embeds, config)
+    grid = batch, length = tokens.shape[:2]
     cache = _cache(body, given, batch) if given.use_cache or given.past_key_values is not None else None
     past = 0 if cache is None else cache.get_seq_length()
     check_length(past + length, body.longest)
     positions = body.positions(tokens, past)
     if given.position_ids is not None:
-        positions = check_positions(given.position_ids, tokens, config.max_position_embeddings)
-    types = check_types(given.token_type_ids, tokens, config.type_vocab_size)
+        most = config.max_position_embeddings
+        positions = check_ids("position_ids", given.position_ids, most, "max_position_embeddings")
+        check_shape("position_ids", positions, "(B, T) or (1, T)", grid, (1, length), (length,))
+        positions = positions.expand(grid)
+    types, kinds = given.token_type_ids, config.type_vocab_size  # without a table (D1, P1) none is looked at
+    if types is None:
+        types = torch.zeros(grid, dtype=torch.long, device=tokens.device)  # B6
+    else:
+        types = check_ids("token_type_ids", types, kinds, "type_vocab_size") if kinds else types
+        check_shape("token_type_ids", types, "(B, T)", grid)
     sizes, causal = (batch, length, past + length), config.is_decoder
     mask, bias = attention_mask("attention_mask", given.attention_mask, sizes, causal=causal)
     memory, head_mask = given.encoder_hidden_states, given.head_mask
     memory_mask = NO_MASK if memory is None else _memory_mask(memory, given.encoder_attention_mask, tokens, config)
     if head_mask is not None:
-        head_mask = check_head_mask(head_mask, body.num_layers, config.num_attention_heads)
+        every = body.num_layers, config.num_attention_heads
+        check_shape("head_mask", head_mask, "(H) or (L, H)", every, every[1:])
+        head_mask = head_mask.expand(every)
 
     mode = body.padding if given.padding is None else given.padding
     if packing is not None or mode not in MODES or (mode != "keep" and mask.key_padding is not None):
@@ -129,31 +139,32 @@ def prepare_batch(body: Body, given: ModelInputs) -> Batch:
     return Batch(tokens, positions, types, context, cache, packing)
 
 
-def check_tokens(input_ids: Tensor | None, inputs_embeds: Tensor | None, config: EncoderConfig) -> Tensor:
-    """The one of the two that was given: (B, T) ids in [0, V), or (B, T, D) vectors.
-
-    Raises:
-        ValueError: for both or neither, a wrong shape, no tokens, or an id out of range. TypeError: for a wrong dtype.
-    """
-    if (input_ids is None) == (inputs_embeds is None):
-        given = "neither" if input_ids is None else "both"
+def _tokens(ids: Tensor | None, vectors: Tensor | None, config: EncoderConfig) -> Tensor:
+    """The one of the two that was given: (B, T) ids in [0, V), or (B, T, D) vectors; T is at least 1."""
+    if (ids is None) == (vectors is None):
+        given = "neither" if ids is None else "both"
         raise ValueError(f"give exactly one of input_ids and inputs_embeds, got {given}")
-    if inputs_embeds is not None:
-        width = config.embedding_size
-        if not isinstance(inputs_embeds, Tensor) or not inputs_embeds.is_floating_point():
-            raise TypeError(f"inputs_embeds must be a floating-point tensor, got {_kind(inputs_embeds)}")
-        if inputs_embeds.dim() != 3 or inputs_embeds.shape[2] != width:
-            raise ValueError(f"inputs_embeds must be (B, T, D={width}), got {tuple(inputs_embeds.shape)}")
-        tokens = inputs_embeds
-    else:
-        tokens = check_ids("input_ids", input_ids, config.vocab_size, "vocab_size")
+    if vectors is None:
+        tokens = check_ids("input_ids", ids, config.vocab_size, "vocab_size")
         if tokens.dim() != 2:
             raise ValueError(
                 f"input_ids must be (B, T), got {tuple(tokens.shape)}; for one sequence write input_ids[None]"
             )
+    else:
+        tokens, width = vectors, config.embedding_size
+        if not isinstance(vectors, Tensor) or not vectors.is_floating_point():
+            raise TypeError(f"inputs_embeds must be a floating-point tensor, got {_kind(vectors)}")
+        if vectors.dim() != 3 or vectors.shape[2] != width:
+            raise ValueError(f"inputs_embeds must be (B, T, D={width}), got {tuple(vectors.shape)}")
     if tokens.shape[1] == 0:
         raise ValueError("the sequences are empty: at least one token is needed")
     return tokens
+
+
+def check_shape(name: str, given: Tensor, letters: str, *shapes: tuple[int, ...]) -> None:
+    """Raises ValueError unless `given` has one of these shapes, of which the first shows what the letters stand for."""
+    if given.shape not in shapes:
+        raise ValueError(f"{name} must be {letters} = {tuple(shapes[0])}, got {tuple(given.shape)}")
 
 
 def check_ids(name: str, ids: Tensor | None, size: int, of: str) -> Tensor:
@@ -168,42 +179,11 @@ def check_ids(name: str, ids: Tensor | None, size: int, of: str) -> Tensor:
     return ids.long()
 
 
-def check_types(given: Tensor | None, tokens: Tensor, size: int) -> Tensor:
-    """(B, T) token types; zeros where none were given (B6).
-
-    A family without a table (D1, P1) takes any and looks at none, as the reference does: tokenizers give them.
-    """
-    if given is None:
-        return torch.zeros(tokens.shape[:2], dtype=torch.long, device=tokens.device)
-    types = check_ids("token_type_ids", given, size, "type_vocab_size") if size else given
-    if types.shape != tokens.shape[:2]:
-        raise ValueError(f"token_type_ids must be (B, T) = {tuple(tokens.shape[:2])}, got {tuple(types.shape)}")
-    return types
-
-
-def check_positions(position_ids: Tensor, tokens: Tensor, max_positions: int) -> Tensor:
-    """(B, T) positions given by the user, or (1, T) for all rows, or (T)."""
-    positions = check_ids("position_ids", position_ids, max_positions, "max_position_embeddings")
-    batch, length = tokens.shape[:2]
-    if positions.shape not in ((batch, length), (1, length), (length,)):
-        raise ValueError(f"position_ids must be (B, T) or (1, T) = ({batch}, {length}), got {tuple(positions.shape)}")
-    return positions.expand(batch, length)
-
-
 def check_length(length: int, most: int) -> None:
     """Raises ValueError for sequences longer than the positions of the model (B6, R2)."""
     if length > most:
-        raise ValueError(
-            f"the sequences have {length} tokens, the model has positions for {most}; "
-            f"cut them: tokenizer(..., truncation=True, max_length={most})"
-        )
-
-
-def check_head_mask(head_mask: Tensor, layers: int, heads: int) -> Tensor:
-    """(L, H) factors from (H) or (L, H). Raises ValueError for another shape."""
-    if head_mask.shape not in ((heads,), (layers, heads)):
-        raise ValueError(f"head_mask must be (H) or (L, H) = ({layers}, {heads}), got {tuple(head_mask.shape)}")
-    return head_mask.expand(layers, heads)
+        hint = f"cut them: tokenizer(..., truncation=True, max_length={most})"
+        raise ValueError(f"the sequences have {length} tokens, the model has positions for {most}; {hint}")
 
 
 def attention_mask(
@@ -227,10 +207,8 @@ def attention_mask(
         return _square_mask(name, given, sizes)
     recorded = being_recorded()
     if given.dtype != torch.bool and not recorded and not bool((given >= 0).all()):
-        raise ValueError(
-            f"{name} must hold 1 for tokens to attend to and 0 for padding, got negative or NaN values; "
-            f"scores to be added are 4-D: (B, 1, T, S)"
-        )
+        hint = "got negative or NaN values; scores to be added are 4-D: (B, 1, T, S)"
+        raise ValueError(f"{name} must hold 1 for tokens to attend to and 0 for padding, {hint}")
     keys = given.bool()
     if not recorded and bool(keys.all()):  # what is recorded keeps the mask as an input, whatever it holds today
         return no_padding, None
@@ -242,10 +220,9 @@ def _square_mask(name: str, given: Tensor, sizes: tuple[int, int, int]) -> tuple
     batch, query_length, key_length = sizes
     if not isinstance(given, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(given).__name__}")
-    if given.dim() != 4:
-        raise ValueError(f"{name} must be (B, S) = ({batch}, {key_length}), or 4-D, got {tuple(given.shape)}")
-    if given.shape[0] not in (1, batch) or given.shape[2:] != (query_length, key_length):
-        raise ValueError(f"{name} must be (B|1, H|1, T, S) of B, T, S = {sizes}, got {tuple(given.shape)}")
+    if given.dim() != 4 or given.shape[0] not in (1, batch) or given.shape[2:] != (query_length, key_length):
+        hint = f"got {tuple(given.shape)}; 4-D is (B|1, H|1, T, S) of B, T, S = {sizes}"
+        raise ValueError(f"{name} must be (B, S) = ({batch}, {key_length}), or 4-D, {hint}")
     if given.dtype == torch.bool:
         return AttentionMask(dense=given), None
     if given.is_floating_point():
@@ -260,9 +237,7 @@ def _memory_mask(memory: Tensor, given: Tensor | None, tokens: Tensor, config: E
     if not config.add_cross_attention:
         raise ValueError("encoder_hidden_states needs cross-attention: set is_decoder=True, add_cross_attention=True")
     batch, length = tokens.shape[:2]
-    if memory.dim() != 3 or memory.shape[0] != batch or memory.shape[2] != config.hidden_size:
-        expected = f"(B={batch}, S, D={config.hidden_size})"
-        raise ValueError(f"encoder_hidden_states must be {expected}, got {tuple(memory.shape)}")
+    check_shape("encoder_hidden_states", memory, "(B, S, D)", (batch, *memory.shape[1:2], config.hidden_size))
     mask, bias = attention_mask("encoder_attention_mask", given, (batch, length, memory.shape[1]), causal=False)
     if bias is not None:
         raise TypeError("encoder_attention_mask must be (B, S), or 4-D and bool")
@@ -307,18 +282,16 @@ def cache_to_extend(past: Cache | None, layers: int, batch: int, memory: Tensor 
         return Cache.growing(layers)
     if not isinstance(past, Cache):
         raise TypeError(f"past_key_values must be a minitrans Cache, as a call returns it, got {type(past).__name__}")
-    if len(past.layers) != layers:
-        raise ValueError(f"past_key_values has {len(past.layers)} layers, the model {layers}")
-    first = past.layers[0]
-    key, memory_key = first.self_attention.key, first.cross_attention.key
-    if key is not None and key.shape[0] != batch:
-        raise ValueError(f"past_key_values holds {key.shape[0]} sequences, the call has {batch}; see Cache.reorder")
+    first = past.layers[0] if past.layers else None
+    key, memory_key = (None, None) if first is None else (first.self_attention.key, first.cross_attention.key)
+    held = len(past.layers), batch if key is None else key.shape[0]
+    if held != (layers, batch):
+        of_both = f"{held}, the model and the call are of {(layers, batch)}; see Cache.reorder"
+        raise ValueError(f"past_key_values must have the layers and sequences of this call, got {of_both}")
     if memory_key is not None and (memory is None or memory.shape[1] != memory_key.shape[2]):
         got = "none" if memory is None else f"shape {tuple(memory.shape)}"
-        raise ValueError(
-            f"past_key_values holds the keys of a memory of {memory_key.shape[2]} tokens: "
-            f"give the same encoder_hidden_states in every call, got {got}"
-        )
+        hint = f"give the same encoder_hidden_states in every call, got {got}"
+        raise ValueError(f"past_key_values holds the keys of a memory of {memory_key.shape[2]} tokens: {hint}")
     return past.fork()
 
 

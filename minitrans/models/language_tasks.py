@@ -65,8 +65,7 @@ class CausalLM(WithLanguageModelHead):
     def __init__(self, config: EncoderConfig) -> None:
         if isinstance(config, self.config_class) and not config.is_decoder:
             raise ValueError(
-                f"{type(self).__name__} predicts the next token and must not see it: "
-                f"set is_decoder=True in the configuration"
+                f"{type(self).__name__} must not see the token it predicts: set is_decoder=True in its config"
             )
         super().__init__(config)
 

@@ -6,18 +6,18 @@ import logging
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from minitrans.errors import CheckpointError
 from minitrans.families import family_row
 from minitrans.files import printable
 from minitrans.models.config_file import read_stored_config
+from minitrans.models.hostile import check_room
 from minitrans.models.padding import check_mode
-from weights_convert.checkpoint import CONFIG, Checkpoint, find_folder, open_checkpoint
+from weights_convert.checkpoint import find_folder, open_checkpoint
 from weights_convert.families.family import Family
 from weights_convert.filling import fill_parameters
 from weights_convert.journal import Folder
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("minitrans")
 Model = TypeVar("Model", bound=nn.Module)
-SMALL_MODEL = 64  # layers that may be made before their tensors are looked for, so that each missing one is named
 
 
 def family_of(model_type: str) -> Family:
@@ -123,7 +122,7 @@ def load_folder(
         return model, translate(checkpoint, family, config, _shapes(model), ignore_mismatched=ignore_mismatched)
 
     with open_checkpoint(folder) as checkpoint:
-        _require_room(config, checkpoint, folder)
+        check_room(config, checkpoint, folder)
         model, job = translated(config)
         if job.broken:
             notes = job.report.notes
@@ -191,16 +190,6 @@ def materialise(model: Any, dtype: torch.dtype, device: torch.device | str | Non
         model.init_weights(model.get_submodule(owner))
 
 
-def _require_room(config: Any, checkpoint: Checkpoint, folder: Folder) -> None:
-    """Raises CheckpointError where the configuration asks for more layers than the files can fill: no model is built first."""
-    held = max(len(checkpoint.tensors), SMALL_MODEL)
-    if config.num_hidden_layers > held:
-        raise CheckpointError(
-            f"{printable(folder.path(CONFIG))}: num_hidden_layers: expected no more than the {len(checkpoint.tensors)} "
-            f"tensors in {printable(checkpoint.source)}, found {config.num_hidden_layers}"
-        )
-
-
 def _shapes(model: nn.Module) -> dict[str, Shape]:
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
@@ -212,5 +201,4 @@ def _dtype_from(dtype: torch.dtype | str | None) -> torch.dtype | None:
         dtype = DTYPES.get(dtype.removeprefix("torch."), dtype)
     if dtype not in FLOATS:
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, 'auto' or None, got {dtype!r}")
-    assert isinstance(dtype, torch.dtype)
-    return dtype
+    return cast("torch.dtype", dtype)

@@ -7,14 +7,14 @@ between two tokens, computed by the encoder for all its layers, as in T5 (P1). H
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, cast
 
 from minitrans.layers.embeddings import Embeddings
 from minitrans.layers.position_bias import BucketBias
 from minitrans.layers.stack import Stack
 from minitrans.models import roberta, tasks
 from minitrans.models.backbone import build_block
-from minitrans.models.config import BertSizesConfig, EncoderConfig
+from minitrans.models.config import BertSizesConfig, EncoderConfig, Rule
 
 PADDING = 1  # P1: not config.pad_token_id
 BUCKETS = 32  # P1: not config.relative_attention_num_buckets, which only gives the table its rows
@@ -25,6 +25,12 @@ class MPNetConfig(BertSizesConfig):
     """The defaults are those of mpnet-base; the meaning of the other fields stands in `config.py`."""
 
     model_type: ClassVar[str] = "mpnet"
+    rules: ClassVar[tuple[Rule, ...]] = (
+        *BertSizesConfig.rules,
+        (("relative_attention_num_buckets",), lambda rows, c: rows >= BUCKETS, f"at least {BUCKETS}, one a kind of distance"),
+        (("vocab_size",), lambda rows, c: rows > PADDING, f"more than {PADDING}, the row of padding"),
+        (("max_position_embeddings",), lambda rows, c: rows > PADDING + 1, f"more than {PADDING + 1}: they begin after it"),
+    )  # fmt: skip
 
     vocab_size: int = 30527
     hidden_size: int = 768
@@ -37,19 +43,6 @@ class MPNetConfig(BertSizesConfig):
     bos_token_id: int | None = 0
     eos_token_id: int | None = 2
     relative_attention_num_buckets: int = 32  # rows of the table of distances
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.relative_attention_num_buckets < BUCKETS:
-            raise ValueError(
-                f"relative_attention_num_buckets must be at least {BUCKETS}, as many as distances fall into, "
-                f"got {self.relative_attention_num_buckets}"
-            )
-        if self.vocab_size <= PADDING or self.max_position_embeddings <= PADDING + 1:
-            raise ValueError(
-                f"MPNet keeps rows 0 and {PADDING} of its tables: vocab_size and max_position_embeddings must be more, "
-                f"got {self.vocab_size} and {self.max_position_embeddings}"
-            )
 
 
 class MPNetModel(roberta.RobertaBody):
@@ -65,7 +58,7 @@ class MPNetModel(roberta.RobertaBody):
 
     def build(self, config: EncoderConfig) -> None:
         """As RoBERTa, without token types, with a table of distances."""
-        assert isinstance(config, MPNetConfig)
+        config = cast("MPNetConfig", config)
         self.padding_idx = PADDING
         self.embeddings = Embeddings(
             config.vocab_size,

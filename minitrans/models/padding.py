@@ -62,11 +62,8 @@ class Packing:
         """What a user gave for the N tokens, as (B, T, ...). Raises ValueError for another number of them."""
         if given is None:
             return None
-        if given.dim() < 1 or given.shape[0] != len(self.cells):
-            raise ValueError(
-                f"with a layout of {len(self.cells)} tokens the inputs are (N) = ({len(self.cells)}), "
-                f"got shape {tuple(given.shape)}"
-            )
+        if given.shape[:1] != self.cells.shape:
+            raise ValueError(f"with a layout of {len(self.cells)} tokens the inputs are (N), got {tuple(given.shape)}")
         return self.unpack(given, fill)
 
 
@@ -97,9 +94,7 @@ def choose_packing(mode: str, real: Tensor | None, *, width: int, obstacles: Cal
         refuse_export()
         refuse_obstacles("padding='remove' does not go with", obstacles(), "use padding='keep'")
         if not is_contiguous(real):
-            raise NotSupportedError(
-                "padding='remove' needs rows without holes in the attention mask; use padding='keep'"
-            )
+            raise NotSupportedError("padding='remove' needs rows of the mask without holes; use padding='keep'")
         return Packing.of_mask(real)
     if real.device.type != "cpu":
         return None

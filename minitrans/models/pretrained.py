@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 import torch
 from torch import nn
@@ -123,15 +123,11 @@ class PreTrainedModel(nn.Module):
     @property
     def base_model(self) -> PreTrainedModel:
         """The body: the model itself, or what stands below its head."""
-        body = getattr(self, self.base_model_prefix, self)
-        assert isinstance(body, PreTrainedModel)
-        return body
+        return cast("PreTrainedModel", getattr(self, self.base_model_prefix, self))
 
     def get_input_embeddings(self) -> nn.Embedding:
         """The token table."""
-        table = self.base_model.get_submodule("embeddings.word_embeddings")
-        assert isinstance(table, nn.Embedding)
-        return table
+        return cast("nn.Embedding", self.base_model.get_submodule("embeddings.word_embeddings"))
 
     def set_input_embeddings(self, table: nn.Embedding) -> None:
         """Replaces the token table, and with it a tied decoder."""
@@ -205,9 +201,9 @@ class PreTrainedModel(nn.Module):
         """
         asked = {int(layer): {int(head) for head in chosen} for layer, chosen in heads.items()}
         before = {layer: set(gone) for layer, gone in self.config.pruned_heads.items()}
-        again = {layer: sorted(chosen & before.get(layer, set())) for layer, chosen in asked.items()}
-        if any(again.values()):
-            raise ValueError(f"these heads are pruned already: { {k: v for k, v in again.items() if v} }")
+        again = {layer: sorted(both) for layer, chosen in asked.items() if (both := chosen & before.get(layer, set()))}
+        if again:
+            raise ValueError(f"these heads are pruned already: {again}")
         after = {layer: tuple(before.get(layer, set()) | asked.get(layer, set())) for layer in {*before, *asked}}
         config = self.config.updated(pruned_heads=after)  # checks that the heads exist and that some remain
         self.remove_heads(asked, before)
@@ -216,8 +212,7 @@ class PreTrainedModel(nn.Module):
     def remove_heads(self, heads: Mapping[int, Iterable[int]], before: Mapping[int, set[int]] | None = None) -> None:
         """Cuts the weights of these heads, numbered as if those of `before` were still there."""
         for layer, chosen in heads.items():
-            attention = self.base_model.get_submodule(f"encoder.layer.{layer}.attention")
-            assert isinstance(attention, MultiHeadAttention)
+            attention = cast("MultiHeadAttention", self.base_model.get_submodule(f"encoder.layer.{layer}.attention"))
             gone = (before or {}).get(layer, set())
             kept = [head for head in range(self.config.num_attention_heads) if head not in gone]
             attention.prune_heads([kept.index(head) for head in chosen])

@@ -7,7 +7,7 @@ sequences are classified by a two-layer head instead of the pooler (R5). XLM-RoB
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, cast
 
 from torch import Tensor
 
@@ -16,12 +16,17 @@ from minitrans.layers.heads import ClassificationHead
 from minitrans.layers.stack import Stack
 from minitrans.models import language_tasks, tasks
 from minitrans.models.backbone import Backbone, build_block
-from minitrans.models.config import BertLikeConfig, EncoderConfig
+from minitrans.models.config import BertLikeConfig, EncoderConfig, Rule
 
 
 @dataclass(frozen=True, kw_only=True)
 class RobertaArchitectureConfig(BertLikeConfig):
     """What the published base models of the three families share (R3); `config.py` says what each field means."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        *BertLikeConfig.rules,
+        (("pad_token_id",), lambda pad, c: pad is not None, "a number, from which positions are counted"),
+    )
 
     hidden_size: int = 768
     num_hidden_layers: int = 12
@@ -56,9 +61,7 @@ class RobertaBody(Backbone):
 
     def build(self, config: EncoderConfig) -> None:
         """As BERT, with a position table that knows padding."""
-        if config.pad_token_id is None:
-            raise ValueError("RoBERTa counts positions from pad_token_id + 1: pad_token_id must not be None")
-        self.padding_idx = config.pad_token_id
+        self.padding_idx = cast("int", config.pad_token_id)
         self.embeddings = Embeddings(
             config.vocab_size,
             config.hidden_size,

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Unpack
 import torch
 from torch import Tensor, nn
 
-from minitrans.layers.losses import IGNORED, classification_loss, span_loss, token_loss
+from minitrans.layers.losses import IGNORED, check_shape, classification_loss, span_loss, token_loss
 from minitrans.models.backbone import Backbone, BodyOptions, EncoderOutput, returned
 from minitrans.models.config import EncoderConfig
 from minitrans.models.outputs import LogitsOutput, SpanOutput
@@ -119,9 +119,7 @@ class QuestionAnswering(TaskModel):
     def build_head(self, config: EncoderConfig) -> None:
         """`qa_outputs`: one score for a first token, one for a last."""
         if config.num_labels != 2:
-            raise ValueError(
-                f"question answering has two scores a token: num_labels must be 2, got {config.num_labels}"
-            )
+            raise ValueError(f"an answer has a first and a last token: num_labels must be 2, got {config.num_labels}")
         self.dropout = nn.Dropout(self.dropout_of(config))
         self.qa_outputs = nn.Linear(config.hidden_size, 2)
 
@@ -209,13 +207,10 @@ def unpadded_labels(body: EncoderOutput, labels: Tensor) -> Tensor:
     """Labels of the tokens that the body kept: (B, T) -> (N). Raises ValueError for a label at padding."""
     if body.packing is None:
         return labels
-    if labels.shape != body.packing.shape:
-        raise ValueError(f"labels must have shape {body.packing.shape}, got {tuple(labels.shape)}")
+    check_shape(labels, body.packing.shape)
     kept = body.packing.pack(labels)
     if not torch.compiler.is_compiling() and int((kept != IGNORED).sum()) != int((labels != IGNORED).sum()):
-        raise ValueError(
-            f"there are labels at padding: set them to {IGNORED}, or use padding='keep' to learn them (B5)"
-        )
+        raise ValueError(f"there are labels at padding: set them to {IGNORED}, or learn them with padding='keep' (B5)")
     return kept
 
 

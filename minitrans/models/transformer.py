@@ -7,7 +7,7 @@ Start here. Read on in `layers/block.py` (the boxes of figure 1), `layers/multi_
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -24,6 +24,7 @@ from minitrans.layers.multi_head_attention import CrossAttention, MultiHeadAtten
 from minitrans.layers.norms import LayerNorm
 from minitrans.layers.positions import SinusoidalPositions
 from minitrans.layers.stack import run_blocks
+from minitrans.models.config import RATE, SIZE, TOKEN, Rule, check_fields
 from minitrans.models.inputs import being_recorded, cache_to_extend, check_ids, check_length
 from minitrans.models.outputs import LogitsOutput
 
@@ -51,21 +52,17 @@ class TransformerConfig:
     eos_token_id: int = 2  # ends a target
 
     def __post_init__(self) -> None:
-        for item in fields(self):
-            name, value = item.name, getattr(self, item.name)
-            fraction = item.type == "float"
-            if isinstance(value, bool) or not isinstance(value, (int, float) if fraction else int):
-                raise TypeError(f"{name} must be {item.type}, got {value!r}")
-            if fraction and not 0.0 <= value < 1.0:
-                raise ValueError(f"{name} must be in [0, 1), got {value}")
-            if name.endswith("token_id") and not 0 <= value < self.vocab_size:
-                raise ValueError(f"{name} must be in [0, vocab_size={self.vocab_size}), got {value}")
-            if not fraction and not name.endswith("token_id") and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
-        if self.width % self.num_heads:
-            raise ValueError(f"width must be a multiple of num_heads={self.num_heads}, got {self.width}")
+        check_fields(self, _RULES)
         if self.pad_token_id in (self.bos_token_id, self.eos_token_id):
             raise ValueError(f"pad_token_id={self.pad_token_id} must differ from bos_token_id and eos_token_id")
+
+
+_RULES: tuple[Rule, ...] = (
+    (("vocab_size", "width", "num_encoder_layers", "num_decoder_layers", "num_heads", "hidden_width", "max_length"), *SIZE),
+    (("dropout", "label_smoothing"), *RATE),
+    (("pad_token_id", "bos_token_id", "eos_token_id"), *TOKEN),
+    (("width",), lambda width, c: width % c.num_heads == 0, lambda c: f"a multiple of num_heads={c.num_heads}"),
+)  # fmt: skip
 
 
 class Memory(NamedTuple):
@@ -213,8 +210,7 @@ class Transformer(nn.Module):
         """`ids` as (B, T) int64 of the vocabulary, T at least 1, and short enough for the positions."""
         ids = check_ids(name, ids, self.config.vocab_size, "vocab_size")
         if ids.dim() != 2 or ids.numel() == 0:
-            raise ValueError(
-                f"{name} must be (B, T) with at least one token, got {tuple(ids.shape)}; for one sequence write {name}[None]"
-            )
+            hint = f"for one sequence write {name}[None]"
+            raise ValueError(f"{name} must be (B, T) with at least one token, got {tuple(ids.shape)}; {hint}")
         check_length(start + ids.shape[1], self.config.max_length)
         return ids

@@ -51,9 +51,8 @@ def get_linear_schedule_with_warmup(
         ValueError: for negative counts, or a warm-up longer than the training.
     """
     if not 0 <= num_warmup_steps <= num_training_steps:
-        raise ValueError(
-            f"need 0 <= num_warmup_steps <= num_training_steps, got {num_warmup_steps} and {num_training_steps}"
-        )
+        got = f"{num_warmup_steps} and {num_training_steps}"
+        raise ValueError(f"need 0 <= num_warmup_steps <= num_training_steps, got {got}")
 
     def factor(step: int) -> float:
         if step < num_warmup_steps:

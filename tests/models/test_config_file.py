@@ -17,7 +17,8 @@ from minitrans.families import FAMILIES
 from minitrans.models.auto import AutoConfig, config_class
 from minitrans.models.bert import BertConfig, BertModel
 from minitrans.models.config_fields import IGNORED, MUST_EQUAL
-from minitrans.models.config_file import interpret_config, model_type_of, write_config
+from minitrans.models.config_file import interpret_config, write_config
+from minitrans.models.hostile import model_type_of
 from minitrans.models.loading import family_of, load_model
 from minitrans.models.roberta import RobertaModel
 from tests.weights_convert.conftest import reference
