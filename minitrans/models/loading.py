@@ -6,18 +6,19 @@ import logging
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from minitrans.errors import CheckpointError
 from minitrans.families import family_row
 from minitrans.files import printable
 from minitrans.models.config_file import read_stored_config
 from minitrans.models.hostile import check_room
 from minitrans.models.padding import check_mode
-from weights_convert.checkpoint import find_folder, open_checkpoint
+from weights_convert.checkpoint import CONFIG, find_folder, open_checkpoint
 from weights_convert.families.family import Family
 from weights_convert.filling import fill_parameters
 from weights_convert.journal import Folder
@@ -199,6 +200,6 @@ def _dtype_from(dtype: torch.dtype | str | None) -> torch.dtype | None:
         return None
     if isinstance(dtype, str):
         dtype = DTYPES.get(dtype.removeprefix("torch."), dtype)
-    if dtype not in FLOATS:
+    if not isinstance(dtype, torch.dtype) or dtype not in FLOATS:
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, 'auto' or None, got {dtype!r}")
-    return cast("torch.dtype", dtype)
+    return dtype
