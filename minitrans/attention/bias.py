@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from minitrans.attention.mask import distance
+from minitrans.attention.mask import distance, fits
 
 
 class AttentionBias(Protocol):
@@ -34,20 +34,15 @@ class DenseBias:
 
     def __post_init__(self) -> None:
         if not self.values.is_floating_point() or self.values.dim() != 4:
-            raise TypeError(
-                f"DenseBias needs a floating-point (B|1, H|1, T, S) tensor, got {tuple(self.values.shape)} "
-                f"{self.values.dtype}; a bool tensor is a mask: AttentionMask(dense=...)"
-            )
+            got = f"{tuple(self.values.shape)} {self.values.dtype}; a bool tensor is a mask: AttentionMask(dense=...)"
+            raise TypeError(f"DenseBias needs a floating-point (B|1, H|1, T, S) tensor, got {got}")
 
     def to_dense(self, query: Tensor, key: Tensor, scale: float) -> Tensor:
         """The values themselves."""
         batch, heads, query_length, key_length = *query.shape[:3], key.shape[2]
-        fits = self.values.shape[0] in (1, batch) and self.values.shape[1] in (1, heads)
-        if not fits or self.values.shape[2:] != (query_length, key_length):
-            raise ValueError(
-                f"DenseBias must be (B|1, H|1, T, S) with B={batch}, H={heads}, T={query_length}, S={key_length}, "
-                f"got {tuple(self.values.shape)}"
-            )
+        if not fits(self.values, (batch, heads, query_length, key_length)):
+            sizes = f"B={batch}, H={heads}, T={query_length}, S={key_length}, got {tuple(self.values.shape)}"
+            raise ValueError(f"DenseBias must be (B|1, H|1, T, S) with {sizes}")
         return self.values.to(query.dtype)
 
 

@@ -24,17 +24,14 @@ class PackedLayout:
 
     def __post_init__(self) -> None:
         if self.cu_seqlens.dtype != torch.int32 or self.cu_seqlens.dim() != 1 or len(self.cu_seqlens) < 1:
-            raise ValueError(
-                f"cu_seqlens must be a (B + 1) int32 tensor, got {tuple(self.cu_seqlens.shape)} {self.cu_seqlens.dtype}"
-            )
+            got = f"{tuple(self.cu_seqlens.shape)} {self.cu_seqlens.dtype}"
+            raise ValueError(f"cu_seqlens must be a (B + 1) int32 tensor, got {got}")
         if self.cu_seqlens.device.type == "cpu":  # on another device looking would wait for it
-            lengths = self.lengths()
+            lengths, longest = self.lengths(), max(self.lengths(), default=0)
             if self.cu_seqlens[0] != 0 or min(lengths, default=0) < 0:
                 raise ValueError(f"cu_seqlens must begin with 0 and never fall, got {self.cu_seqlens.tolist()}")
-            if self.max_seqlen != max(lengths, default=0):
-                raise ValueError(
-                    f"max_seqlen must be {max(lengths, default=0)}, the longest length, got {self.max_seqlen}"
-                )
+            if self.max_seqlen != longest:
+                raise ValueError(f"max_seqlen must be {longest}, the longest length, got {self.max_seqlen}")
 
     @classmethod
     def from_lengths(cls, lengths: Sequence[int], device: torch.device | str | None = None) -> PackedLayout:

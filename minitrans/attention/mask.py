@@ -154,19 +154,20 @@ class AttentionMask:
         for name, part in (("key_padding", self.key_padding), ("global_tokens", self.global_tokens)):
             if part is not None and part.shape != (batch, key_length):
                 raise ValueError(f"{name} must be (B, S) = ({batch}, {key_length}), got {tuple(part.shape)}")
-        if self.dense is not None:
-            expected = (batch, query[1], query_length, key_length)
-            fits = all(got in (1, want) for got, want in zip(self.dense.shape[:2], expected[:2], strict=True))
-            if not fits or self.dense.shape[2:] != expected[2:]:
-                raise ValueError(f"dense must be (B|1, H|1, T, S) of {expected}, got {tuple(self.dense.shape)}")
+        expected = (batch, query[1], query_length, key_length)
+        if self.dense is not None and not fits(self.dense, expected):
+            raise ValueError(f"dense must be (B|1, H|1, T, S) of {expected}, got {tuple(self.dense.shape)}")
         if self.blocks is not None:
             size = self.blocks.size
             grid = (-(-query_length // size), -(-key_length // size))
             if self.blocks.allowed.shape[0] not in (1, query[1]) or self.blocks.allowed.shape[1:] != grid:
-                raise ValueError(
-                    f"blocks.allowed must be (H|1, {grid[0]}, {grid[1]}) for T={query_length}, S={key_length}, "
-                    f"size={size}, got {tuple(self.blocks.allowed.shape)}"
-                )
+                sizes = f"T={query_length}, S={key_length}, size={size}, got {tuple(self.blocks.allowed.shape)}"
+                raise ValueError(f"blocks.allowed must be (H|1, {grid[0]}, {grid[1]}) for {sizes}")
+
+
+def fits(scores: Tensor, sizes: tuple[int, int, int, int]) -> bool:
+    """Whether a tensor is (B|1, H|1, T, S)."""
+    return scores.shape[0] in (1, sizes[0]) and scores.shape[1] in (1, sizes[1]) and scores.shape[2:] == sizes[2:]
 
 
 def distance(
@@ -228,14 +229,10 @@ def _both(one: Tensor | None, other: Tensor) -> Tensor:
 
 
 def _require_bool(name: str, tensor: Tensor | None, dimensions: int) -> None:
-    if tensor is None:
-        return
-    if tensor.dtype != torch.bool:
-        raise TypeError(
-            f"{name} must be a bool tensor where True = may attend, got {tensor.dtype}; "
-            f"write mask.bool() for a 0/1 mask, and pass additive scores as a bias"
-        )
-    if tensor.dim() != dimensions:
+    if tensor is not None and tensor.dtype != torch.bool:
+        hint = "write mask.bool() for a 0/1 mask, and pass additive scores as a bias"
+        raise TypeError(f"{name} must be a bool tensor where True = may attend, got {tensor.dtype}; {hint}")
+    if tensor is not None and tensor.dim() != dimensions:
         raise ValueError(f"{name} must have {dimensions} dimensions, got shape {tuple(tensor.shape)}")
 
 

@@ -27,9 +27,7 @@ class Rotary(Variant):
     def __init__(self, sizes: LayerSizes, *, base: float = 10000.0, layout: RotaryLayout = "halves") -> None:
         super().__init__(sizes)
         if sizes.head_width % 2:
-            raise ValueError(
-                f"rotary positions turn pairs of columns: the head width must be even, got {sizes.head_width}"
-            )
+            raise ValueError(f"rotary attention turns pairs: the head width must be even, got {sizes.head_width}")
         if layout not in get_args(RotaryLayout):
             raise ValueError(f"unknown rotary layout {layout!r}; known: {', '.join(get_args(RotaryLayout))}")
         self.base, self.layout = base, layout

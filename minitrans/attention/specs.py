@@ -91,10 +91,8 @@ def stored_spec(spec: VariantSpec) -> Any:
     name = f"{getattr(spec, '__module__', None)}:{getattr(spec, '__qualname__', None)}"
     if isinstance(spec, type) and "<locals>" not in name and not name.startswith("__main__:"):
         return name
-    raise ValueError(
-        f"{spec!r} cannot be written into a configuration file: save with a named variant, for example "
-        "attention={'name': 'sliding_window', 'window': 128}, or one given as 'package.module:Class'"
-    )
+    hint = "attention={'name': 'sliding_window', 'window': 128}, or one given as 'package.module:Class'"
+    raise ValueError(f"{spec!r} cannot be written into a configuration file: save with a named variant, such as {hint}")
 
 
 def names_code(spec: Any) -> bool:
@@ -143,10 +141,8 @@ def _named(part: str | Mapping[str, Any]) -> tuple[Callable[..., Variant], dict[
             return cast("Callable[..., Variant]", load(name)), options
         except (ImportError, AttributeError) as error:
             raise ValueError(f"attention: {name!r} cannot be imported: {error}") from None
-    raise ValueError(
-        f"unknown attention variant {name!r}; known: full, {', '.join(VARIANTS)}, "
-        "or the place of a class, 'package.module:Class'"
-    )
+    known = f"full, {', '.join(VARIANTS)}, or the place of a class, 'package.module:Class'"
+    raise ValueError(f"unknown attention variant {name!r}; known: {known}")
 
 
 def _wrong_options(part: Any, make: Callable[..., Any], error: TypeError) -> str:

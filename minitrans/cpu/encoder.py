@@ -48,16 +48,12 @@ class FusedBlock:
     """
 
     def __init__(self, block: Block, dtype: str, before: LayerNorm | None) -> None:
-        attention, network = block.attention, block.feed_forward
-        assert isinstance(attention, MultiHeadAttention)
-        assert isinstance(network, FeedForward)
+        attention, network = cast("MultiHeadAttention", block.attention), cast("FeedForward", block.feed_forward)
         self.head_width, self.scale = attention.head_width, attention.scale
         projections = (attention.query, attention.key, attention.value)
         inner, floats = FLOATS[dtype]
         self.activation: Activation | None = None if network.act is gelu_erf else network.act
-        first, second = block.attention_LayerNorm, block.feed_forward_LayerNorm
-        assert isinstance(first, LayerNorm)
-        assert isinstance(second, LayerNorm)
+        first, second = (cast("LayerNorm", norm) for norm in (block.attention_LayerNorm, block.feed_forward_LayerNorm))
         norms = (first, second) if block.norm_first else (before, first)
         self.query_key_value = _pack(projections, dtype, inner, norms[0])
         self.up = _pack([network.up], dtype, inner, norms[1], gelu=self.activation is None)

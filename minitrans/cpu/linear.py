@@ -95,4 +95,5 @@ def check_operators(dtype: str) -> None:
             raise NotSupportedError(
                 f"dtype={dtype!r} needs oneDNN's linear layers, which fail here: {reason}"
             ) from error
-    assert (found - 2).abs().max() < 0.1
+    if not (found - 2).abs().max() < 0.1:  # NaN too
+        raise NotSupportedError(f"dtype={dtype!r}: oneDNN's linear layers compute wrong numbers here")

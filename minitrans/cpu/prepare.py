@@ -42,9 +42,7 @@ class Prepared:
         raise NotSupportedError("a prepared model keeps its dtype and device; change the model it was prepared from")
 
     def _refuse(self, *args: Any, **kwargs: Any) -> Any:
-        raise NotSupportedError(
-            "a prepared model has no weights of its own to save or change; use the model it was prepared from"
-        )
+        raise NotSupportedError("a prepared model has no weights to save or change; use the model it was prepared from")
 
     save_pretrained = state_dict = load_state_dict = set_attention = prune_heads = resize_token_embeddings = _refuse
 
@@ -119,8 +117,7 @@ def _distances(stack: Stack, blocks: list[Block]) -> RelativeBuckets | None:
         return None
     distances = stack.relative_attention_bias.bias()
     for block in blocks:
-        assert isinstance(block.attention, MultiHeadAttention)
-        distances.check(block.attention.num_heads)
+        distances.check(cast("MultiHeadAttention", block.attention).num_heads)
     return distances
 
 

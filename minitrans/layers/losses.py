@@ -147,10 +147,8 @@ def check_labels(labels: Tensor, classes: int, ignored: int = IGNORED) -> None:
         raise TypeError(f"labels must be integers, got {labels.dtype}")
     wrong = (labels != ignored) & ((labels < 0) | (labels >= classes))
     if not torch.compiler.is_compiling() and bool(wrong.any()):
-        hint = "for another number of classes load the model with num_labels=..."
-        raise ValueError(
-            f"labels must be in [0, {classes}) or {ignored} (ignored), got {int(labels[wrong][0])}; {hint}"
-        )
+        got = f"{int(labels[wrong][0])}; for another number of classes load the model with num_labels=..."
+        raise ValueError(f"labels must be in [0, {classes}) or {ignored} (ignored), got {got}")
 
 
 def check_shape(labels: Tensor, shape: tuple[int, ...], words: str = "labels must have shape") -> None:

@@ -250,20 +250,18 @@ def _check_pair(variants: Iterable[Variant], backend: str) -> None:
     check_backend(backend)
     mechanism = next((variant for variant in variants if variant.is_mechanism), None)
     if mechanism is not None and backend != "auto":
-        raise NotSupportedError(
-            f"attention {mechanism.name!r} is a mechanism of its own: it has no backend {backend!r}; use 'auto'"
-        )
+        own = f"a mechanism of its own: it has no backend {backend!r}; use 'auto'"
+        raise NotSupportedError(f"attention {mechanism.name!r} is {own}")
 
 
 def require_support(mechanism: Variant, rules: AttentionRules, query: Tensor) -> None:
     """Raises NotSupportedError where a mechanism cannot keep the rules of a call."""
     reason = mechanism.supports(rules, query)
-    if reason is None:
-        return
-    hint = ""
-    if rules.layout is not None and mechanism.supports(replace(rules, layout=None), query[None]) is None:
-        hint = "; run the batch with its padding: padding='keep'"
-    raise NotSupportedError(f"attention {mechanism.name or type(mechanism).__name__!r} does not support {reason}{hint}")
+    if reason is not None:
+        padded = rules.layout is not None and mechanism.supports(replace(rules, layout=None), query[None]) is None
+        hint = "; run the batch with its padding: padding='keep'" if padded else ""
+        name = mechanism.name or type(mechanism).__name__
+        raise NotSupportedError(f"attention {name!r} does not support {reason}{hint}")
 
 
 def _keep(projection: nn.Linear, kept: Tensor, dim: int) -> None:

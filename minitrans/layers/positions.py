@@ -77,10 +77,8 @@ class SinusoidalPositions(nn.Module):
         if positions.device.type == "cpu" and positions.numel() and not torch.compiler.is_compiling():
             low, high = (int(end) for end in torch.aminmax(positions))
             if low < self.first or high >= self.num_positions:
-                raise ValueError(
-                    f"positions must be in [{self.first}, {self.num_positions}), the longest sequence is "
-                    f"{self.num_positions} tokens; got position {low if low < self.first else high}"
-                )
+                got = f"of at most {self.num_positions} tokens, got position {low if low < self.first else high}"
+                raise ValueError(f"positions must be in [{self.first}, {self.num_positions}), for sequences {got}")
         return self.table[positions + self.offset]
 
     def extra_repr(self) -> str:
