@@ -73,11 +73,7 @@ def check_spec(spec: VariantSpec) -> None:
         return
     for part in _parts(spec):
         if isinstance(part, str | Mapping):
-            make, options = _named(part)
-            try:
-                inspect.signature(make).bind(None, **options)
-            except TypeError as error:
-                raise TypeError(_wrong_options(part, make, error)) from None
+            _maker(part, None)
 
 
 def stored_spec(spec: VariantSpec) -> Any:
@@ -118,16 +114,22 @@ def _parts(spec: VariantSpec) -> list[Any]:
 def _make(part: Any, sizes: LayerSizes) -> Variant:
     if isinstance(part, Variant):
         return copy.deepcopy(part)
+    make, options = _maker(part, sizes)
+    variant = make(sizes, **options)
+    if not isinstance(variant, Variant):
+        raise TypeError(_NO_SPEC.format(part))
+    return variant
+
+
+def _maker(part: Any, sizes: LayerSizes | None) -> tuple[Callable[..., Variant], dict[str, Any]]:
+    """What makes a variant, and the options that it takes. Raises TypeError where it does not take them."""
     make, options = _named(part) if isinstance(part, str | Mapping) else (part, {})
     try:
         inspect.signature(make).bind(sizes, **options)
     except TypeError as error:
         named = isinstance(part, str | Mapping | type)
         raise TypeError(_wrong_options(part, make, error) if named else _NO_SPEC.format(part)) from None
-    variant = make(sizes, **options)
-    if not isinstance(variant, Variant):
-        raise TypeError(_NO_SPEC.format(part))
-    return variant
+    return make, options
 
 
 def _named(part: str | Mapping[str, Any]) -> tuple[Callable[..., Variant], dict[str, Any]]:
