@@ -293,24 +293,24 @@ def pad_batch(
     main = fields[name]
     if not isinstance(main, list):
         raise TypeError(f"pad: expected a list of ids in {name!r}, got {type(main).__name__}")
-    if not main:
-        return BatchEncoding({**fields, **({"attention_mask": []} if with_mask else {})}, tensor_type=return_tensors)
-    single = not isinstance(main[0], list)
-    for key, value in fields.items():
-        if not single and (not isinstance(value, list) or len(value) != len(main)):
-            found = len(value) if isinstance(value, list) else repr(value)
-            raise ValueError(f"pad: expected {len(main)} rows in {key!r}, got {found}")
+    single = not main or not isinstance(main[0], list)
+    counts = {key: len(value) if isinstance(value, list) else None for key, value in fields.items()}
+    for key, count in counts.items():
+        if not single and count != len(main):
+            raise ValueError(
+                f"pad: expected {len(main)} rows in {key!r}, got {fields[key] if count is None else count}"
+            )
     rows = [fields] if single else [dict(zip(fields, row, strict=True)) for row in zip(*fields.values(), strict=True)]
     longest, multiple = max(len(row[name]) for row in rows), plan.pad_to_multiple_of or 1
-    length = {None: 0, "longest": longest, "max_length": plan.max_length or 0}[plan.padding]
+    length = {None: 0, "longest": longest, "max_length": plan.max_length or 0}[plan.padding] if main else 0
     length = -(-length // multiple) * multiple
     for row in rows:
         if with_mask:
             row.setdefault("attention_mask", [1] * len(row[name]))
-        missing = length - len(row[name])
+        extra = length - len(row[name])
         for key in fills.keys() & row.keys():
-            extra = [fills[key]] * missing
-            row[key] = row[key] + extra if plan.padding_side == "right" else extra + row[key]
+            fill = [fills[key]] * extra
+            row[key] = row[key] + fill if plan.padding_side == "right" else fill + row[key]
     data = rows[0] if single else {key: [row[key] for row in rows] for key in rows[0]}
     return BatchEncoding(data, tensor_type=return_tensors)
 

@@ -81,19 +81,15 @@ def read_lines(path: str | Path, what: str, is_right: Callable[[str], object]) -
         CheckpointError: naming the first line that is wrong or stands twice.
     """
     lines = [line.rstrip() for line in read_text(path).removesuffix("\n").split("\n")]
-    refuse_first(path, _faults_of_lines(lines, what, is_right))
-    return lines
-
-
-def _faults_of_lines(lines: list[str], what: str, is_right: Callable[[str], object]) -> Iterator[str]:
     first: dict[str, int] = {}
     for number, line in enumerate(lines, start=1):
         if not is_right(line):
             found = repr(printable(line)) if line else "a blank line" if lines[1:] else "an empty file; is it cut?"
-            yield f"line {number}: expected {what}, found {found}"
+            raise fault(path, f"line {number}: expected {what}, found {found}")
         if first.setdefault(line, number) != number:
             once = f"expected each once, found it on line {first[line]} already"
-            yield f"line {number}: {printable(line)!r}: {once}"
+            raise fault(path, f"line {number}: {printable(line)!r}: {once}")
+    return lines
 
 
 def faults_of_ids(vocabulary: Mapping[str, int]) -> Iterator[str]:

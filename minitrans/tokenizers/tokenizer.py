@@ -227,8 +227,9 @@ class Tokenizer:
             pad_to_max_length=bool(returns.get("pad_to_max_length")),
         )
         encodings = self._encode(batch, plan, add_special_tokens, is_split_into_words)
-        if plan.truncation is None and returns.get("verbose", True):
-            self._warn_too_long(encodings)
+        longest = max(map(len, encodings))
+        if plan.truncation is None and longest > self.model_max_length and returns.get("verbose", True):
+            self._warn_once("a sequence has %d tokens, the model takes at most %d; pass truncation=True", longest)
         rows, sources = [], []
         for source, encoding in enumerate(encodings):
             pieces = [encoding, *encoding.overflowing] if returns.get("return_overflowing_tokens") else [encoding]
@@ -245,9 +246,8 @@ class Tokenizer:
         side = self.padding_side if padding_side is None else padding_side
         plan = call.plan_lengths(padding_side=side, model_max_length=self.model_max_length, **asked)
         if plan.padding and self.pad_token_id is None:
-            how = "set one, as in tokenizer.pad_token = tokenizer.eos_token, or add one with "
-            how += "tokenizer.add_special_tokens({'pad_token': '[PAD]'})"
-            raise ValueError(f"padding: the tokenizer has no pad token; {how}")
+            how = "tokenizer.pad_token = tokenizer.eos_token, or tokenizer.add_special_tokens({'pad_token': '[PAD]'})"
+            raise ValueError(f"padding: the tokenizer has no pad token; set or add one, as in {how}")
         return plan
 
     def _encode(self, batch: list[Any], plan: call.LengthPlan, specials: bool, split: bool) -> list[Encoding]:
@@ -259,12 +259,10 @@ class Tokenizer:
             call.set_lengths(self.backend_tokenizer, plan, self.truncation_side, pad)
             return call.encode_batch(self.backend_tokenizer, batch, plan, specials, split, self.name_or_path)
 
-    def _warn_too_long(self, encodings: list[Encoding]) -> None:
-        longest = max(map(len, encodings))
-        if longest > self.model_max_length and not self._warned:
+    def _warn_once(self, message: str, longest: int) -> None:
+        if not self._warned:
             self._warned = True
-            what = "a sequence has %d tokens, the model takes at most %d; pass truncation=True"
-            _log.warning(what, longest, self.model_max_length)
+            _log.warning(message, longest, self.model_max_length)
 
     def encode(self, text: Any, text_pair: Any = None, add_special_tokens: bool = True, **options: Any) -> Any:
         """The ids of a text or a pair: a list of int, or a tensor (1, T) with return_tensors. Arguments as a call's."""
@@ -344,10 +342,7 @@ class Tokenizer:
         """The special tokens without a name."""
         return list(self._extra)
 
-    @property
-    def additional_special_tokens(self) -> list[str]:
-        """The older name of extra_special_tokens."""
-        return self.extra_special_tokens
+    additional_special_tokens = extra_special_tokens  # its older name
 
     @property
     def all_special_tokens(self) -> list[str]:
@@ -417,10 +412,7 @@ class Tokenizer:
         """Token -> id, added tokens included."""
         return self.backend_tokenizer.get_vocab(with_added_tokens=True)
 
-    @property
-    def vocab(self) -> dict[str, int]:
-        """As get_vocab()."""
-        return self.get_vocab()
+    vocab = property(get_vocab)
 
     @property
     def added_tokens_decoder(self) -> dict[int, AddedToken]:
