@@ -33,8 +33,8 @@ from minitrans.cli import errors
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 # checks of files that a stranger may have made, which no reading order passes
 BASEMENT = (
-    "minitrans.embedding.folder", "minitrans.files", "minitrans.models.hostile", "minitrans.tokenizers.tokenizer_json",
-    "weights_convert.header", "weights_convert.journal", "weights_convert.pickles",
+    "minitrans.embedding.folder", "minitrans.files", "minitrans.models.hostile", "minitrans.tokenizers.guards",
+    "minitrans.tokenizers.patterns", "weights_convert.header", "weights_convert.journal", "weights_convert.pickles",
 )  # fmt: skip
 SHAPE = (1, 12, 8, 32)  # (B, H, T, K) of the small call of attention
 CALLS_A_RUN = 20

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
+from unicodedata import normalize
 
 from tokenizers import Tokenizer as Backend
 from tokenizers import pre_tokenizers
@@ -143,6 +144,21 @@ def _objects(part: object) -> Iterator[dict[str, Any]]:
         pending += node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
 
 
+def _growth(normalizer: object) -> float:
+    """How much longer the steps of a normalizer may make a text, each finding again what the others have put in."""
+    kinds = [part.get("type") for part in _objects(normalizer)]
+    replaced = [
+        [normalize("NFKD", str(text)).casefold() for text in (part["pattern"].get("String", ""), part.get("content"))]
+        for part in _objects(normalizer)
+        if isinstance(part.get("pattern"), dict)
+    ]
+    growth = 4.0 ** min(99, kinds.count("ByteLevel") + kinds.count("Precompiled"))
+    for old, new in replaced:
+        if any(other in new for other, _ in replaced):
+            growth *= max(1.0, len(new) / max(1, len(old)))
+    return growth
+
+
 def faults_before(document: Mapping[str, Any], kind: str | None) -> Iterator[str]:
     """Says of a tokenizer.json what the library must not see, or would name badly; `kind`: the model's, None for any."""
     model = document.get("model")
@@ -157,6 +173,9 @@ def faults_before(document: Mapping[str, Any], kind: str | None) -> Iterator[str
     unknown = model.get("unk_token") if isinstance(model, dict) else None
     if found != "Unigram" and str(unknown) not in vocabulary and (unknown is not None or found != "BPE"):
         yield f"model.vocab: expected the unk_token {printable(unknown)!r} in it, found no such token"
+    growth = _growth(document.get("normalizer"))
+    if growth > 1e6:
+        yield f"normalizer: expected steps that keep a text's length, found some that multiply it by {growth:.0f}"
     slow = 0.0
     for section in ("normalizer", "pre_tokenizer", "decoder"):
         for pattern in (part["Regex"] for part in _objects(document.get(section)) if "Regex" in part):

@@ -1,9 +1,8 @@
-"""How long a regular expression from a file may take: a bound from its text alone (Weideman et al. 2016, "Analyzing
-Matching Time Behavior of Backtracking Regular Expression Matchers", give the exact and larger theory).
+"""How long a regular expression from a file may take: a bound from its text alone (the theory: Weideman et al. 2016).
 
-The engine of the `tokenizers` library backtracks: the ways to match one part multiply the attempts at the next part that
-may fail. `(a+)+$` needs 2^n steps on n letters, `a*a*b` n^2. (After ten million steps in one match it panics, which the
-callers see as an error; patterns of fewer steps at every position would run for hours.)
+The engine of the `tokenizers` library backtracks: the ways to match a part multiply the attempts at the next part that
+may fail. At each place of n letters `(a+)+$` takes 2^n steps and `a*a*b` n^2; n is allowed, as published patterns need.
+(It panics after ten million steps of one match; patterns that stay just below at every place would run for hours.)
 """
 
 from __future__ import annotations

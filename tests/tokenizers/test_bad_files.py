@@ -179,6 +179,15 @@ def _in_sequence(document: dict[str, Any]) -> None:
     document["post_processor"] = {"type": "Sequence", "processors": [byte_level, template]}
 
 
+def _doubling(*steps: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "Sequence", "normalizers": [*steps] * 60}
+
+
+TURNS = [
+    {"type": "Replace", "pattern": {"String": "l"}, "content": "\uff2d\uff2d"},  # two wide M
+    {"type": "NFKC"},
+    {"type": "Replace", "pattern": {"String": "M"}, "content": "ll"},
+]
 SPLIT = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False}
 JSON: list[tuple[str, Callable[[dict[str, Any]], None], tuple[str, ...]]] = [
     ("no model", _set("model", None), ("model", "NoneType")),
@@ -228,6 +237,13 @@ JSON: list[tuple[str, Callable[[dict[str, Any]], None], tuple[str, ...]]] = [
         ("normalizer", "linear"),
     ),
     ("unknown normalizer", _set("normalizer", {"type": "Rot13"}), ()),
+    (
+        "text bomb",
+        _set("normalizer", _doubling({"type": "Replace", "pattern": {"String": "l"}, "content": "ll"})),
+        ("normalizer", "multiply"),
+    ),
+    ("text bomb in turns", _set("normalizer", _doubling(*TURNS)), ("normalizer", "multiply")),
+    ("text bomb of bytes", _set("normalizer", _doubling({"type": "ByteLevel"})), ("normalizer", "multiply")),
 ]
 
 
@@ -238,6 +254,15 @@ def test_tokenizer_json(bert_folder: Path, tmp_path: Path, change: Any, words: t
     change(document)
     (tmp_path / "tokenizer.json").write_text(json.dumps(document), encoding="utf-8")
     _fails(lambda: AutoTokenizer.from_pretrained(tmp_path), "tokenizer.json", *words)
+
+
+def test_replacements_that_do_not_feed_each_other_open(bert_folder: Path, tmp_path: Path) -> None:
+    BertTokenizer.from_pretrained(bert_folder).save_pretrained(tmp_path)
+    document = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))
+    steps = [{"type": "Replace", "pattern": {"String": sign}, "content": "sign of a"} for sign in "&%+=@#*^~<>|"]
+    document["normalizer"] = {"type": "Sequence", "normalizers": steps}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(document), encoding="utf-8")
+    assert AutoTokenizer.from_pretrained(tmp_path)("a % a").tokens().count("a") == 3
 
 
 RENAMED: list[tuple[str, dict[str, Any]]] = [
