@@ -14,7 +14,7 @@ PACKAGES = {"minitrans": ROOT, "weights_convert": ROOT, "minitrans_kernels": ROO
 # the rooms of the house from the ground up: an import of a room further down this list is an arrow that points up
 ROOMS = (
     "minitrans", "minitrans.errors", "minitrans.families", "minitrans.files", "minitrans.hub", "minitrans_kernels",
-    "weights_convert", "minitrans.attention", "minitrans.packing", "minitrans.testing", "minitrans.layers",
+    "weights_convert", "minitrans.attention", "minitrans.packing", "minitrans.layers", "minitrans.testing",
     "minitrans.tokenizers", "minitrans.models", "minitrans.cpu", "minitrans.fused", "minitrans.generation", "minitrans.pipelines",
     "minitrans.embedding", "minitrans.checkpoints", "minitrans.training", "minitrans.lab", "minitrans.cli", "minitrans.__main__",
 )  # fmt: skip

@@ -24,7 +24,7 @@ ALLOWED: dict[str, set[str]] = {
     "hub": {"files"},
     "attention": {"errors", "kernels"},
     "packing": {"attention"},
-    "testing": {"errors", "attention"},
+    "testing": {"errors", "attention", "layers"},
     "layers": {"errors", "attention"},
     "translator": GROUND - {"families"},
     "tokenizers": GROUND,

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from minitrans.attention.bias import ALiBi, AttentionBias, DenseBias, RelativeBuckets, RelativePositions
 from minitrans.attention.layout import PackedLayout
-from minitrans.attention.mask import AttentionMask, BlockLayout
+from minitrans.attention.mask import AttentionMask, BlockLayout, MaskRule
+from minitrans.attention.rules import AttentionRules
 
 _P = 17  # positions of the relative tables
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """B, H, G, T, S, K, all different where that can be; or the lengths of a packed batch."""
+    """B, H, G, T, S, K, all different where that can be; or the lengths of a packed batch. D = H·K where none is given."""
 
     batch: int = 2
     heads: int = 3
@@ -28,11 +28,40 @@ class Sizes:
     keys: int = 6
     width: int = 16
     lengths: tuple[int, ...] | None = None
+    features: int | None = None
 
     @property
     def samples(self) -> int:
         """The batch size of masks: 1 for a packed batch."""
         return 1 if self.lengths is not None else self.batch
+
+    @property
+    def sequences(self) -> int:
+        """How many there are."""
+        return self.batch if self.lengths is None else len(self.lengths)
+
+    @property
+    def model_width(self) -> int:
+        """D."""
+        return self.heads * self.width if self.features is None else self.features
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """What of the sizes the attention under test is made for; None = it takes any."""
+
+    heads: int | None = None
+    kv_heads: int | None = None
+    head_width: int | None = None
+    features: int | None = None
+
+    def of(self, sizes: Sizes) -> Sizes:
+        """The sizes with what is fixed; heads are shared by as many queries as before, where that divides."""
+        heads = sizes.heads if self.heads is None else self.heads
+        share = next((n for n in range(2, heads + 1) if heads % n == 0), 1) if sizes.groups < sizes.heads else 1
+        groups = (sizes.groups if self.heads is None else heads // share) if self.kv_heads is None else self.kv_heads
+        width = sizes.width if self.head_width is None else self.head_width
+        return replace(sizes, heads=heads, groups=groups, width=width, features=self.features)
 
 
 Draw = Callable[..., Tensor]  # (*shape) -> a random bool tensor, mostly True
@@ -41,50 +70,81 @@ MaskOf = Callable[[Sizes, Draw], AttentionMask]
 
 @dataclass(frozen=True)
 class Case:
-    """One call that every attention supporting its options must compute right."""
+    """One call that every attention which supports it must compute right.
+
+    Attributes:
+        name: for messages.
+        sizes: of its tensors.
+        mask: what may attend to what.
+        bias: a name of `BIASES`.
+        scale: see `AttentionRules`.
+        softcap: see `AttentionRules`.
+        strided: keys lie in memory in another order than they are numbered.
+        low_precision: also run below float64.
+        core: one of the few that are run on every backend; together they have each kind of mask, bias, lengths and heads.
+    """
 
     name: str
     sizes: Sizes
     mask: MaskOf = lambda sizes, draw: AttentionMask()
     bias: str | None = None
     scale: float | None = None
+    softcap: float | None = None
     strided: bool = False
-    low_precision: bool = False  # also run below float64
+    low_precision: bool = False
+    core: bool = False
 
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
-    """The tensors of a case."""
+    """The tensors of a case.
 
-    query: Tensor
-    key: Tensor
-    value: Tensor
-    mask: AttentionMask
-    parameter: Tensor | None  # of the bias
+    Attributes:
+        leaves: query, key, value, x (what the queries were projected from) and the parameter of the bias, if there is one.
+        rules: of the call, but for the bias.
+        bias: makes it from its parameter.
+        gradients: those that come back to output, logsumexp and weights.
+    """
+
+    leaves: dict[str, Tensor]
+    rules: AttentionRules
     bias: Callable[[Tensor], AttentionBias] | None
-    layout: PackedLayout | None
-    scale: float | None
-    output_gradient: Tensor
-    logsumexp_gradient: Tensor
-    weights_gradient: Tensor
+    gradients: dict[str, Tensor]
 
     def to(self, dtype: torch.dtype) -> Inputs:
         """The same numbers in another dtype, as new leaves."""
-        changed: dict[str, Any] = {
-            field.name: value.detach().to(dtype).clone()
-            for field in fields(self)
-            if isinstance(value := getattr(self, field.name), Tensor)
-        }
-        return replace(self, **changed)
+        leaves, gradients = (
+            {name: tensor.detach().to(dtype).clone() for name, tensor in tensors.items()}
+            for tensors in (self.leaves, self.gradients)
+        )
+        return replace(self, leaves=leaves, gradients=gradients)
 
-    def leaves(self) -> dict[str, Tensor]:
-        """The tensors that have gradients."""
-        leaves = {"query": self.query, "key": self.key, "value": self.value}
-        return leaves if self.parameter is None else leaves | {"bias parameter": self.parameter}
+    def having(self, **leaves: Tensor) -> Inputs:
+        """The same with other leaves."""
+        return replace(self, leaves=self.leaves | leaves)
 
-    def attention_bias(self) -> AttentionBias | None:
-        """The bias, made of the parameter."""
-        return None if self.parameter is None or self.bias is None else self.bias(self.parameter)
+    def ruled(self, **rules: object) -> Inputs:
+        """The same under other rules; `bias` is fixed then."""
+        return replace(self, rules=replace(self.rules, **rules))  # type: ignore[arg-type]
+
+    @property
+    def query(self) -> Tensor:
+        """(B, H, T, K) or (N, H, K)."""
+        return self.leaves["query"]
+
+    @property
+    def key(self) -> Tensor:
+        """(B, G, S, K) or (N, G, K)."""
+        return self.leaves["key"]
+
+    @property
+    def value(self) -> Tensor:
+        """As the key."""
+        return self.leaves["value"]
+
+    def all_rules(self) -> AttentionRules:
+        """The rules, with the bias made of its parameter."""
+        return self.rules if self.bias is None else replace(self.rules, bias=self.bias(self.leaves["bias parameter"]))
 
 
 # name -> (shape of the parameter, the bias made of it)
@@ -103,7 +163,8 @@ BIASES: dict[str, tuple[Callable[[Sizes], tuple[int, ...]], Callable[[Tensor], A
 }
 
 
-def _padding(sizes: Sizes, draw: Draw) -> AttentionMask:
+def padding(sizes: Sizes, draw: Draw) -> AttentionMask:
+    """Every sample has a real token."""
     real = draw(sizes.batch, sizes.keys)
     real[:, 0] = True
     return AttentionMask(key_padding=real)
@@ -119,6 +180,17 @@ def _blocks(sizes: Sizes, draw: Draw, heads: int, size: int = 2) -> BlockLayout:
     return BlockLayout(draw(heads, -(-sizes.queries // size), -(-sizes.keys // size)), size)
 
 
+def _rule(sizes: Sizes, draw: Draw) -> AttentionMask:
+    return AttentionMask(rule=MaskRule(lambda b, h, i, j: (i + 2 * j) % 3 != 1))
+
+
+def _rule_of_each(sizes: Sizes, draw: Draw) -> AttentionMask:
+    """It tells samples and heads apart and looks into a table."""
+    longest = max(sizes.queries, sizes.keys)
+    table = draw(sizes.sequences, sizes.heads, longest)
+    return AttentionMask(rule=MaskRule(lambda b, h, i, j: table[b, h, (i - j).abs()], sizes.sequences, sizes.heads))
+
+
 def _everything(sizes: Sizes, draw: Draw) -> AttentionMask:
     return AttentionMask(
         key_padding=draw(sizes.batch, sizes.keys),
@@ -126,6 +198,7 @@ def _everything(sizes: Sizes, draw: Draw) -> AttentionMask:
         window=(3, 1),
         global_tokens=~draw(sizes.batch, sizes.keys),
         blocks=_blocks(sizes, draw, sizes.heads),
+        rule=_rule(sizes, draw).rule,
         dense=draw(sizes.batch, 1, sizes.queries, sizes.keys),
     )
 
@@ -148,18 +221,21 @@ _PACKED_GROUPED = replace(_PACKED, heads=6)
 _CAUSAL = AttentionMask(causal=True)
 
 CASES = (
-    Case("plain", _SELF, low_precision=True),
+    Case("plain", _SELF, low_precision=True, core=True),
     Case("T < S", _CROSS),
     Case("T > S", _LONG),
-    Case("T = 1, causal", Sizes(queries=1, keys=5), _fixed(_CAUSAL)),
+    Case("T = 1, causal", Sizes(queries=1, keys=5), _fixed(_CAUSAL), scale=1.0, core=True),
     Case("one token", Sizes(batch=1, queries=1, keys=1)),
-    Case("odd sizes", _ODD, low_precision=True),
+    Case("odd sizes", _ODD, low_precision=True, core=True),
     Case("scale 1", _SELF, scale=1.0),
     Case("large scores", _ODD, scale=20.0),
+    Case("softcap", _SELF, scale=1.0, softcap=1.5, low_precision=True),
+    Case("softcap, T > S, causal, bias: dense", _LONG, _fixed(_CAUSAL), bias="dense", softcap=0.7, core=True),
+    Case("softcap, grouped heads, padding", _GROUPED, padding, softcap=0.7),
     Case("strided inputs", _CROSS, strided=True),
-    Case("padding", _SELF, _padding, low_precision=True),
-    Case("padding, T < S", _CROSS, _padding),
-    Case("a sample of padding only", _SELF, _nothing_real, low_precision=True),
+    Case("padding", _SELF, padding, low_precision=True, core=True),
+    Case("padding, T < S", _CROSS, padding),
+    Case("a sample of padding only", _SELF, _nothing_real, low_precision=True, core=True),
     Case("causal", _SELF, _fixed(_CAUSAL), low_precision=True),
     Case("causal, T < S", _CROSS, _fixed(_CAUSAL)),
     Case("causal, T > S: the first queries see nothing", _LONG, _fixed(_CAUSAL)),
@@ -168,32 +244,40 @@ CASES = (
     Case("asymmetric window, T > S", _LONG, _fixed(AttentionMask(window=(0, 2)))),
     Case("one-sided window", _SELF, _fixed(AttentionMask(window=(None, 1)))),
     Case("window and global tokens", _SELF, _global(AttentionMask(window=(1, 1)))),
-    Case("window and global tokens, T > S", _LONG, _global(AttentionMask(window=(1, 0), causal=True))),
+    Case("window and global tokens, T > S", _LONG, _global(AttentionMask(window=(1, 0), causal=True)), core=True),
     Case("global tokens, nothing to lift", _SELF, _global(AttentionMask())),
     Case("blocks", _SELF, lambda s, draw: AttentionMask(blocks=_blocks(s, draw, 1))),
     Case("blocks for each head, T < S", _CROSS, lambda s, draw: AttentionMask(blocks=_blocks(s, draw, s.heads, 3))),
+    Case("rule", _SELF, _rule, low_precision=True),
+    Case("rule for each sample and head, T < S", _CROSS, _rule_of_each),
+    Case("rule, T > S, causal, bias: buckets", _LONG, lambda s, d: replace(_rule(s, d), causal=True), bias="buckets", core=True),
     Case("dense mask", _CROSS, lambda s, draw: AttentionMask(dense=draw(s.batch, s.heads, s.queries, s.keys))),
     Case("dense mask for each head", _SELF, lambda s, draw: AttentionMask(dense=draw(1, s.heads, s.queries, s.keys))),
-    Case("every mask at once", _CROSS, _everything),
+    Case("every mask at once", _CROSS, _everything, bias="ALiBi", core=True),
     *(Case(f"bias: {name}", _SELF, bias=name, low_precision=name in {"dense", "relative_key"}) for name in BIASES),
-    *(Case(f"bias: {name}, T < S, padding", _CROSS, _padding, bias=name) for name in ("dense", "buckets")),
+    *(Case(f"bias: {name}, T < S, padding", _CROSS, padding, bias=name, core=name == "dense") for name in ("dense", "buckets")),
     *(Case(f"bias: {name}, T > S, causal", _LONG, _fixed(_CAUSAL), bias=name) for name in ("ALiBi", "relative_key")),
     Case("grouped heads", _GROUPED, low_precision=True),
     Case("grouped heads, causal", replace(_GROUPED, queries=7), _fixed(_CAUSAL)),
-    Case("grouped heads, padding, relative_key_query", _GROUPED, _padding, bias="relative_key_query"),
-    Case("packed", _PACKED, low_precision=True),
+    Case("grouped heads, padding, relative_key_query", _GROUPED, padding, bias="relative_key_query", core=True),
+    Case("packed", _PACKED, low_precision=True, core=True),
     Case("packed, equal lengths", replace(_PACKED, lengths=(7, 7))),
     Case("packed, empty sequences only", Sizes(queries=0, keys=0, lengths=(0, 0))),
     Case("packed, causal", _PACKED, _fixed(_CAUSAL)),
-    Case("packed, window and global tokens", _PACKED, _global(AttentionMask(window=(1, 2)))),
+    Case("packed, softcap", _PACKED, softcap=0.7),
+    Case("packed, window and global tokens", _PACKED, _global(AttentionMask(window=(1, 2))), core=True),
+    Case("packed, rule", _PACKED, _rule),
+    Case("packed, rule for each sequence and head", _PACKED, _rule_of_each, core=True),
     *(Case(f"packed, bias: {name}", _PACKED, bias=name) for name in ("dense", "ALiBi", "buckets")),
-    Case("packed, grouped heads, relative_key_query", _PACKED_GROUPED, _fixed(_CAUSAL), bias="relative_key_query"),
-)
+    Case("packed, grouped heads, relative_key_query", _PACKED_GROUPED, _fixed(_CAUSAL), bias="relative_key_query", core=True),
+)  # fmt: skip
 
 
-def draw_inputs(case: Case, device: torch.device, dtype: torch.dtype = torch.float64) -> Inputs:
+def draw_inputs(
+    case: Case, device: torch.device, dtype: torch.dtype = torch.float64, *, fixed: Fixed | None = None
+) -> Inputs:
     """Random inputs of a case, the same ones every time."""
-    sizes = case.sizes
+    sizes = case.sizes if fixed is None else fixed.of(case.sizes)
     generator = torch.Generator().manual_seed(zlib.crc32(case.name.encode()))
 
     def normal(*shape: int) -> Tensor:
@@ -209,18 +293,22 @@ def draw_inputs(case: Case, device: torch.device, dtype: torch.dtype = torch.flo
             return normal(sizes.batch, sizes.width, length, heads).permute(0, 3, 2, 1)
         return normal(sizes.batch, heads, length, sizes.width)
 
-    shape_and_bias = None if case.bias is None else BIASES[case.bias]
-    output_shape = (sizes.batch, sizes.heads, sizes.queries) if sizes.lengths is None else (sizes.queries, sizes.heads)
-    return Inputs(
-        query=tensor(sizes.heads, sizes.queries),
-        key=tensor(sizes.groups, sizes.keys),
-        value=tensor(sizes.groups, sizes.keys),
-        mask=case.mask(sizes, mostly_true),
-        parameter=None if shape_and_bias is None else normal(*shape_and_bias[0](sizes)),
-        bias=None if shape_and_bias is None else shape_and_bias[1],
-        layout=None if sizes.lengths is None else PackedLayout.from_lengths(sizes.lengths, device),
-        scale=case.scale,
-        output_gradient=normal(*output_shape, sizes.width),
-        logsumexp_gradient=normal(*output_shape),
-        weights_gradient=normal(sizes.samples, sizes.heads, sizes.queries, sizes.keys),
-    )
+    packed = sizes.lengths is not None
+    rows = (sizes.queries, sizes.heads) if packed else (sizes.batch, sizes.heads, sizes.queries)
+    leaves = {
+        "query": tensor(sizes.heads, sizes.queries),
+        "key": tensor(sizes.groups, sizes.keys),
+        "value": tensor(sizes.groups, sizes.keys),
+    }
+    mask = case.mask(sizes, mostly_true)
+    shape, bias = (None, None) if case.bias is None else BIASES[case.bias]
+    if shape is not None:
+        leaves["bias parameter"] = normal(*shape(sizes))
+    gradients = {
+        "output": normal(*rows, sizes.width),
+        "logsumexp": normal(*rows),
+        "weights": normal(sizes.samples, sizes.heads, sizes.queries, sizes.keys),
+    }
+    leaves["x"] = normal(*(() if packed else (sizes.batch,)), sizes.queries, sizes.model_width)
+    layout = None if sizes.lengths is None else PackedLayout.from_lengths(sizes.lengths, device)
+    return Inputs(leaves, AttentionRules(mask, None, layout, case.scale, case.softcap), bias, gradients)

@@ -24,6 +24,7 @@ def naive_attention(
     bias: AttentionBias | None,
     layout: PackedLayout | None,
     scale: float,
+    softcap: float | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Output, logsumexp and probabilities, shaped as `AttentionResult` says; inputs as for `attend`."""
     if layout is not None:
@@ -43,6 +44,8 @@ def naive_attention(
                 for j in seen:
                     q, k = query[b, h, i], key[b, h // group, j]
                     score = scale * torch.dot(q, k)
+                    if softcap is not None:
+                        score = softcap * torch.tanh(score / softcap)
                     if bias is not None:
                         score = score + bias_of_pair(bias, q, k, (b, h, i, j), keys - queries, scale)
                     scores.append(score)
@@ -83,9 +86,13 @@ def may_attend(
     if mask.key_padding is not None and not mask.key_padding[b, j]:
         return False
     if layout is not None:
-        ends = layout.cu_seqlens.tolist()[1:]
-        if sum(end <= i for end in ends) != sum(end <= j for end in ends):
+        starts = layout.cu_seqlens.tolist()
+        b = sum(end <= i for end in starts[1:])
+        if b != sum(end <= j for end in starts[1:]):
             return False
+        position, j = i - starts[b], j - starts[b]
+    if mask.rule is not None and not mask.rule.allows(*(torch.tensor(each) for each in (b, h, position, j))):
+        return False
     return near
 
 

@@ -2,44 +2,268 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import copy
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from minitrans.attention.bias import AttentionBias
-from minitrans.attention.contract import AttentionResult, supported_options, used_options
+from minitrans.attention.context import Context
 from minitrans.attention.dispatch import attend
 from minitrans.attention.eager import EagerAttention
 from minitrans.attention.mask import AttentionMask
-from minitrans.attention.registry import BACKENDS, VariantSpec, is_pattern, load_backend, resolve_variant
+from minitrans.attention.probabilities import attention_probabilities
+from minitrans.attention.registry import BACKENDS, load_backend
+from minitrans.attention.rules import AttentionResult, AttentionRules, Backend
+from minitrans.attention.specs import VariantSpec, build_variants, check_spec
+from minitrans.attention.variant import CallSizes, LayerSizes, Variant
 from minitrans.errors import NotSupportedError
-from minitrans.testing.cases import Inputs
+from minitrans.testing.cases import Fixed, Inputs, Sizes
 
-Call = Callable[..., AttentionResult]
-Restrict = Callable[[AttentionMask, AttentionBias | None], tuple[AttentionMask, AttentionBias | None]]
+HOOKS = ("project", "restrict", "compute", "finish")
+A_VARIANT = (
+    "an attention is a minitrans.Variant: a class that is built from LayerSizes, `def __init__(self, sizes, *, option=...)` "
+    "with `super().__init__(sizes)`, and has at least one of project(query, key, value, context) -> (query, key, value), "
+    "restrict(mask, bias, sizes) -> (mask, bias), compute(query, key, value, rules) -> AttentionResult, with "
+    "supports(rules, query) -> str | None, and finish(result, x, context) -> AttentionResult"
+)
+LONGEST = 64  # tokens that a variant is built for
+
+Compute = Callable[[Tensor, Tensor, Tensor, AttentionRules], AttentionResult]
+Lacks = Callable[[AttentionRules, Tensor], str | None]
+Outcome = Callable[..., AttentionResult]  # (inputs, **changes of the rules)
 
 
-@dataclass(frozen=True)
+class WrongKindError(TypeError):
+    """What was given is no attention, or a hook of it takes or returns what it should not."""
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """An attention built for some sizes: the hooks `restrict` and `finish` of its variants around what computes.
+
+    Attributes:
+        compute: softmax attention on some backend, or a mechanism; refuses what it lacks.
+        lacks: what it cannot do.
+        variants: in order; none where a backend is under test.
+        mechanism: whether one of them computes.
+        finishes: whether `finish` runs.
+    """
+
+    compute: Compute
+    lacks: Lacks
+    variants: Sequence[Variant] = ()
+    mechanism: bool = False
+    finishes: bool = True
+
+    def __call__(self, inputs: Inputs, **changes: Any) -> AttentionResult:
+        """The attention of these tensors, under the rules of the inputs with some changed."""
+        query, key, value = inputs.query, inputs.key, inputs.value
+        rules = replace(inputs.all_rules(), **changes)
+        result = self.compute(query, key, value, self.restricted(rules, query, key))
+        _expect_kind(result, AttentionResult, "compute")
+        for variant in self.variants if self.finishes else ():
+            result = variant.finish(result, inputs.leaves["x"], context_of(rules, query, key))
+            _expect_kind(result, AttentionResult, f"{type(variant).__name__}.finish")
+        return result
+
+    def restricted(self, rules: AttentionRules, query: Tensor, key: Tensor) -> AttentionRules:
+        """The rules as the variants hand them on."""
+        layout = rules.layout
+        lengths = (query.shape[2], key.shape[2]) if layout is None else (layout.max_seqlen,) * 2
+        batch = query.shape[0] if layout is None else len(layout.cu_seqlens) - 1
+        sizes = CallSizes(batch, *lengths, query.shape[1], query.device, layout)
+        for variant in self.variants:
+            pair = variant.restrict(rules.mask, rules.bias, sizes)
+            if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], AttentionMask)):
+                raise WrongKindError(
+                    f"{type(variant).__name__}.restrict must return (mask, bias), it returned {pair!r}"
+                )
+            softcap = rules.softcap if variant.softcap is None else variant.softcap
+            needs = rules.need_logsumexp or variant.needs_logsumexp
+            rules = replace(rules, mask=pair[0], bias=pair[1], softcap=softcap, need_logsumexp=needs)
+        return rules
+
+    def why_not(self, inputs: Inputs, **changes: Any) -> str | None:
+        """What of such a call it says it cannot do."""
+        rules = replace(inputs.all_rules(), **changes)
+        reason = self.lacks(self.restricted(rules, inputs.query, inputs.key), inputs.query)
+        if not (reason is None or isinstance(reason, str)):
+            raise WrongKindError(f"`supports` must return what it cannot do, a str, or None, it returned {reason!r}")
+        return reason
+
+    @property
+    def parameters(self) -> dict[str, Tensor]:
+        """Of the variants, by name."""
+        named = [dict(variant.named_parameters()) for variant in self.variants]
+        several = sum(map(bool, named)) > 1
+        return {
+            f"parameter {index}.{name}" if several else f"parameter {name}": tensor
+            for index, tensors in enumerate(named)
+            for name, tensor in tensors.items()
+        }
+
+    def on(self, compute: Compute, lacks: Lacks, dtype: torch.dtype | None = None) -> Call:
+        """The same hooks around another computation."""
+        variants = [copy.deepcopy(variant).to(dtype=dtype) for variant in self.variants]
+        return replace(self, compute=compute, lacks=lacks, variants=variants)
+
+    def oracle(self, dtype: torch.dtype = torch.float64) -> Call:
+        """The same hooks around `eager`."""
+        eager = EagerAttention()
+        return self.on(eager, eager.supports, dtype)
+
+
+@dataclass(frozen=True, eq=False)
 class Subject:
-    """One attention under test.
+    """One attention under test, for any sizes.
 
     Attributes:
         name: for messages.
-        call: `attend` with this attention chosen.
-        supports: what it supports on the device of the test.
-        exact: it computes softmax attention.
-        restrict: of a pattern; of others, nothing changes.
+        device: where it runs.
+        fixed: the sizes that it is made for.
+        exact: it is softmax attention, and compared with the oracle.
+        spec: of the variants, where these are under test.
+        backend: what they run on, or what is under test.
     """
 
     name: str
-    call: Call
-    supports: frozenset[str]
+    device: torch.device
+    fixed: Fixed
     exact: bool
-    restrict: Restrict = lambda mask, bias: (mask, bias)
+    spec: VariantSpec | None = None
+    backend: str | Backend = "auto"
+
+    def build(self, sizes: Sizes, dtype: torch.dtype = torch.float64) -> Call:
+        """The attention for these sizes; its parameters are moved from where they begin: an identity would hide mistakes.
+
+        Raises:
+            NotSupportedError: where a variant refuses the sizes.
+        """
+        if self.spec is None:
+            return Call(*_computed_by(self.backend))
+        variants = built(self.spec, sizes)
+        generator = torch.Generator().manual_seed(5)
+        for variant in variants:
+            variant.eval().requires_grad_(False).to(self.device, dtype)
+            for parameter in variant.parameters():
+                noise = torch.randn(parameter.shape, generator=generator)
+                parameter.data += (0.2 * noise).to(parameter)
+        mechanism = next((variant for variant in variants if variant.is_mechanism), None)
+        if mechanism is None:
+            return Call(*_computed_by(self.backend), variants)
+        return Call(partial(guarded, mechanism.compute, mechanism.supports), mechanism.supports, variants, True)
+
+    @property
+    def widest(self) -> torch.dtype:
+        """float64, or float32 where that is refused."""
+        call = self.build(self.fixed.of(Sizes()))
+        query = torch.zeros(1, self.fixed.of(Sizes()).heads, 1, self.fixed.of(Sizes()).width, device=self.device)
+        return torch.float32 if call.lacks(AttentionRules(), query.double()) else torch.float64
+
+
+def subjects(attention: Any, device: torch.device, fixed: Fixed) -> list[Subject]:
+    """A backend, a mechanism, or a variant without `compute` on each of the backends.
+
+    Raises:
+        TypeError: for what is none of these; it says what a variant has. ValueError: for sizes that it cannot be built for.
+    """
+    if isinstance(attention, str) and attention in BACKENDS:
+        return [Subject(attention, device, fixed, True, backend=attention)]
+    if not isinstance(attention, Variant | type) and callable(getattr(attention, "supports", None)):
+        name = getattr(attention, "name", type(attention).__name__)
+        return [Subject(name, device, fixed, True, backend=attention)]
+    if isinstance(attention, Mapping) and "layers" in attention:
+        layers = attention["layers"]
+        layers = layers.values() if isinstance(layers, Mapping) else layers
+        return [subject for spec in layers for subject in subjects(spec, device, fixed)]
+    if isinstance(attention, Variant) and hasattr(attention, "sizes"):
+        own = attention.sizes
+        fixed = Fixed(own.heads, own.kv_heads, own.head_width, own.width)
+    try:
+        check_spec(attention)
+        variants = built(attention, fixed.of(Sizes()))
+    except NotSupportedError as error:
+        raise ValueError(f"{error}; heads=, kv_heads= and head_width= choose other sizes") from None
+    except TypeError as error:
+        raise WrongKindError(f"{error}. {A_VARIANT}" if "attention must be" in str(error) else str(error)) from None
+    for variant in variants:
+        _expect_hooks(variant)
+    name = " + ".join(variant.name or type(variant).__name__ for variant in variants) or "full"
+    mechanism = next((variant for variant in variants if variant.is_mechanism), None)
+    if mechanism is not None:
+        return [Subject(name, device, fixed, bool(getattr(mechanism, "exact", False)), attention)]
+    return [Subject(f"{name} on {backend}", device, fixed, True, attention, backend) for backend in BACKENDS]
+
+
+def built(spec: VariantSpec, sizes: Sizes) -> list[Variant]:
+    """The variants for these sizes. Raises NotSupportedError where one refuses them."""
+    layer = LayerSizes(sizes.model_width, sizes.heads, sizes.groups, sizes.width, layer=1, longest=LONGEST)
+    try:
+        return build_variants(spec, layer)
+    except ValueError as error:
+        raise NotSupportedError(f"{error} (built for H={sizes.heads}, G={sizes.groups}, K={sizes.width})") from error
+
+
+def context_of(rules: AttentionRules, query: Tensor, key: Tensor) -> Context:
+    """What the hooks see of a call."""
+    if rules.layout is None:
+        offset, length = key.shape[2] - query.shape[2], query.shape[2]
+        positions = torch.arange(length, device=query.device).add(offset).clamp(min=0).expand(query.shape[0], -1)
+    else:
+        positions = rules.layout.positions()
+    return Context(rules.mask, rules.bias, rules.layout, positions, need_weights=rules.need_weights)
+
+
+def _computed_by(backend: str | Backend) -> tuple[Compute, Lacks]:
+    if isinstance(backend, str):
+        return partial(attend, backend=backend), load_backend(backend).supports
+    return partial(_attend, backend), backend.supports
+
+
+def _attend(backend: Backend, query: Tensor, key: Tensor, value: Tensor, rules: AttentionRules) -> AttentionResult:
+    """As `attend` does it with a row of the table."""
+    result = guarded(backend, backend.supports, query, key, value, rules)
+    if rules.need_weights and isinstance(result, AttentionResult) and result.weights is None:
+        return replace(result, weights=attention_probabilities(query, key, rules, result.logsumexp))
+    return result
+
+
+def guarded(
+    compute: Compute, lacks: Lacks, query: Tensor, key: Tensor, value: Tensor, rules: AttentionRules
+) -> AttentionResult:
+    """What it lacks is refused."""
+    reason = lacks(rules, query)
+    if reason is not None:
+        raise NotSupportedError(f"does not support {reason}")
+    return compute(query, key, value, rules)
+
+
+def _expect_kind(found: object, kind: type, where: str) -> None:
+    if not isinstance(found, kind):
+        raise WrongKindError(f"{where} must return {kind.__name__}, it returned {type(found).__name__}. {A_VARIANT}")
+
+
+def _expect_hooks(variant: Variant) -> None:
+    """That it has hooks, and that they take what they will be given."""
+    kind, name = type(variant), type(variant).__name__
+    if not hasattr(variant, "sizes"):
+        raise WrongKindError(f"{name} does not call super().__init__(sizes). {A_VARIANT}")
+    for hook in (*HOOKS, "supports"):
+        wanted = list(inspect.signature(getattr(Variant, hook)).parameters)[1:]
+        try:
+            inspect.signature(getattr(variant, hook)).bind(*wanted)
+        except TypeError as error:
+            raise WrongKindError(f"{name}.{hook} must take ({', '.join(wanted)}): {error}. {A_VARIANT}") from None
+    has_one = any(getattr(kind, hook) is not getattr(Variant, hook) for hook in HOOKS) or variant.softcap is not None
+    if not has_one:
+        stray = ", it has `forward`, which nobody calls" if "forward" in vars(kind) else ""
+        raise WrongKindError(f"{name} has none of the hooks {', '.join(HOOKS)}{stray}. {A_VARIANT}")
 
 
 @dataclass
@@ -49,125 +273,93 @@ class Log:
     passed: list[str] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
 
-
-def subjects(attention: VariantSpec, device: torch.device) -> list[Subject]:
-    """A backend by its name, a mechanism, or a pattern on each of the backends."""
-    if isinstance(attention, str) and attention in BACKENDS:
-        backend = load_backend(attention)
-        return [
-            Subject(
-                attention, partial(attend, backend=attention), supported_options(backend, device) | {"weights"}, True
-            )
-        ]
-    variant = resolve_variant(attention)
-    if not is_pattern(variant):
-        exact = bool(getattr(variant, "exact", False))
-        return [Subject(variant.name, partial(attend, attention=variant), supported_options(variant, device), exact)]
-    return [
-        Subject(
-            f"{variant.name} on {name}",
-            partial(attend, attention=variant, backend=name),
-            supported_options(load_backend(name), device) | {"weights"},
-            True,
-            variant.restrict,
-        )
-        for name in BACKENDS
-    ]
-
-
-def oracle(subject: Subject) -> Call:
-    """`eager`, to be called as `attend` is, on the mask and bias of the subject's pattern."""
-
-    def call(query: Tensor, key: Tensor, value: Tensor, **options: Any) -> AttentionResult:
-        options["mask"], options["bias"] = subject.restrict(options["mask"], options["bias"])
-        if options["scale"] is None:
-            options["scale"] = query.shape[-1] ** -0.5
-        return EagerAttention()(query, key, value, **options)
-
-    return call
-
-
-def lacking(subject: Subject, inputs: Inputs, dropout_p: float = 0.0) -> set[str]:
-    """The options that the call would use and the subject does not support."""
-    mask, bias = subject.restrict(inputs.mask, inputs.attention_bias())
-    query, key, value = inputs.query, inputs.key, inputs.value
-    used = used_options(query, key, value, mask=mask, bias=bias, layout=inputs.layout, dropout_p=dropout_p)
-    return used - subject.supports
-
-
-def run(call: Call, inputs: Inputs, *, dropout_p: float = 0.0, need_weights: bool = False) -> AttentionResult:
-    """The call on the tensors of `inputs`."""
-    return call(
-        inputs.query,
-        inputs.key,
-        inputs.value,
-        mask=inputs.mask,
-        bias=inputs.attention_bias(),
-        layout=inputs.layout,
-        scale=inputs.scale,
-        dropout_p=dropout_p,
-        need_weights=need_weights,
-    )
-
-
-def expect_refusal(subject: Subject, inputs: Inputs, options: set[str], where: str, dropout_p: float = 0.0) -> None:
-    """AssertionError unless the call raises a NotSupportedError that names one of `options` and who supports it."""
-    try:
-        run(subject.call, inputs, dropout_p=dropout_p, need_weights="weights" in options)
-    except NotSupportedError as error:
-        message = str(error)
-        if not any(option in message for option in options) or "supported by: " not in message:
+    def run(self, where: str, check: Callable[..., None], *arguments: Any) -> None:
+        """Runs a check and keeps what became of it. Raises AssertionError, with the name of the check, where it fails."""
+        try:
+            check(*arguments)
+        except NotSupportedError as error:
+            self.refused.append(f"{where}: {error}")
+        except WrongKindError:
+            raise
+        except AssertionError as error:
+            raise AssertionError(f"{where}: {error}") from error
+        except Exception as error:
             raise AssertionError(
-                f"{where}: the refusal must name {sorted(options)} and a supporter: {message}"
+                f"{where}: {type(error).__name__}: {error} (what an attention cannot do it refuses in `supports` or with a "
+                "NotSupportedError; heads=, kv_heads= and head_width= choose the sizes)"
             ) from error
-    else:
-        raise AssertionError(f"{where}: {sorted(options)} is not in `supports`, yet the call was not refused")
+        else:
+            self.passed.append(where)
+
+
+def expect(holds: object, message: str) -> None:
+    """AssertionError with this message unless it holds."""
+    if not holds:
+        raise AssertionError(message)
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """The global random numbers under this seed; afterwards as they were."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+def random_state(device: torch.device) -> list[Tensor]:
+    """Of the global random numbers."""
+    state = [torch.get_rng_state()]
+    return [*state, torch.cuda.get_rng_state(device)] if device.type == "cuda" else state
 
 
 def outcome(
-    call: Call, inputs: Inputs, *, gradient: bool, need_weights: bool = False, through: frozenset[str] | None = None
+    call: Outcome,
+    inputs: Inputs,
+    parameters: Mapping[str, Tensor],
+    *,
+    gradient: bool = True,
+    through: frozenset[str] | None = None,
+    **changes: Any,
 ) -> tuple[dict[str, Tensor], frozenset[str]]:
     """Everything a call gives, gradients included.
 
     Args:
-        call: as `attend`.
+        call: of the inputs.
         inputs: the tensors; made to require gradients, or not.
+        parameters: further leaves.
         gradient: take gradients.
-        need_weights: ask for the probabilities.
         through: of "logsumexp" and "weights", what besides the output the loss is made of; None = all that can be.
+        changes: of the rules.
 
     Returns:
         Tensors by name, and what the loss was made of.
     """
-    leaves = inputs.leaves()
+    leaves = {**inputs.leaves, **parameters}
     for leaf in leaves.values():
         leaf.requires_grad_(gradient)
-    result = run(call, inputs, need_weights=need_weights)
+    result = call(inputs, **changes)
     found = {"output": result.output}
-    further = {
-        "logsumexp": (result.logsumexp, inputs.logsumexp_gradient),
-        "weights": (result.weights, inputs.weights_gradient),
-    }
-    loss = (result.output * inputs.output_gradient).sum()
+    loss = (result.output * inputs.gradients["output"]).sum()
     loss = loss + 0.0 * sum(leaf.sum() for leaf in leaves.values())  # a graph even where nothing was computed
     used = set()
-    for name, (tensor, tensor_gradient) in further.items():
+    for name, tensor in (("logsumexp", result.logsumexp), ("weights", result.weights)):
         if tensor is None:
             continue
         found[name] = tensor
         if gradient and tensor.requires_grad and (through is None or name in through):
-            loss = loss + (tensor.masked_fill(tensor == -torch.inf, 0.0) * tensor_gradient).sum()
+            loss = loss + (tensor.masked_fill(tensor == -torch.inf, 0.0) * inputs.gradients[name]).sum()
             used.add(name)
     if gradient:
         gradients = torch.autograd.grad(loss, list(leaves.values()))
         found |= {f"gradient of the {name}": part for name, part in zip(leaves, gradients, strict=True)}
+        for leaf in leaves.values():
+            leaf.requires_grad_(False)
     return {name: tensor.detach() for name, tensor in found.items()}, frozenset(used)
 
 
 def relative_error(found: Tensor, expected: Tensor) -> float:
     """Largest difference, relative to the largest expected number; infinite where NaN or an infinity is out of place."""
-    if found.shape != expected.shape:
-        raise AssertionError(f"has shape {tuple(found.shape)}, expected {tuple(expected.shape)}")
+    expect(found.shape == expected.shape, f"has shape {tuple(found.shape)}, expected {tuple(expected.shape)}")
     found, expected = found.to(torch.float64), expected.to(torch.float64)
     finite = expected.isfinite()
     if not torch.equal(found[~finite], expected[~finite]) or not bool(found[finite].isfinite().all()):
@@ -179,14 +371,11 @@ def relative_error(found: Tensor, expected: Tensor) -> float:
     return difference / largest if largest > 0 else difference
 
 
-def compare(
-    found: Mapping[str, Tensor], expected: Mapping[str, Tensor], where: str, allowed: Callable[[str], float]
-) -> None:
+def compare(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], allowed: Callable[[str], float]) -> None:
     """AssertionError naming the first tensor of `found` that is further from `expected` than `allowed` for its name."""
     for name, tensor in found.items():
         try:
             error = relative_error(tensor, expected[name])
         except AssertionError as shape:
-            raise AssertionError(f"{where}: {name} {shape}") from None
-        if not error <= allowed(name):
-            raise AssertionError(f"{where}: {name} is off by {error:.1e}, allowed {allowed(name):.1e} (relative)")
+            raise AssertionError(f"{name} {shape}") from None
+        expect(error <= allowed(name), f"{name} is off by {error:.1e}, allowed {allowed(name):.1e} (relative)")
