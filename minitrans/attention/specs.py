@@ -127,7 +127,7 @@ def _maker(part: Any, sizes: LayerSizes | None) -> tuple[Callable[..., Variant],
     try:
         inspect.signature(make).bind(sizes, **options)
     except TypeError as error:
-        named = isinstance(part, str | Mapping | type)
+        named = isinstance(part, str | Mapping) or (isinstance(part, type) and issubclass(part, Variant))
         raise TypeError(_wrong_options(part, make, error) if named else _NO_SPEC.format(part)) from None
     return make, options
 

@@ -5,7 +5,7 @@ Each check runs an attention twice, on inputs or under rules that must give the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -96,16 +96,18 @@ def check_behaviour(subject: Subject, dtypes: Sequence[torch.dtype], log: Log) -
     """Runs the checks of this file; of a variant that computes nothing itself, those that its hooks can break."""
     bench = Bench(subject, subject.widest)
     mechanism = subject.build(subject.fixed.of(SELF)).mechanism
-    for name, (check, for_all) in _CHECKS.items():
-        if mechanism or for_all:
-            log.run(f"{subject.name}, {name}", check, bench)
-    for name, mask in MASKS.items():
-        for sizes, lengths in ((SELF, "T = S"), (_CROSS, "T < S")):
-            where = f"{subject.name}, {name}, {lengths}"
-            log.run(f"{where}: what is forbidden changes nothing", _forbidden, bench, mask, sizes)
-            log.run(f"{where}: a bias of -1e9 is a mask", _bias_as_mask, bench, mask, sizes)
-            if mechanism:
-                log.run(f"{where}: a mask is its dense form", _dense_form, bench, mask, sizes)
+
+    def run(checks: Mapping[str, tuple[Callable[[Bench], None], bool]]) -> None:
+        for name, (check, for_all) in checks.items():
+            if mechanism or for_all:
+                log.run(f"{subject.name}, {name}", check, bench)
+
+    run(_FIRST)
+    for rule, on_mask in _ON_MASKS.items():
+        for name, mask in MASKS.items() if mechanism or on_mask is not _dense_form else ():
+            for sizes, lengths in ((SELF, "T = S"), (_CROSS, "T < S")):
+                log.run(f"{subject.name}, {name}, {lengths}: {rule}", on_mask, bench, mask, sizes)
+    run(_CHECKS)
     for kind in ("packed", "padded"):
         for name, (mask, bias) in _IN_A_BATCH.items():
             log.run(f"{subject.name}, {kind}, {name}", _packed, bench, kind, mask, bias)
@@ -425,7 +427,11 @@ def _dropout(bench: Bench) -> None:
     if call.why_not(inputs, need_weights=True) is None:
         weights = call(inputs, need_weights=True).weights
         assert weights is not None
-        what_was_dropped(call, inputs, weights)
+        factor = what_was_dropped(call, inputs, weights)
+        value = inputs.value.repeat_interleave(weights.shape[1] // inputs.value.shape[1], dim=1)
+        with seeded(1, value.device):
+            found = call(inputs, dropout_p=P).output
+        bench.same(found, (weights * factor) @ value, "dropout must act on probabilities, before they meet the values")
 
 
 def _weights(bench: Bench, sizes: Sizes) -> None:
@@ -509,24 +515,31 @@ def _dense(mask: AttentionMask, inputs: Inputs) -> Tensor:
 
 
 # name -> (the check, whether hooks around softmax attention can break it)
-_CHECKS: dict[str, tuple[Callable[[Bench], None], bool]] = {
+_FIRST: dict[str, tuple[Callable[[Bench], None], bool]] = {
     "plain": (_plain, True),
     "restrict narrows": (_narrows, True),
     "values matter": (_values_matter, True),
     "samples do not see each other": (partial(_samples_apart, mask=nothing), True),
+    "a bias": (_bias, True),
+}
+_ON_MASKS: dict[str, Callable[[Bench, MaskOf, Sizes], None]] = {
+    "what is forbidden changes nothing": _forbidden,
+    "a bias of -1e9 is a mask": _bias_as_mask,
+    "a mask is its dense form": _dense_form,
+}
+_CHECKS: dict[str, tuple[Callable[[Bench], None], bool]] = {
+    "a mask for each head": (_heads_have_masks, False),
     "padded samples do not see each other": (partial(_samples_apart, mask=MASKS["key padding"]), True),
     "a sample of padding only": (partial(_empty_rows, sizes=SELF, mask=_nothing_real), True),
     "causal, T > S: the first queries see nothing": (partial(_empty_rows, sizes=_LONG, mask=MASKS["causal"]), True),
+    "the scale": (_scale, False),
+    "the softcap": (_softcap, False),
     "gradients": (_gradients, True),
     "gradients, a sample of padding only": (partial(_gradients, mask=_nothing_real), True),
     "gradients, causal, bias: dense": (partial(_gradients, mask=MASKS["causal"], bias="dense"), True),
     "gradients under dropout": (partial(_gradients, dropout_p=P), False),
-    "a mask for each head": (_heads_have_masks, False),
-    "the scale": (_scale, False),
-    "the softcap": (_softcap, False),
-    "a bias": (_bias, True),
-    "dropout": (_dropout, False),
     "probabilities": (partial(_weights, sizes=SELF), False),
     "probabilities, packed": (partial(_weights, sizes=_PACKED), False),
     "grouped heads": (_grouped, False),
+    "dropout": (_dropout, False),
 }

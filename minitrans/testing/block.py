@@ -19,7 +19,7 @@ from minitrans.layers.cache import GrowingCache
 from minitrans.layers.multi_head_attention import MultiHeadAttention
 from minitrans.testing.behaviour import SELF, Bench, check_differences
 from minitrans.testing.cases import Inputs
-from minitrans.testing.subject import Call, Log, Subject, expect, outcome, seeded
+from minitrans.testing.subject import Call, Log, Subject, context_of, expect, outcome, seeded, wrong_return
 
 _REAL = torch.tensor([[True] * 6, [True] * 4 + [False] * 2])  # (B, T)
 _MASKS = {
@@ -32,6 +32,7 @@ _MASKS = {
 def check_in_block(subject: Subject, dtypes: Sequence[torch.dtype], log: Log) -> None:
     """What goes through `project` and `finish` too, on the backend of the subject."""
     bench = Bench(subject, subject.widest)
+    log.run(f"{subject.name}, in a block, projections", _projects, bench)
     log.run(f"{subject.name}, in a block, packed", _packed, bench)
     if subject.backend not in ("eager", "auto"):
         log.run(f"{subject.name}, in a block, against eager", _as_on_eager, bench)
@@ -74,6 +75,21 @@ def _run(module: MultiHeadAttention, x: Tensor, **context: Any) -> Tensor:
 
 def _as_result(run: Callable[[Tensor], Tensor], inputs: Inputs, **changes: Any) -> AttentionResult:
     return AttentionResult(run(inputs.leaves["x"]))
+
+
+def _projects(bench: Bench) -> None:
+    """`project` keeps shapes and types."""
+    call, inputs = bench.draw("block")
+    given = (inputs.query, inputs.key, inputs.value)
+    for variant in call.variants:
+        made = variant.project(*given, context_of(inputs.rules, inputs.query, inputs.key))
+        if not (isinstance(made, tuple) and len(made) == 3):
+            raise wrong_return(f"{type(variant).__name__}.project", "(query, key, value)", made)
+        for name, before, after in zip(("queries", "keys", "values"), given, made, strict=True):
+            same = before.shape == after.shape and before.dtype == after.dtype
+            expect(
+                same, f"the {name} were {tuple(before.shape)} {before.dtype}, now {tuple(after.shape)} {after.dtype}"
+            )
 
 
 def _as_on_eager(bench: Bench) -> None:

@@ -66,10 +66,12 @@ class Call:
         query, key, value = inputs.query, inputs.key, inputs.value
         rules = replace(inputs.all_rules(), **changes)
         result = self.compute(query, key, value, self.restricted(rules, query, key))
-        _expect_kind(result, AttentionResult, "compute")
+        if not isinstance(result, AttentionResult):
+            raise wrong_return("compute", "AttentionResult", result)
         for variant in self.variants if self.finishes else ():
             result = variant.finish(result, inputs.leaves["x"], context_of(rules, query, key))
-            _expect_kind(result, AttentionResult, f"{type(variant).__name__}.finish")
+            if not isinstance(result, AttentionResult):
+                raise wrong_return(f"{type(variant).__name__}.finish", "AttentionResult", result)
         return result
 
     def restricted(self, rules: AttentionRules, query: Tensor, key: Tensor) -> AttentionRules:
@@ -81,9 +83,7 @@ class Call:
         for variant in self.variants:
             pair = variant.restrict(rules.mask, rules.bias, sizes)
             if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], AttentionMask)):
-                raise WrongKindError(
-                    f"{type(variant).__name__}.restrict must return (mask, bias), it returned {pair!r}"
-                )
+                raise wrong_return(f"{type(variant).__name__}.restrict", "(mask, bias)", pair)
             softcap = rules.softcap if variant.softcap is None else variant.softcap
             needs = rules.need_logsumexp or variant.needs_logsumexp
             rules = replace(rules, mask=pair[0], bias=pair[1], softcap=softcap, need_logsumexp=needs)
@@ -244,9 +244,9 @@ def guarded(
     return compute(query, key, value, rules)
 
 
-def _expect_kind(found: object, kind: type, where: str) -> None:
-    if not isinstance(found, kind):
-        raise WrongKindError(f"{where} must return {kind.__name__}, it returned {type(found).__name__}. {A_VARIANT}")
+def wrong_return(where: str, expected: str, found: object) -> WrongKindError:
+    """What is said of a hook that returns something else."""
+    return WrongKindError(f"{where} must return {expected}, it returned {type(found).__name__}. {A_VARIANT}")
 
 
 def _expect_hooks(variant: Variant) -> None:

@@ -10,53 +10,93 @@ import torch
 from minitrans.attention.online_softmax import OnlineSoftmaxAttention
 from minitrans.attention.registry import BACKENDS, VARIANTS
 from minitrans.testing import check_attention
+from minitrans.testing.cases import CASES
 
-# Options without which a variant cannot be made.
-VARIANT_OPTIONS: dict[str, dict[str, Any]] = {"sliding_window": {"window": 2}}
+# Options without which a variant cannot be made, or that make it look at more.
+VARIANT_OPTIONS: dict[str, dict[str, Any]] = {
+    "sliding_window": {"window": 2}, "dilated": {"window": 4, "dilation": 2}, "softcap": {"cap": 1.5},
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", BACKENDS)
 def test_backend(name: str) -> None:
     report = check_attention(name)
-    assert len(report.passed) > 50
+    assert len(report.passed) > 100
 
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_variant(name: str) -> None:
-    report = check_attention({"name": name, **VARIANT_OPTIONS.get(name, {})}, dtypes=(torch.float64,))
-    assert len(report.passed) > 10
+    lines: list[str] = []
+    report = check_attention({"name": name, **VARIANT_OPTIONS.get(name, {})}, progress=lines.append)
+    assert len(report.passed) > 90
+    assert len(lines) in (1, len(BACKENDS))
+
+
+def test_other_options_and_lists() -> None:
+    for spec in ({"name": "rotary", "layout": "interleaved"}, {"name": "sink", "learned": False, "initial": 1.0}):
+        assert check_attention(spec, dtypes=(torch.float64,)).passed
+    report = check_attention(["rotary", "qk_norm", "talking_heads"], dtypes=(torch.float64,))
+    assert "rotary + qk_norm + talking_heads, in a block, gradients" in report.passed
 
 
 @pytest.mark.parametrize("tiles", [(1, 1), (2, 3), (5, 2)])
 def test_online_softmax_in_tiles_smaller_than_the_sequences(tiles: tuple[int, int]) -> None:
-    check_attention(OnlineSoftmaxAttention(query_tile=tiles[0], key_tile=tiles[1]))
+    assert check_attention(OnlineSoftmaxAttention(query_tile=tiles[0], key_tile=tiles[1])).refused == ()
 
 
 def test_only_what_is_said_to_be_unsupported_is_refused() -> None:
-    assert check_attention("eager").refused == ()
-    assert check_attention("sdpa").refused == ()
-    assert check_attention("online_softmax").refused == ()
+    for name in ("eager", "online_softmax"):
+        assert check_attention(name).refused == ()
+    refused = check_attention("sdpa", dtypes=(torch.float64,)).refused
+    assert {name.rsplit(": ", 1)[1] for name in refused} == {"softcap", "the logsumexp"}
     refused = check_attention("flex", dtypes=(torch.float64,)).refused
-    assert {name.split(", ", 1)[1] for name in refused} == {
-        "gradient of the query",
-        "gradient of the key",
-        "gradient of the value",
-        "gradient of the bias parameter",
-        "dropout",
-        "dropout, padding",
-        "dropout, ALiBi",
-        "dropout, grouped heads",
-        "dropout, packed",
+    assert {name.removeprefix("flex, ") for name in refused} == {
+        "gradient of the query: gradient",
+        "gradient of the key: gradient",
+        "gradient of the value: gradient",
+        "gradient of the bias parameter: gradient",
+        "dropout: dropout",
+        "dropout, padding: dropout",
+        "dropout, ALiBi: dropout",
+        "dropout, grouped heads: dropout",
+        "dropout, packed: dropout",
     }
+
+
+def test_the_core_has_every_kind() -> None:
+    """Of masks, biases, lengths and heads; what runs on every backend must not shrink unseen."""
+    core = [case for case in CASES if case.core]
+    masks = [case.mask(case.sizes, lambda *shape: torch.ones(shape, dtype=torch.bool)) for case in core]
+    for part in ("key_padding", "window", "global_tokens", "blocks", "rule", "dense"):
+        assert any(getattr(mask, part) is not None for mask in masks), part
+    assert any(mask.causal for mask in masks)
+    assert {case.bias for case in core} >= {"dense", "ALiBi", "buckets", "relative_key_query"}
+    lengths = {(case.sizes.queries > case.sizes.keys) - (case.sizes.queries < case.sizes.keys) for case in core}
+    assert lengths == {-1, 0, 1}
+    assert any(case.sizes.lengths for case in core)
+    assert any(case.sizes.groups < case.sizes.heads for case in core)
+    assert any(case.softcap for case in core)
+    assert any(case.scale for case in core)
+    assert len({(case.sizes.heads, case.sizes.width) for case in core}) > 2
 
 
 def test_report_says_how_much_was_run() -> None:
     report = check_attention("sdpa", dtypes=(torch.float64,))
-    assert str(report) == f"{len(report.passed)} checks passed, 0 refused as not supported"
+    assert str(report) == f"{len(report.passed)} checks passed, {len(report.refused)} refused as not supported"
+
+
+def test_progress(capsys: pytest.CaptureFixture[str]) -> None:
+    check_attention("sdpa", dtypes=(torch.float64,), progress=True)
+    line = capsys.readouterr().err
+    assert line.startswith("sdpa: ")
+    assert line.count("\n") == 1
+    lines: list[str] = []
+    check_attention({"layers": {"0": "sigmoid", "1-": "eager"}}, dtypes=(torch.float64,), progress=lines.append)
+    assert [line.split(":")[0] for line in lines] == ["sigmoid", "eager"]
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("name", BACKENDS)
-def test_backend_on_cuda(name: str) -> None:
-    check_attention(name, device="cuda")
+@pytest.mark.parametrize("name", [*BACKENDS, *VARIANTS])
+def test_on_cuda(name: str) -> None:
+    check_attention(name if name in BACKENDS else {"name": name, **VARIANT_OPTIONS.get(name, {})}, device="cuda")
