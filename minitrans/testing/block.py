@@ -25,7 +25,6 @@ _REAL = torch.tensor([[True] * 6, [True] * 4 + [False] * 2])  # (B, T)
 _MASKS = {
     "key padding": AttentionMask(key_padding=_REAL),
     "causal": AttentionMask(causal=True),
-    "window": AttentionMask(window=(1, 2)),
 }
 
 

@@ -202,10 +202,11 @@ def subjects(attention: Any, device: torch.device, fixed: Fixed) -> list[Subject
 
 
 def built(spec: VariantSpec, sizes: Sizes) -> list[Variant]:
-    """The variants for these sizes. Raises NotSupportedError where one refuses them."""
+    """The variants for these sizes, the same each time. Raises NotSupportedError where one refuses them."""
     layer = LayerSizes(sizes.model_width, sizes.heads, sizes.groups, sizes.width, layer=1, longest=LONGEST)
     try:
-        return build_variants(spec, layer)
+        with seeded(3, torch.device("cpu")):
+            return build_variants(spec, layer)
     except ValueError as error:
         raise NotSupportedError(f"{error} (built for H={sizes.heads}, G={sizes.groups}, K={sizes.width})") from error
 

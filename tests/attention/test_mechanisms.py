@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import dropout
+from torch.nn.functional import dropout, elu
 
 from minitrans.attention import (
+    ALiBi,
     AttentionBias,
     AttentionMask,
     AttentionResult,
@@ -20,9 +21,12 @@ from minitrans.attention import (
     Context,
     DenseBias,
     LayerSizes,
+    MaskRule,
+    SummedBias,
     Variant,
 )
 from minitrans.attention.mask import NO_MASK
+from minitrans.attention.packed import by_sequence
 from minitrans.attention.scores import dense_scores, over_values
 from minitrans.attention.sigmoid import Sigmoid
 from minitrans.attention.sink import Sink
@@ -30,7 +34,7 @@ from minitrans.attention.sliding_window import SlidingWindow
 from minitrans.attention.talking_heads import TalkingHeads
 from minitrans.errors import NotSupportedError
 from minitrans.layers.multi_head_attention import MultiHeadAttention
-from minitrans.testing import check_attention
+from minitrans.testing import check_attention, subject
 
 Bias = AttentionBias | None
 FLOAT64 = (torch.float64,)
@@ -129,6 +133,79 @@ def test_a_right_one_passes_and_refuses_the_rest() -> None:
 def test_fault_of_an_average_is_found(faulty: type[Average], message: str) -> None:
     with pytest.raises(AssertionError, match=message):
         check_attention(faulty, dtypes=FLOAT64)
+
+
+# ---- right ones, of kinds that are not in the box: no false alarm
+
+
+class Gate(Variant):
+    """The output of a head times a gate made of x (Qiu et al. 2025); its weights are drawn at random."""
+
+    def __init__(self, sizes: LayerSizes) -> None:
+        super().__init__(sizes)
+        self.gate = nn.Linear(sizes.width, sizes.heads)
+
+    def finish(self, result: AttentionResult, x: Tensor, context: Context) -> AttentionResult:
+        gate = torch.sigmoid(self.gate(x))
+        gate = gate[..., None] if context.layout is not None else gate.transpose(1, 2)[..., None]
+        return replace(result, output=result.output * gate)
+
+
+class LearnedSlopes(Variant):
+    """ALiBi with slopes that are learned, added to the bias there is."""
+
+    def __init__(self, sizes: LayerSizes) -> None:
+        super().__init__(sizes)
+        self.slopes = nn.Parameter(ALiBi.default_slopes(sizes.heads))
+
+    def restrict(self, mask: AttentionMask, bias: Bias, sizes: CallSizes) -> tuple[AttentionMask, Bias]:
+        own = ALiBi(self.slopes)
+        return mask, own if bias is None else SummedBias(bias, own)
+
+
+class Linear(Variant):
+    """elu + 1 as feature map (Katharopoulos et al. 2020): it knows key padding alone, and says so."""
+
+    def compute(self, query: Tensor, key: Tensor, value: Tensor, rules: AttentionRules) -> AttentionResult:
+        return by_sequence(self.rectangle, query, key, value, rules)
+
+    def rectangle(self, query: Tensor, key: Tensor, value: Tensor, rules: AttentionRules) -> AttentionResult:
+        group = query.shape[1] // key.shape[1]
+        key, value = key.repeat_interleave(group, 1), value.repeat_interleave(group, 1)
+        query, key = elu(query) + 1, elu(key) + 1
+        if rules.mask.key_padding is not None:
+            key = key * rules.mask.key_padding[:, None, :, None]
+        sums = query @ key.sum(-2)[..., None]
+        return AttentionResult(query @ (key.transpose(-2, -1) @ value) / sums.clamp(min=1e-6))
+
+    def supports(self, rules: AttentionRules, query: Tensor) -> str | None:
+        mask = rules.mask
+        if mask.causal or any(part is not None for part in (mask.window, mask.blocks, mask.rule, mask.dense)):
+            return "masks but key padding"
+        others = rules.bias is not None or rules.scale is not None or rules.softcap is not None or rules.dropout_p > 0
+        return "more than key padding" if others or rules.need_weights or rules.need_logsumexp else None
+
+
+class Relu(Sigmoid):
+    """ReLU in the place of softmax, over the number of keys (Wortsman et al. 2023)."""
+
+    def _rectangle(self, query: Tensor, key: Tensor, value: Tensor, rules: AttentionRules) -> AttentionResult:
+        scores = dense_scores(query, key, rules)
+        if rules.bias is not None:
+            scores = scores + rules.bias.to_dense(query, key, rules.scale_for(query))
+        allowed = rules.mask.to_dense(query.shape[2], key.shape[2], query.device)
+        scores = scores if allowed is None else scores.masked_fill(~allowed, -torch.inf)
+        weights = torch.relu(scores) / (scores > -1e4).sum(-1, keepdim=True).clamp(min=1)
+        return AttentionResult(over_values(dropout(weights, rules.dropout_p), value), weights)
+
+
+@pytest.mark.parametrize("variant", [Gate, LearnedSlopes, Linear, Relu])
+def test_right_ones_pass(variant: type[Variant], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subject, "BACKENDS", ["eager", "sdpa", "online_softmax", "triton"])
+    state = torch.get_rng_state()
+    report = check_attention(variant)
+    assert len(report.passed) > 20
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 # ---- faults in a mechanism that keeps every rule
@@ -327,8 +404,6 @@ class ReplacesWindow(SlidingWindow):
 
 class ReplacesRule(Variant):
     def restrict(self, mask: AttentionMask, bias: Bias, sizes: CallSizes) -> tuple[AttentionMask, Bias]:
-        from minitrans.attention import MaskRule
-
         return replace(mask, rule=MaskRule(lambda b, h, i, j: (i - j).abs() < 3)), bias
 
 
@@ -420,8 +495,6 @@ class MeanGate(Variant):
     ],
 )
 def test_fault_of_another_hook_is_found(faulty: Any, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from minitrans.testing import subject
-
     monkeypatch.setattr(subject, "BACKENDS", ["eager"])  # the others run the same hooks
     with pytest.raises(AssertionError, match=message):
         check_attention(faulty, dtypes=(torch.float64, torch.float32))
@@ -432,8 +505,6 @@ def test_a_pattern_that_a_backend_cannot_run_is_found() -> None:
 
     class Peeks(Variant):
         def restrict(self, mask: AttentionMask, bias: Bias, sizes: CallSizes) -> tuple[AttentionMask, Bias]:
-            from minitrans.attention import MaskRule
-
             return mask.narrowed(MaskRule(lambda b, h, i, j: (i - j).abs() <= max(i.max().item(), 1))), bias
 
     with pytest.raises(AssertionError, match="Peeks on flex, plain, float64: "):
@@ -480,8 +551,6 @@ def test_an_object_is_checked_in_its_own_sizes() -> None:
 
 
 def test_sizes_that_a_variant_refuses_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    from minitrans.testing import subject
-
     monkeypatch.setattr(subject, "BACKENDS", ["eager"])
     report = check_attention("rotary", dtypes=FLOAT64)
     assert [line for line in report.refused if "odd sizes" in line] == [
