@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from operator import attrgetter
 from typing import Any
 
 # which attention a model has
@@ -35,4 +36,4 @@ def check_backend(backend: str) -> None:
 def load(path: str) -> Any:
     """What "module:name" says. Raises ImportError or AttributeError where there is no such thing."""
     module, _, attribute = path.partition(":")
-    return getattr(import_module(module), attribute)
+    return attrgetter(attribute)(import_module(module))

@@ -106,7 +106,8 @@ def _parts(spec: VariantSpec) -> list[Any]:
         return [part for each in spec for part in _parts(each)]
     if spec == "full" or (isinstance(spec, Mapping) and dict(spec) == {"name": "full"}):
         return []
-    if not (isinstance(spec, str | Mapping) or callable(spec)):
+    a_module = isinstance(spec, torch.nn.Module) and not isinstance(spec, Variant)
+    if a_module or not (isinstance(spec, str | Mapping) or callable(spec)):
         raise TypeError(_NO_SPEC.format(spec))
     return [spec]
 
@@ -136,6 +137,8 @@ def _named(part: str | Mapping[str, Any]) -> tuple[Callable[..., Variant], dict[
     """What makes the variant of this name, and its options."""
     options = {"name": part} if isinstance(part, str) else dict(part)
     name = options.pop("name", None)
+    if name == "full":
+        raise TypeError(f"attention 'full' has no options, got {', '.join(options)}")
     if name in VARIANTS:
         return cast("type[Variant]", load(VARIANTS[name])), options
     if isinstance(name, str) and ":" in name:
