@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from minitrans.attention import ALiBi, AttentionBias, DenseBias, PackedLayout, RelativeBuckets, RelativePositions
-from minitrans.attention.packed import packed_bias
+from minitrans.attention.packed import dense_bias
 from minitrans.testing.naive import bias_of_pair
 
 B, H, G, T, S, K = 2, 6, 3, 4, 7, 5
@@ -87,11 +87,11 @@ def test_a_dense_bias_is_floating_and_has_four_dimensions(values: torch.Tensor) 
         DenseBias(values)
 
 
-def test_packed_bias_is_that_of_each_sequence() -> None:
+def test_the_dense_bias_of_a_packed_batch_is_that_of_each_sequence() -> None:
     layout = PackedLayout.from_lengths([3, 0, 5])
     q, k = torch.randn(1, H, 8, K), torch.randn(1, G, 8, K)
     bias = RelativePositions(torch.randn(2 * 5 - 1, K))  # reaches the longest sequence, not the whole batch
-    found = packed_bias(bias, q, k, 0.5, layout)
+    found = dense_bias(bias, q, k, 0.5, layout)
     expected = torch.zeros(1, H, 8, 8)
     expected[..., :3, :3] = bias.to_dense(q[:, :, :3], k[:, :, :3], 0.5)
     expected[..., 3:, 3:] = bias.to_dense(q[:, :, 3:], k[:, :, 3:], 0.5)

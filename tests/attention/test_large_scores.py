@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from minitrans.attention import AttentionMask, attend
+from minitrans.attention import AttentionMask, AttentionRules, attend
 from minitrans.attention.registry import BACKENDS
 
 
@@ -18,7 +18,7 @@ def test_a_masked_key_is_unseen_however_large_its_score(backend: str):
     )
     value = torch.tensor([1.0, 2.0, 1e6], dtype=torch.float64)[None, None, :, None].expand(1, 1, 3, 4)
     mask = AttentionMask(key_padding=torch.tensor([[True, True, False]]))
-    output = attend(query, key, value, mask=mask, backend=backend).output
+    output = attend(query, key, value, AttentionRules(mask), backend=backend).output
     torch.testing.assert_close(output, torch.full_like(output, 1.5), rtol=1e-12, atol=0)
 
 
