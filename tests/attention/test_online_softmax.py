@@ -16,7 +16,7 @@ CAUSAL, NOTHING = AttentionMask(causal=True), AttentionRules()
 small = OnlineSoftmaxAttention(query_tile=2, key_tile=3)
 
 
-@pytest.mark.parametrize(("dropout_p", "softcap"), [(0.0, None), (0.4, None), (0.0, 0.8), (0.4, 0.8)])
+@pytest.mark.parametrize(("dropout_p", "softcap"), [(0.0, None), (0.4, 0.8)])
 def test_gradients_are_those_of_finite_differences(dropout_p: float, softcap: float | None) -> None:
     values = torch.randn(1, H, T, S, dtype=torch.float64, requires_grad=True)
 

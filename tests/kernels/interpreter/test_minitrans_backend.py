@@ -5,18 +5,14 @@ Float16 stands for low precision: the interpreter multiplies bfloat16 as integer
 
 from __future__ import annotations
 
-from functools import partial
-
 import pytest
 import torch
-from minitrans.attention.contract import OPTIONS
 
-from minitrans.attention.dispatch import attend
-from minitrans.testing.cases import CASES, draw_inputs
-from minitrans.testing.dropout import check_dropout
-from minitrans.testing.subject import Log, Subject, compare, oracle, outcome, relative_error
+from minitrans.testing.cases import CASES, Case, Fixed, Sizes, draw_inputs
+from minitrans.testing.dropout import check_dropout, dropout_cases
+from minitrans.testing.subject import Subject, compare, outcome, relative_error
 
-SUBJECT = Subject("triton", partial(attend, backend="triton"), OPTIONS - {"float64"}, exact=True)
+SUBJECT = Subject("triton", torch.device("cpu"), Fixed(), exact=True, backend="triton")
 BY_NAME = {case.name: case for case in CASES}
 NAMES = (
     "T = 1, causal", "odd sizes", "strided inputs", "padding, T < S", "a sample of padding only",
@@ -24,6 +20,7 @@ NAMES = (
     "blocks for each head, T < S", "dense mask", "every mask at once", "bias: dense, one for all samples",
     "bias: buckets, T < S, padding", "bias: ALiBi, T > S, causal", "bias: relative_key", "grouped heads, causal",
     "packed, empty sequences only", "packed, window and global tokens", "packed, bias: dense", "packed, bias: buckets",
+    "rule for each sample and head, T < S", "softcap, T > S, causal, bias: dense", "packed, softcap", "packed, rule",
 )  # fmt: skip
 
 
@@ -37,20 +34,21 @@ RUNS = [
 
 @pytest.mark.parametrize(("name", "dtype"), RUNS)
 def test_case(name: str, dtype: torch.dtype):
+    call = SUBJECT.build(Sizes())
     inputs = draw_inputs(BY_NAME[name], torch.device("cpu"), dtype)
-    found, through = outcome(SUBJECT.call, inputs, gradient=True)
-    expected, _ = outcome(oracle(SUBJECT), inputs.to(torch.float64), gradient=True, through=through)
-    plain, _ = outcome(oracle(SUBJECT), inputs, gradient=True, through=through)
+    found, through = outcome(call, inputs, {})
+    expected, _ = outcome(call.oracle(), inputs.to(torch.float64), {}, through=through)
+    plain, _ = outcome(call.oracle(), inputs, {}, through=through)
 
     def allowed(of: str) -> float:
         if dtype == torch.float32:
             return 1e-5
-        return (3 if of.startswith("gradient") else 2) * relative_error(plain[of], expected[of]) + torch.finfo(
-            dtype
-        ).eps
+        factor = 3 if of.startswith("gradient") else 2
+        return factor * relative_error(plain[of], expected[of]) + torch.finfo(dtype).eps
 
-    compare(found, expected, name, allowed)
+    compare(found, expected, allowed)
 
 
-def test_dropout():
-    check_dropout(SUBJECT, torch.device("cpu"), torch.float32, Log())
+@pytest.mark.parametrize("case", dropout_cases(), ids=lambda case: case.name)
+def test_dropout(case: Case):
+    check_dropout(SUBJECT, case, torch.float32)
