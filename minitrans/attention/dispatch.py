@@ -60,16 +60,6 @@ def compute_attention(
     return result
 
 
-def _import(name: str) -> None:
-    """A compiler runs this while it traces, and puts nothing of it into the graph."""
-    if name not in LOADED:
-        load_backend(name)
-
-
-# all that torch.compiler.assume_constant_result does, which as a decorator here would import the compiler
-_import._dynamo_marked_constant = True  # type: ignore[attr-defined]
-
-
 def explain_backend(
     query: Tensor, key: Tensor, rules: AttentionRules = _RULES, *, backend: str = "auto"
 ) -> BackendChoice:

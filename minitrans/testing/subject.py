@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from minitrans.attention.context import Context
-from minitrans.attention.dispatch import attend
+from minitrans.attention.dispatch import attend, load_backend
 from minitrans.attention.eager import EagerAttention
 from minitrans.attention.mask import AttentionMask
 from minitrans.attention.probabilities import attention_probabilities
-from minitrans.attention.registry import BACKENDS, load_backend
+from minitrans.attention.registry import BACKENDS
 from minitrans.attention.rules import AttentionResult, AttentionRules, Backend
 from minitrans.attention.specs import VariantSpec, build_variants, check_spec
 from minitrans.attention.variant import CallSizes, LayerSizes, Variant

@@ -554,7 +554,7 @@ def test_sizes_that_a_variant_refuses_are_named(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(subject, "BACKENDS", ["eager"])
     report = check_attention("rotary", dtypes=FLOAT64)
     assert [line for line in report.refused if "odd sizes" in line] == [
-        "rotary on eager, odd sizes, float64: rotary positions turn pairs of columns: the head width must be even, got 5 "
+        "rotary on eager, odd sizes, float64: rotary attention turns pairs: the head width must be even, got 5 "
         "(built for H=2, G=2, K=5)"
     ]
     message = r"must be even, got 7 \(built for H=3, G=3, K=7\); heads=, kv_heads= and head_width= choose other sizes"

@@ -21,8 +21,8 @@ from minitrans.attention import (
     RelativeBuckets,
     RelativePositions,
     attend,
+    dispatch,
     explain_backend,
-    registry,
 )
 from minitrans.attention.backend_selection import select_backend
 from minitrans.attention.bias import SummedBias
@@ -195,7 +195,7 @@ def test_a_packed_batch_is_one_call(packed: bool, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize("backend", ["triton", "sdpa", "auto"])
 def test_one_graph(backend: str):
     """Also where the compiler is the first to want the backend."""
-    registry.LOADED.clear()
+    dispatch._LOADED.clear()
     torch.compiler.reset()
     query, table = torch.randn(2, 3, 7, 16, requires_grad=True), torch.randn(32, 3, requires_grad=True)
 
