@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 from tokenizers import AddedToken
 
+import minitrans
+from minitrans.families import FAMILIES
 from minitrans.tokenizers import auto as ours
+from minitrans.tokenizers import specs
 from minitrans.tokenizers.auto import AutoTokenizer
 from minitrans.tokenizers.tokenizer import Tokenizer
 
@@ -26,6 +29,18 @@ from minitrans.tokenizers.tokenizer import Tokenizer
 )
 def test_the_class(bert_folder: Path, copy_of: Any, files: dict[str, Any], expected: str) -> None:
     assert type(AutoTokenizer.from_pretrained(copy_of(bert_folder, **files))).__name__ == expected
+
+
+def test_every_family_has_its_tokenizer_and_every_spec_its_class(bert_folder: Path, copy_of: Any) -> None:
+    known = ours.known_classes()
+    rows = {name for name, row in vars(specs).items() if isinstance(row, specs.TokenizerSpec)}
+    assert {kind.spec.name for kind in known.values()} == {getattr(specs, name).name for name in rows}
+    for model_type, row in FAMILIES.items():
+        kind = getattr(minitrans, row.tokenizer)
+        assert kind is known[row.tokenizer] is getattr(minitrans, f"{row.tokenizer}Fast")
+        assert kind.spec.name in (row.tokenizer, "BertTokenizer")
+        folder = copy_of(bert_folder, config__json={"model_type": model_type})
+        assert ours.tokenizer_class(folder) is kind
 
 
 def test_the_class_of_other_families(roberta_folder: Path, sentencepiece_folder: Path, copy_of: Any) -> None:
