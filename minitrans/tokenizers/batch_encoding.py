@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import UserDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -148,10 +148,9 @@ class BatchEncoding(UserDict[str, Any]):
             return self
         if tensor_type not in TENSOR_TYPES:
             raise ValueError(f"return_tensors={tensor_type!r}: expected one of 'pt' (torch), 'np' (numpy) or None")
-        make: Callable[[Any], Any] = _to_torch if tensor_type == "pt" else _to_numpy
         for key, value in self.data.items():
             try:
-                self.data[key] = make(value)
+                self.data[key] = _tensor(value, tensor_type)
             except (ValueError, TypeError, RuntimeError):
                 how = "its rows differ in length or are no numbers; pass padding=True (and truncation=True), or drop the field"
                 raise ValueError(f"return_tensors={tensor_type!r}: {key!r} cannot become one tensor: {how}") from None
@@ -170,17 +169,13 @@ class BatchEncoding(UserDict[str, Any]):
         return self
 
 
-def _to_torch(value: Any) -> torch.Tensor:
-    if isinstance(value, torch.Tensor):
+def _tensor(value: Any, tensor_type: str) -> Any:
+    if tensor_type == "pt" and isinstance(value, torch.Tensor):
         return value
-    if isinstance(value, list) and value and isinstance(value[0], torch.Tensor):
+    if tensor_type == "pt" and isinstance(value, list) and value and isinstance(value[0], torch.Tensor):
         return torch.stack(value)
-    array = np.asarray(value)
-    return torch.from_numpy(array.astype(np.int64) if array.size == 0 else array)
-
-
-def _to_numpy(value: Any) -> np.ndarray[Any, Any]:
     array = np.asarray(value)
     if array.dtype == object:
         raise ValueError("ragged")
-    return array.astype(np.int64) if array.size == 0 else array
+    array = array.astype(np.int64) if array.size == 0 else array
+    return torch.from_numpy(array) if tensor_type == "pt" else array

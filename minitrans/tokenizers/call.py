@@ -147,14 +147,14 @@ def plan_lengths(
     if unbounded and pad == "max_length":
         raise ValueError("padding='max_length': the tokenizer has no model_max_length, so pass max_length")
     if unbounded and cut is not None:
-        _warn(f"truncation={cut!r} has no effect: no model_max_length is known and max_length was not given")
+        why = "the tokenizer has no model_max_length and max_length was not given"
+        _warn(f"truncation={cut!r} has no effect: {why}")
         cut = None
     if limit is None and (pad == "max_length" or cut is not None):
         limit = model_max_length
     if cut and pad and multiple and limit is not None and limit % multiple:
-        raise ValueError(
-            f"max_length={limit} is not a multiple of pad_to_multiple_of={multiple}, but truncates and pads"
-        )
+        what = f"is not a multiple of pad_to_multiple_of={multiple}, but both truncate and pad"
+        raise ValueError(f"max_length={limit} {what}")
     return LengthPlan(pad, cut, limit, _integer("stride", stride, 0), multiple, padding_side)
 
 
@@ -162,13 +162,13 @@ def _warn(message: str) -> None:
     warnings.warn(message, UserWarning, stacklevel=5)  # the caller of the tokenizer
 
 
-def set_lengths(backend: Backend, plan: LengthPlan, truncation_side: str, pad: Mapping[str, Any]) -> None:
-    """Puts the plan's truncation and padding (`pad`: the pad token, its id and type) into the backend's state."""
+def set_lengths(backend: Backend, plan: LengthPlan, side: str, pad: Mapping[str, Any]) -> None:
+    """Puts the plan's truncation (on `side`) and padding (`pad`: the pad token, its id and type) into the backend's state."""
     limit, multiple = plan.max_length, plan.pad_to_multiple_of
     backend.no_truncation()
     backend.no_padding()
     if plan.truncation is not None and limit is not None:
-        backend.enable_truncation(limit, stride=plan.stride, strategy=plan.truncation, direction=truncation_side)
+        backend.enable_truncation(limit, stride=plan.stride, strategy=plan.truncation, direction=side)
     if plan.padding is not None:
         length = limit if plan.padding == "max_length" else None
         backend.enable_padding(direction=plan.padding_side, length=length, pad_to_multiple_of=multiple, **pad)

@@ -91,10 +91,11 @@ def read_model(path: str | Path) -> SentencePieceModel:
         elif isinstance(value, bytes):
             parts[number] = value
     ids = list(range(processor.GetPieceSize()))
-    lacking = [name for number, name in ((2, "trainer_spec"), (3, "normalizer_spec")) if number not in parts]
+    lacking = [f"no {name}" for number, name in ((2, "trainer_spec"), (3, "normalizer_spec")) if number not in parts]
     if lacking or len(kinds) != len(ids):
-        what = f"found {lacking[0] if lacking else f'{len(kinds)} pieces'} ({len(data)} bytes)"
-        raise fault(path, f"expected {len(ids)} pieces, a trainer_spec and a normalizer_spec, {what}; is the file cut?")
+        found = ", ".join([f"{len(kinds)} pieces", *lacking])
+        wanted = f"{len(ids)} pieces, a trainer_spec and a normalizer_spec"
+        raise fault(path, f"expected {wanted}, found {found} ({len(data)} bytes); is the file cut?")
     kind = next((value for number, value in _fields(parts[2]) if number == 3), _UNIGRAM)
     if kind != _UNIGRAM:
         raise fault(path, f"model_type: expected 1 (unigram), found {kind!r}")
