@@ -24,6 +24,7 @@ from minitrans.attention import (
     MaskRule,
     SummedBias,
     Variant,
+    attend,
 )
 from minitrans.attention.mask import NO_MASK
 from minitrans.attention.packed import by_sequence
@@ -33,6 +34,7 @@ from minitrans.attention.sink import Sink
 from minitrans.attention.sliding_window import SlidingWindow
 from minitrans.attention.talking_heads import TalkingHeads
 from minitrans.errors import NotSupportedError
+from minitrans.layers import multi_head_attention
 from minitrans.layers.multi_head_attention import MultiHeadAttention
 from minitrans.testing import check_attention, subject
 
@@ -283,6 +285,23 @@ def bias_detached(self: Any, q: Tensor, k: Tensor, v: Tensor, rules: AttentionRu
     return q, k, v, replace(rules, bias=bias)
 
 
+def bias_clamped(self: Any, q: Tensor, k: Tensor, v: Tensor, rules: AttentionRules) -> Any:
+    bias = rules.bias
+    if isinstance(bias, DenseBias):
+        bias = DenseBias(bias.values.clamp(min=-5.0))
+    return q, k, v, replace(rules, bias=bias)
+
+
+def slopes_doubled(self: Any, q: Tensor, k: Tensor, v: Tensor, rules: AttentionRules) -> Any:
+    bias = ALiBi(2 * rules.bias.slopes) if isinstance(rules.bias, ALiBi) else rules.bias
+    return q, k, v, replace(rules, bias=bias)
+
+
+def mask_of_the_first_head(self: Any, q: Tensor, k: Tensor, v: Tensor, rules: AttentionRules) -> Any:
+    dense = rules.mask.dense
+    return q, k, v, replace(rules, mask=replace(rules.mask, dense=None if dense is None else dense[:, :1]))
+
+
 PLANTED: dict[str, tuple[Callable[..., Any], str]] = {
     # the five of a first trial
     "ignores window, causal and dense": (
@@ -313,6 +332,12 @@ PLANTED: dict[str, tuple[Callable[..., Any], str]] = {
     "half the dropout": (
         lambda self, q, k, v, rules: (q, k, v, replace(rules, dropout_p=rules.dropout_p / 2)), "dropout: .*(share of|itself)"
     ),
+    "ignores the values": (
+        lambda self, q, k, v, rules: (q, k, torch.ones_like(v), rules), "values matter: other values gave the same result"
+    ),
+    "a bias no lower than -5": (bias_clamped, "a bias of -1e9 is a mask: a bias of -1e9 differs from a mask"),
+    "ALiBi twice": (slopes_doubled, "bias: ALiBi: a bias is its dense form: a bias differs"),
+    "the mask of the first head": (mask_of_the_first_head, "a mask for each head: the mask of the first head was taken for all"),
     "a mask of -1e4": (masked_by_a_small_number, "what is forbidden changes nothing"),
 }  # fmt: skip
 
@@ -341,6 +366,18 @@ class OtherWeights(Sigmoid):
     def compute(self, query: Tensor, key: Tensor, value: Tensor, rules: AttentionRules) -> AttentionResult:
         result = super().compute(query, key, value, rules)
         return result if result.weights is None else replace(result, weights=result.weights.softmax(-1))
+
+
+class NarrowWindow(Sigmoid):
+    """A window one key too narrow; without a bias to compare it with."""
+
+    def _rectangle(self, query: Tensor, key: Tensor, value: Tensor, rules: AttentionRules) -> AttentionResult:
+        if rules.mask.window == (2, 1):
+            rules = replace(rules, mask=replace(rules.mask, window=(1, 1)))
+        return super()._rectangle(query, key, value, rules)
+
+    def supports(self, rules: AttentionRules, query: Tensor) -> str | None:
+        return "a bias" if rules.bias is not None else super().supports(rules, query)
 
 
 class CountsPadding(Sigmoid):
@@ -377,6 +414,7 @@ class DoubleInside(Sigmoid):
         (DropsOutput, "dropout: dropout must act on probabilities"),
         (ShrinksWithDropout, "dropout: dropout moved the mean by"),
         (OtherWeights, "probabilities: probabilities times values are not the output"),
+        (NarrowWindow, "window, T = S: a mask is its dense form: a mask differs from its dense form"),
         (CountsPadding, "padded, plain: a padded batch differs from its sequences run alone"),
         (ForgetsAParameter, "gradients: the gradient of the parameter weights_mix is wrong"),
         (DoubleInside, "float32: the output is torch.float64"),
@@ -412,7 +450,7 @@ class FromTheFirstKey(Variant):
 
     def restrict(self, mask: AttentionMask, bias: Bias, sizes: CallSizes) -> tuple[AttentionMask, Bias]:
         if sizes.layout is not None:
-            return mask, bias
+            raise NotSupportedError("packed batches")
         near = (torch.arange(sizes.queries)[:, None] - torch.arange(sizes.keys)).abs() < 2
         dense = near[None, None]
         return replace(mask, dense=dense if mask.dense is None else dense & mask.dense), bias
@@ -484,7 +522,7 @@ class MeanGate(Variant):
         ),
         (lambda sizes: ReplacesWindow(sizes, window=4), r"allows pairs that the mask forbids \(window"),
         (ReplacesRule, r"allows pairs that the mask forbids \(rule\)"),
-        (FromTheFirstKey, "packed, plain: a packed batch differs|token by token"),
+        (FromTheFirstKey, "in a block, token by token: token by token, with a cache, differs from the whole"),
         (DropsBias, "a bias changed nothing"),
         (PlaceInTheBatch, "in a block, packed: a packed batch differs from its sequences"),
         (MixesTokens, "in a block, .*: what a token holds changed tokens that may not attend to it"),
@@ -498,6 +536,19 @@ def test_fault_of_another_hook_is_found(faulty: Any, message: str, monkeypatch: 
     monkeypatch.setattr(subject, "BACKENDS", ["eager"])  # the others run the same hooks
     with pytest.raises(AssertionError, match=message):
         check_attention(faulty, dtypes=(torch.float64, torch.float32))
+
+
+def test_a_block_that_treats_backends_differently_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def other(*tensors: Any, backend: str) -> AttentionResult:
+        result = attend(*tensors, backend=backend)
+        return result if backend == "eager" else replace(result, output=result.output * 1.01)
+
+    monkeypatch.setattr(subject, "BACKENDS", ["eager", "sdpa"])
+    monkeypatch.setattr(multi_head_attention, "attend", other)
+    with pytest.raises(
+        AssertionError, match="rotary on sdpa, in a block, against eager: output differs from that on eager"
+    ):
+        check_attention("rotary", dtypes=FLOAT64)
 
 
 def test_a_pattern_that_a_backend_cannot_run_is_found() -> None:
