@@ -189,9 +189,9 @@ def _inside(window: tuple[int | None, int | None], ahead: Tensor) -> Tensor:
     allowed = torch.ones_like(ahead, dtype=torch.bool)
     left, right = window
     if left is not None:
-        allowed &= ahead >= -left
+        allowed = allowed & (ahead >= -left)  # not in place: ONNX has no such operator
     if right is not None:
-        allowed &= ahead <= right
+        allowed = allowed & (ahead <= right)
     return allowed[None, None]
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils._pytree import KeyEntry, SequenceKey, register_pytree_node
 
 from minitrans.attention.recording import being_traced
+from minitrans.errors import NotSupportedError
 
 _FIRST = 64  # tokens that the memory holds at first
 
@@ -36,12 +37,16 @@ class GrowingCache:
     @property
     def key(self) -> Tensor | None:
         """(B, G, S, K), or None while it is empty."""
-        return None if self._store is None else self._store.keys[:, :, : self.length]
+        return None if self._store is None else self._filled(self._store.keys)
 
     @property
     def value(self) -> Tensor | None:
         """(B, G, S, K), or None while it is empty."""
-        return None if self._store is None else self._store.values[:, :, : self.length]
+        return None if self._store is None else self._filled(self._store.values)
+
+    def _filled(self, memory: Tensor) -> Tensor:
+        # no view where none is needed: an exporter takes the sizes of a view's base for constants
+        return memory if memory.shape[2] == self.length else memory[:, :, : self.length]
 
     def extend(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Appends (B, G, T, K) keys and values; returns all of them, (B, G, S, K)."""
@@ -116,8 +121,10 @@ class StaticCache(GrowingCache):
         """Writes (B, G, T, K) keys and values; returns the whole memory, (B, G, capacity, K).
 
         Raises:
-            ValueError: where they do not fit any more, or carry gradients.
+            ValueError: where they do not fit any more, or carry gradients. NotSupportedError: in a trace.
         """
+        if being_traced():
+            raise NotSupportedError("a static cache cannot be traced: its place would be a constant; use a growing one")
         if key.requires_grad or value.requires_grad:
             raise ValueError("a static cache writes over its memory and keeps no gradients: call under torch.no_grad()")
         if self.length + key.shape[2] > self.capacity:
