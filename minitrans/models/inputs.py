@@ -15,7 +15,7 @@ from minitrans.attention.layout import PackedLayout
 from minitrans.attention.mask import NO_MASK, AttentionMask
 from minitrans.layers.cache import Cache
 from minitrans.models.config import EncoderConfig
-from minitrans.models.padding import MODES, Packing, choose_packing, refuse_obstacles
+from minitrans.models.padding import MODES, Packing, check_mode, choose_packing, refuse_obstacles
 
 
 class Body(Protocol):
@@ -297,6 +297,7 @@ def cache_to_extend(past: Cache | None, layers: int, batch: int, memory: Tensor 
 
 def _packing(body: Body, given: ModelInputs, real: Tensor | None, mode: str, packing: Packing | None) -> Packing | None:
     """Where the tokens lie if padding is left out: `packing`, if the batch came packed."""
+    check_mode(mode)
 
     def obstacles() -> list[str]:
         wanted = {

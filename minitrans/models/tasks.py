@@ -45,7 +45,7 @@ class TaskModel(PreTrainedModel):
 
         With labels, "auto" keeps the padding: a loss may count it (B5).
         """
-        if labels is not None and options.get("padding") is None and self.base_model.padding == "auto":
+        if labels is not None and (options.get("padding") or self.base_model.padding) == "auto":
             options["padding"] = "keep"
         output: EncoderOutput = self.base_model(*arguments, unpack=self.needs_grid, **options)
         return output

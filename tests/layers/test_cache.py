@@ -152,7 +152,14 @@ def test_gradients_reach_every_token() -> None:
 
 def test_a_graph_goes_on_without_one_and_back() -> None:
     cache, parts = GrowingCache(), []
-    for mode in (torch.enable_grad, torch.no_grad, torch.inference_mode, torch.enable_grad, torch.inference_mode, torch.no_grad):
+    for mode in (
+        torch.enable_grad,
+        torch.no_grad,
+        torch.inference_mode,
+        torch.enable_grad,
+        torch.inference_mode,
+        torch.no_grad,
+    ):
         with mode():
             part = some(2, requires_grad=mode is torch.enable_grad)
             cache = cache.fork()
@@ -184,7 +191,11 @@ def test_a_static_cache_is_not_traced() -> None:
     def step(key: Tensor) -> Tensor:
         return StaticCache(4).extend(key, key)[0]
 
-    with torch.no_grad(), pytest.warns(DeprecationWarning), pytest.raises(NotSupportedError, match="use a growing one"):
+    with (
+        torch.no_grad(),
+        pytest.warns(DeprecationWarning, match="trace"),
+        pytest.raises(NotSupportedError, match="use a growing one"),
+    ):
         torch.jit.trace(step, some(2))
 
 
