@@ -29,8 +29,7 @@ MUTANTS = {
         [PARITY, "-k", "bert-Model"],
     ),
     "B4 -100 is left out of the mean": (
-        "minitrans/layers/losses.py", "labels.flatten().long(), ignore_index=IGNORED)",
-        "labels.flatten().long().clamp(min=0))", [PARITY, "-k", "bert-ForMaskedLM"],
+        "minitrans/layers/losses.py", "flat, ignore_index=ignored, label_smoothing", "flat.clamp(min=0), label_smoothing", [PARITY, "-k", "bert-ForMaskedLM"],
     ),
     "B5 span positions past the text are ignored": (
         "minitrans/layers/losses.py", ".clamp(0, length), ignore_index=length)", ".clamp(0, length - 1))",
@@ -89,7 +88,7 @@ MUTANTS = {
         [PARITY, "-k", "distilbert-ForSequenceClassification"],
     ),
     "D2 DistilBERT's question answering has a dropout": (
-        "minitrans/models/distilbert.py", "return config.qa_dropout", "return 0.0", [PARITY, "-k", "distilbert-ForQuestionAnswering"],
+        "minitrans/models/distilbert.py", "return cast(\"DistilBertConfig\", config).qa_dropout", "return 0.0", [PARITY, "-k", "distilbert-ForQuestionAnswering"],
     ),
     "D3 DistilBERT's sinusoids are interleaved": (
         "minitrans/models/distilbert.py", "weight.copy_(sinusoidal_table(*module.position_embeddings.weight.shape))",
