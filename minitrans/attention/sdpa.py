@@ -39,8 +39,9 @@ def _rectangle(query: Tensor, key: Tensor, value: Tensor, rules: AttentionRules)
     """query (B, H, T, K), key and value (B, G, S, K) -> output (B, H, T, K)."""
     mask, scale = rules.mask, rules.scale_for(query)
     # torch's is_causal puts query i at position i instead of i + S - T, so it serves only where T == S, for good
-    square = bool(query.shape[2] == key.shape[2]) and not being_traced()
-    causal = square and rules.bias is None and mask.only_causal
+    causal = rules.bias is None and mask.only_causal and not being_traced()
+    if causal and query.shape[2] != key.shape[2]:  # a branch: to a compiler the comparison itself is no bool
+        causal = False
     allowed = None if causal else mask.to_dense(query.shape[2], key.shape[2], query.device)
     empty: Tensor | None = None
     if allowed is not None:
