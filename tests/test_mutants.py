@@ -160,7 +160,7 @@ MUTANTS = {
         "minitrans/layers/stack.py", "replace(context, bias=bias if", "replace(context, bias=context.bias if", [PARITY, "-k", "mpnet-Model"],
     ),
     "a forward leaves the cache of the user alone": (
-        "minitrans/models/inputs.py", "return past.fork()", "return past", ["tests/models/test_bert_only.py", "tests/layers/test_cache.py"],
+        "minitrans/models/inputs.py", "return past.fork()", "return past", ["tests/models/test_caches.py"],
     ),
     "S7 halves with an offset divide by half - 1": (
         "minitrans/layers/positions.py", "/ (half - 1)", "/ half", ["tests/layers", "-k", "position or sinus"],
