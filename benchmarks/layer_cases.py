@@ -15,8 +15,7 @@ DROPOUT = 0.1
 TOKENS, WIDTHS = 16384, (768, 1024)
 VOCABULARY, POSITIONS, TYPES = 30522, 512, 2
 LABELLED = 0.15
-FILL = 0.5
-LENGTH = 128  # of the padded batches
+LENGTH = 128  # of the sequences
 IGNORED = -100
 
 Leaves = dict[str, Tensor]
@@ -204,52 +203,6 @@ def masked_lm_loss(make: Maker) -> Problem:
     )  # fmt: skip
 
 
-def pack_rows(make: Maker) -> Problem:
-    sizes = make.sizes
-    batch, indices = _indices(make)
-    leaves = make.leaves(x=make.normal(batch, sizes.length, sizes.width))
-    share = len(indices) / (batch * sizes.length)
-    return Problem(
-        leaves,
-        make.normal(len(indices), sizes.width),
-        lambda given, p: kernels.pack_rows(given["x"], indices),
-        lambda given, p: given["x"].flatten(0, 1)[indices],
-        _moved(
-            make, batch * sizes.length * sizes.width, forward=2 * share, backward=1 + share, both=1 + 3 * share
-        ),
-    )  # fmt: skip
-
-
-def unpack_rows(make: Maker) -> Problem:
-    sizes = make.sizes
-    batch, indices = _indices(make)
-    leaves = make.leaves(x=make.normal(len(indices), sizes.width))
-    share = len(indices) / (batch * sizes.length)
-
-    def plain(given: Leaves, p: float) -> Tensor:
-        places = given["x"].new_zeros(batch * sizes.length, sizes.width)
-        return places.index_copy(0, indices, given["x"]).view(batch, sizes.length, sizes.width)
-
-    return Problem(
-        leaves,
-        make.normal(batch, sizes.length, sizes.width),
-        lambda given, p: kernels.unpack_rows(given["x"], indices, batch, sizes.length),
-        plain,
-        _moved(
-            make, batch * sizes.length * sizes.width, forward=1 + share, backward=2 * share, both=1 + 3 * share
-        ),
-    )  # fmt: skip
-
-
-def _indices(make: Maker) -> tuple[int, Tensor]:
-    """Sequences of a padded batch, and the flat places of its real tokens."""
-    length = make.sizes.length
-    batch = max(make.sizes.tokens // length, 2)
-    lengths = 1 + make.integers(length, batch) * 2 * FILL  # uniform, FILL of the length on average
-    real = torch.arange(length, device=make.device) < lengths[:, None]
-    return batch, real.flatten().nonzero()[:, 0]
-
-
 def _moved(make: Maker, elements: int, **tensors: float) -> dict[str, float]:
     return {mode: count * elements * make.sizes.dtype.itemsize for mode, count in tensors.items()}
 
@@ -267,8 +220,6 @@ LAYERS: dict[str, tuple[Callable[[Maker], Problem], float]] = {
     "embedding_layer_norm": (embedding_layer_norm, DROPOUT),
     "add_layer_norm": (add_dropout_layer_norm, 0.0),
     "rms_norm": (rms_norm, 0.0),
-    "pack_rows": (pack_rows, 0.0),
-    "unpack_rows": (unpack_rows, 0.0),
 }
 
 

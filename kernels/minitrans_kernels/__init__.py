@@ -24,10 +24,7 @@ _EXPORTS = {
     "use_tiles": "minitrans_kernels.attention.configs",
     "dropout_mask": "minitrans_kernels.dropout",
     **dict.fromkeys(
-        (
-            "add_dropout_layer_norm", "bias_gelu", "embedding_layer_norm", "masked_lm_loss", "pack_rows", "rms_norm",
-            "unpack_rows",
-        ),
+        ("add_dropout_layer_norm", "bias_gelu", "embedding_layer_norm", "masked_lm_loss", "rms_norm"),
         "minitrans_kernels.layers",
     ),
 }  # fmt: skip

@@ -120,21 +120,6 @@ def masked_loss_call(rows: int, width: int, size: int, share: float = 0.5, bias:
     return Call(inputs[: 2 + bias], ours, reference)
 
 
-def packing_call(shape: tuple[int, ...]) -> Call:
-    """Packs, and unpacks again."""
-    indices = (integers(2, *shape[:2]) > 0).flatten().nonzero().squeeze(1)
-
-    def ours(x: Tensor) -> Outputs:
-        packed = layers.pack_rows(x, indices.to(x.device))
-        return packed, layers.unpack_rows(packed, indices.to(x.device), shape[0], shape[1])
-
-    def reference(x: Tensor) -> Outputs:
-        packed = meaning.pack_rows(x, indices)
-        return packed, meaning.unpack_rows(packed, indices, shape[0], shape[1])
-
-    return Call((normal(*shape),), ours, reference)
-
-
 CALLS: dict[str, Call] = {
     "layer norm": layer_norm_call((2, 5, 7)),
     "layer norm, dropout": layer_norm_call((5, 7), p=0.3),
@@ -148,7 +133,6 @@ CALLS: dict[str, Call] = {
     "embedding, no types": embedding_call(2, 5, 7, types=False),
     "masked loss": masked_loss_call(5, 7, 3),
     "masked loss, no bias": masked_loss_call(5, 7, 3, bias=False),
-    "packing": packing_call((2, 5, 7)),
 }
 
 

@@ -69,16 +69,3 @@ def masked_lm_loss(hidden: Tensor, labels: Tensor, weight: Tensor, bias: Tensor 
     labelled = labels != ignore_index
     probabilities = torch.log_softmax(logits[labelled], dim=-1)
     return -probabilities[torch.arange(len(probabilities)), labels[labelled]].mean()
-
-
-def pack_rows(x: Tensor, indices: Tensor) -> Tensor:
-    """The tokens at flat positions `indices` (N) of x (B, S, ...)."""
-    return torch.stack([x[index // x.shape[1], index % x.shape[1]] for index in indices.tolist()])
-
-
-def unpack_rows(x: Tensor, indices: Tensor, batch: int, length: int) -> Tensor:
-    """A (B, S, ...) of zeros with x (N, ...) at flat positions `indices`."""
-    cells = [torch.zeros_like(x[0])] * (batch * length)
-    for row, index in enumerate(indices.tolist()):
-        cells[index] = x[row]
-    return torch.stack(cells).view(batch, length, *x.shape[1:])

@@ -15,7 +15,6 @@ from tests.kernels.layer_cases import (
     embedding_call,
     layer_norm_call,
     masked_loss_call,
-    packing_call,
     rms_norm_call,
 )
 
@@ -39,7 +38,6 @@ CALLS: dict[str, Call] = {
     "masked loss 768": masked_loss_call(2048, 768, 30522, 0.15),
     "masked loss 312, no bias": masked_loss_call(515, 312, 5003, 0.5, bias=False),
     "masked loss 64": masked_loss_call(130, 64, 50265, 1.0),
-    "packing": packing_call((16, 131, 768)),
 }
 
 
@@ -67,16 +65,14 @@ def test_never_waits_for_the_device() -> None:
     vector = torch.randn(768, device="cuda", dtype=torch.bfloat16, requires_grad=True)
     ids = torch.randint(0, 512, (4, 512), device="cuda")
     labels = torch.where(torch.rand(4, 512, device="cuda") < 0.15, ids, -100)
-    indices = torch.arange(0, 2048, 2, device="cuda")
     seed = torch.tensor([3], device="cuda")
 
     def step() -> None:
         dropout = {"eps": 1e-12, "dropout_p": 0.1, "dropout_seed": seed}
         x = layers.embedding_layer_norm(ids, ids, None, table, table, None, vector, vector, padding_idx=0, **dropout)
-        packed = layers.pack_rows(x + rows, indices)
-        packed = layers.add_dropout_layer_norm(layers.bias_gelu(packed, vector), packed, vector, vector, **dropout)
-        x = layers.unpack_rows(layers.rms_norm(packed, vector, eps=1e-6), indices, 4, 512)
-        layers.masked_lm_loss(x, labels, table, None).backward()
+        x = x + rows
+        x = layers.add_dropout_layer_norm(layers.bias_gelu(x, vector), x, vector, vector, **dropout)
+        layers.masked_lm_loss(layers.rms_norm(x, vector, eps=1e-6), labels, table, None).backward()
 
     step()
     torch.cuda.set_sync_debug_mode("error")

@@ -82,21 +82,6 @@ def test_loss_without_a_label_is_nan_and_moves_nothing() -> None:
         assert not gradient.any()
 
 
-@pytest.mark.parametrize("dtype", [torch.bool, torch.int64, torch.float64, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("rest", [(), (3,), (2, 3), (0,)], ids=str)
-def test_packing_and_unpacking_are_inverse(rest: tuple[int, ...], dtype: torch.dtype) -> None:
-    x = integers(7, 3, 5, *rest).to(dtype)
-    indices = torch.tensor([1, 2, 7, 14])
-    packed = layers.pack_rows(x, indices)
-    assert packed.shape == (4, *rest)
-    assert torch.equal(packed, x.flatten(0, 1)[indices])
-    padded = layers.unpack_rows(packed, indices, 3, 5)
-    assert padded.dtype == dtype
-    assert torch.equal(layers.pack_rows(padded, indices), packed)
-    others = torch.tensor([place for place in range(15) if place not in indices])
-    assert not padded.flatten(0, 1)[others].any()
-
-
 def test_there_is_a_reference_for_every_function_and_it_stands_alone() -> None:
     assert all(callable(getattr(layer_references, name)) for name in layers.__all__)
     assert "minitrans" not in Path(layer_references.__file__).read_text(encoding="utf-8")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from functorch.compile import make_boxed_func
-from minitrans_kernels.layers import embedding, gelu, layer_norm, masked_loss, packing, rms
+from minitrans_kernels.layers import embedding, gelu, layer_norm, masked_loss, rms
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
@@ -74,8 +74,6 @@ def operator_samples() -> dict[str, tuple[Any, tuple[Any, ...]]]:
             masked_loss.backward,
             (torch.tensor(1.0), rows.detach(), ids, table.detach(), None, torch.arange(5), count, torch.ones(2, 5)),
         ),
-        "pack_rows": (packing.pack, (rows, torch.tensor([4, 1]))),
-        "unpack_rows": (packing.unpack, (rows, torch.tensor([4, 1, 0, 2, 8]), 9)),
     }  # fmt: skip
 
 

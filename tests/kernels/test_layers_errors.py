@@ -82,14 +82,6 @@ WRONG: list[tuple[Callable[[], object], type[Exception], str]] = [
     (lambda: loss(labels=IDS.to("meta")), ValueError, "labels is on meta"),
     (lambda: loss(labels=IDS + 6), ValueError, r"labels must be 0 \.\. 5 or the ignored index, got 6"),
     (lambda: loss(labels=IDS - 1), ValueError, r"labels must be 0 \.\. 5 or the ignored index, got -1"),
-    (lambda: layers.pack_rows(VECTOR, IDS[0]), ValueError, r"x must be \(B, S, \.\.\.\), got shape \(4,\)"),
-    (lambda: layers.pack_rows(ROWS, IDS), ValueError, r"indices must be \(N\), got shape \(2, 3\)"),
-    (lambda: layers.pack_rows(ROWS, IDS[0].int()), TypeError, "indices must be int64, got torch.int32"),
-    (lambda: layers.pack_rows(ROWS, IDS[0].to("meta")), ValueError, "indices is on meta"),
-    (lambda: layers.pack_rows(ROWS, IDS[0] + 6), IndexError, "out of range"),
-    (lambda: layers.unpack_rows(VECTOR, IDS[0], 2, 3), ValueError, r"x must be \(N, \.\.\.\) with N = 3 as indices"),
-    (lambda: layers.unpack_rows(torch.tensor(1.0), IDS[0], 2, 3), ValueError, r"x must be \(N, \.\.\.\)"),
-    (lambda: layers.unpack_rows(ROWS[0], IDS[0], -1, 3), ValueError, "must not be negative, got -1 and 3"),
 ]
 
 

@@ -46,7 +46,6 @@ _DOCUMENTED = (
     "rms_norm 768 bfloat16",
     "bias_gelu 768 bfloat16 none",
     "masked_lm_loss 768 bfloat16 bias True",
-    "pack_rows unpack_rows 768 bfloat16",
 )
 _FLOAT32 = {
     "plain": (32, 64, 128, 256),

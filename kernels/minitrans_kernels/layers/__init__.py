@@ -8,15 +8,6 @@ from minitrans_kernels.layers.embedding import embedding_layer_norm
 from minitrans_kernels.layers.gelu import bias_gelu
 from minitrans_kernels.layers.layer_norm import add_dropout_layer_norm
 from minitrans_kernels.layers.masked_loss import masked_lm_loss
-from minitrans_kernels.layers.packing import pack_rows, unpack_rows
 from minitrans_kernels.layers.rms import rms_norm
 
-__all__ = [
-    "add_dropout_layer_norm",
-    "bias_gelu",
-    "embedding_layer_norm",
-    "masked_lm_loss",
-    "pack_rows",
-    "rms_norm",
-    "unpack_rows",
-]
+__all__ = ["add_dropout_layer_norm", "bias_gelu", "embedding_layer_norm", "masked_lm_loss", "rms_norm"]

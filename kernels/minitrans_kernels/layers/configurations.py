@@ -17,7 +17,6 @@ from minitrans_kernels.layers import (
     gelu_kernels,
     layer_norm_kernels,
     masked_loss_kernels,
-    packing_kernels,
     rms_kernels,
 )
 from minitrans_kernels.layers.arguments import MAX_EMBEDDING_WIDTH
@@ -43,7 +42,6 @@ def every_configuration() -> Iterator[tuple[str, Callable[[], None]]]:
         yield f"rms_norm {label}", partial(_rms_norm, *sizes)
         for approximate in ("none", "tanh"):
             yield f"bias_gelu {label} {approximate}", partial(_gelu, *sizes, approximate)
-        yield f"pack_rows unpack_rows {label}", partial(_packing, *sizes)
         for has_bias in (True, False) if width <= 1024 else ():
             yield f"masked_lm_loss {label} bias {has_bias}", partial(_masked_loss, *sizes, has_bias)
 
@@ -79,12 +77,6 @@ def _gelu(dtype: torch.dtype, width: int, approximate: str) -> None:
     rows, bias = _empty(_TOKENS, 4 * width, dtype=dtype), _empty(4 * width, dtype=dtype)
     y = gelu_kernels.forward(rows, bias, approximate)
     gelu_kernels.backward(y, rows, bias, approximate)
-
-
-def _packing(dtype: torch.dtype, width: int) -> None:
-    rows, indices = _empty(_TOKENS, width, dtype=dtype), _empty(_TOKENS // 2, dtype=torch.int64)
-    packed = packing_kernels.copy_rows(rows, indices, rows[::2].contiguous(), scatter=False)
-    packing_kernels.copy_rows(packed, indices, rows, scatter=True)
 
 
 def _masked_loss(dtype: torch.dtype, width: int, has_bias: bool) -> None:

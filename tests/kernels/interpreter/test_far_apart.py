@@ -107,7 +107,6 @@ CALLS: dict[str, Callable[..., Tensor | tuple[Tensor, ...]]] = {
     "embedding_layer_norm": lambda x, y: layers.embedding_layer_norm(
         IDS, IDS, None, y, x, None, VECTOR, VECTOR, eps=EPS
     ),
-    "pack_rows": lambda x, y: layers.pack_rows(x[None], torch.tensor([2, 0, 1])),
     "masked_lm_loss": lambda x, y: layers.masked_lm_loss(x, IDS, normal(5, 16).half(), None),
 }
 

@@ -20,7 +20,6 @@ from tests.kernels.layer_cases import (
     layer_norm_call,
     masked_loss_call,
     normal,
-    packing_call,
     rms_norm_call,
 )
 
@@ -105,11 +104,6 @@ def test_masked_loss_over_several_splits_and_chunks(dtype: torch.dtype, monkeypa
     assert_accurate(masked_loss_call(140, 20, 3 * 128 + 5), dtype)
 
 
-@options({f"{shape}": packing_call(shape) for shape in ((1, 2), (3, 5, 1), (2, 7, 3, 2), (2, 3, 1100))})
-def test_packing(call: Call, dtype: torch.dtype, layout: str) -> None:
-    assert_accurate(call, dtype, layout)
-
-
 def test_the_widest_rows() -> None:
     assert_accurate(layer_norm_call((2, 8192), 0.1, return_sum=True), torch.float32)
     assert_accurate(rms_norm_call((2, 8191)), torch.float32)
@@ -132,7 +126,6 @@ def test_no_rows_at_all() -> None:
             lambda a, c, w, b: (layers.embedding_layer_norm(ids, ids, None, a, c, None, w, b, eps=EPS),),
             (table, table, vector, vector),
         ),
-        (lambda x: (layers.pack_rows(x, ids[0]),), (empty,)),
     ):
         (output,), gradients = evaluate(call, inputs, torch.float32)
         assert output.numel() == 0

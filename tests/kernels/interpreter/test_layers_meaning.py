@@ -172,21 +172,6 @@ def test_logits_are_never_stored(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sizes.largest == max(count * 128, size * width)
 
 
-def test_packing_moves_any_dtype_and_stays_inside() -> None:
-    indices = torch.tensor([1, 2, 7, 14])
-    for dtype in (torch.bool, torch.int64, torch.float64, torch.bfloat16):
-        x = integers(7, 3, 5, 2).to(dtype)
-        packed = layers.pack_rows(x, indices)
-        assert torch.equal(packed, x.flatten(0, 1)[indices])
-        assert torch.equal(layers.pack_rows(layers.unpack_rows(packed, indices, 3, 5), indices), packed)
-    wide = integers(7, 4, 6)
-    assert torch.equal(layers.unpack_rows(wide[:, :2], indices, 3, 5).flatten(0, 1)[indices], wide[:, :2])
-    outside = torch.tensor([1, 15, -1])
-    rows = torch.ones(3, 5, 2)
-    assert torch.equal(layers.pack_rows(rows, outside).any(1), torch.tensor([True, False, False]))
-    assert layers.unpack_rows(torch.ones(3, 2), outside, 3, 5).sum() == 2
-
-
 @pytest.fixture(autouse=True)
 def several_programs(monkeypatch: pytest.MonkeyPatch) -> None:
     """As many programs as a small GPU would start, so that backwards have partial sums to add."""
