@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -68,6 +69,11 @@ Draw = Callable[..., Tensor]  # (*shape) -> a random bool tensor, mostly True
 MaskOf = Callable[[Sizes, Draw], AttentionMask]
 
 
+def nothing(sizes: Sizes, draw: Draw) -> AttentionMask:
+    """Forbidden."""
+    return AttentionMask()
+
+
 @dataclass(frozen=True)
 class Case:
     """One call that every attention which supports it must compute right.
@@ -86,7 +92,7 @@ class Case:
 
     name: str
     sizes: Sizes
-    mask: MaskOf = lambda sizes, draw: AttentionMask()
+    mask: MaskOf = nothing
     bias: str | None = None
     scale: float | None = None
     softcap: float | None = None
@@ -142,6 +148,19 @@ class Inputs:
         """As the key."""
         return self.leaves["value"]
 
+    @property
+    def sizes(self) -> tuple[int, int, int, int]:
+        """(B, H, T, S), of a packed batch (1, H, N, N)."""
+        tokens, heads, *_ = self.query.shape
+        packed = self.rules.layout is not None
+        return (1, heads, tokens, tokens) if packed else (*self.query.shape[:3], self.key.shape[2])
+
+    def allowed(self, mask: AttentionMask) -> Tensor:
+        """(B, H, T, S): what a mask allows."""
+        everything = torch.ones((), dtype=torch.bool, device=self.query.device)
+        dense = mask.to_dense(*self.sizes[2:], self.query.device, self.rules.layout)
+        return (everything if dense is None else dense).expand(self.sizes)
+
     def all_rules(self) -> AttentionRules:
         """The rules, with the bias made of its parameter."""
         return self.rules if self.bias is None else replace(self.rules, bias=self.bias(self.leaves["bias parameter"]))
@@ -170,24 +189,20 @@ def padding(sizes: Sizes, draw: Draw) -> AttentionMask:
     return AttentionMask(key_padding=real)
 
 
-def _nothing_real(sizes: Sizes, draw: Draw) -> AttentionMask:
+def nothing_real(sizes: Sizes, draw: Draw) -> AttentionMask:
+    """The first sample is padding only."""
     real = draw(sizes.batch, sizes.keys)
     real[0] = False
     return AttentionMask(key_padding=real)
 
 
-def _blocks(sizes: Sizes, draw: Draw, heads: int, size: int = 2) -> BlockLayout:
-    return BlockLayout(draw(heads, -(-sizes.queries // size), -(-sizes.keys // size)), size)
-
-
-def _rule(sizes: Sizes, draw: Draw) -> AttentionMask:
-    return AttentionMask(rule=MaskRule(lambda b, h, i, j: (i + 2 * j) % 3 != 1))
+def _blocks(sizes: Sizes, draw: Draw, heads: int = 1, size: int = 2) -> AttentionMask:
+    return AttentionMask(blocks=BlockLayout(draw(heads, -(-sizes.queries // size), -(-sizes.keys // size)), size))
 
 
 def _rule_of_each(sizes: Sizes, draw: Draw) -> AttentionMask:
     """It tells samples and heads apart and looks into a table."""
-    longest = max(sizes.queries, sizes.keys)
-    table = draw(sizes.sequences, sizes.heads, longest)
+    table = draw(sizes.sequences, sizes.heads, max(sizes.queries, sizes.keys))
     return AttentionMask(rule=MaskRule(lambda b, h, i, j: table[b, h, (i - j).abs()], sizes.sequences, sizes.heads))
 
 
@@ -197,19 +212,33 @@ def _everything(sizes: Sizes, draw: Draw) -> AttentionMask:
         causal=True,
         window=(3, 1),
         global_tokens=~draw(sizes.batch, sizes.keys),
-        blocks=_blocks(sizes, draw, sizes.heads),
-        rule=_rule(sizes, draw).rule,
+        blocks=_blocks(sizes, draw, sizes.heads).blocks,
+        rule=_RULE,
         dense=draw(sizes.batch, 1, sizes.queries, sizes.keys),
     )
 
 
-def _fixed(mask: AttentionMask) -> MaskOf:
-    return lambda sizes, draw: mask
+def _fixed(**parts: Any) -> MaskOf:
+    return lambda sizes, draw: AttentionMask(**parts)
 
 
-def _global(mask: AttentionMask) -> MaskOf:
-    return lambda sizes, draw: replace(mask, global_tokens=~draw(sizes.samples, sizes.keys))
+def _global(window: tuple[int, int] | None, causal: bool = False) -> MaskOf:
+    return lambda s, draw: AttentionMask(window=window, causal=causal, global_tokens=~draw(s.samples, s.keys))
 
+
+_RULE = MaskRule(lambda b, h, i, j: (i + 2 * j) % 3 != 1)
+# one of each kind, for all heads the same
+MASKS: dict[str, MaskOf] = {
+    "key padding": padding,
+    "causal": _fixed(causal=True),
+    "causal, key padding": lambda s, draw: replace(padding(s, draw), causal=True),
+    "window": _fixed(window=(2, 1)),
+    "window and global tokens": _global((2, 1)),
+    "blocks": _blocks,
+    "rule": _fixed(rule=_RULE),
+    "dense": lambda s, draw: AttentionMask(dense=draw(s.batch, 1, s.queries, s.keys)),
+}
+_CAUSAL = MASKS["causal"]
 
 _SELF = Sizes()
 _CROSS = Sizes(queries=5, keys=7)
@@ -218,13 +247,12 @@ _ODD = Sizes(batch=3, heads=2, groups=2, queries=9, keys=13, width=5)
 _GROUPED = Sizes(heads=6, queries=5, keys=7)
 _PACKED = Sizes(queries=14, keys=14, lengths=(4, 0, 1, 5, 4))
 _PACKED_GROUPED = replace(_PACKED, heads=6)
-_CAUSAL = AttentionMask(causal=True)
 
 CASES = (
     Case("plain", _SELF, low_precision=True, core=True),
     Case("T < S", _CROSS),
     Case("T > S", _LONG),
-    Case("T = 1, causal", Sizes(queries=1, keys=5), _fixed(_CAUSAL), core=True),
+    Case("T = 1, causal", Sizes(queries=1, keys=5), _CAUSAL, core=True),
     Case("one token", Sizes(batch=1, queries=1, keys=1)),
     Case("odd sizes", _ODD, low_precision=True, core=True),
     Case("scale 1", _SELF, scale=1.0),
@@ -233,43 +261,43 @@ CASES = (
     Case("strided inputs", _CROSS, strided=True),
     Case("padding", _SELF, padding, low_precision=True, core=True),
     Case("padding, T < S", _CROSS, padding),
-    Case("a sample of padding only", _SELF, _nothing_real, low_precision=True, core=True),
-    Case("causal", _SELF, _fixed(_CAUSAL), low_precision=True),
-    Case("causal, T < S", _CROSS, _fixed(_CAUSAL)),
-    Case("causal, T > S: the first queries see nothing", _LONG, _fixed(_CAUSAL)),
-    Case("window", _SELF, _fixed(AttentionMask(window=(2, 2))), low_precision=True),
-    Case("asymmetric window, T < S", _CROSS, _fixed(AttentionMask(window=(3, 1)))),
-    Case("asymmetric window, T > S", _LONG, _fixed(AttentionMask(window=(0, 2)))),
-    Case("one-sided window", _SELF, _fixed(AttentionMask(window=(None, 1)))),
-    Case("window and global tokens", _SELF, _global(AttentionMask(window=(1, 1)))),
-    Case("window and global tokens, T > S", _LONG, _global(AttentionMask(window=(1, 0), causal=True)), core=True),
-    Case("global tokens, nothing to lift", _SELF, _global(AttentionMask())),
-    Case("blocks", _SELF, lambda s, draw: AttentionMask(blocks=_blocks(s, draw, 1))),
-    Case("blocks for each head, T < S", _CROSS, lambda s, draw: AttentionMask(blocks=_blocks(s, draw, s.heads, 3))),
-    Case("rule", _SELF, _rule, low_precision=True),
+    Case("a sample of padding only", _SELF, nothing_real, low_precision=True, core=True),
+    Case("causal", _SELF, _CAUSAL, low_precision=True),
+    Case("causal, T < S", _CROSS, _CAUSAL),
+    Case("causal, T > S: the first queries see nothing", _LONG, _CAUSAL),
+    Case("window", _SELF, _fixed(window=(2, 2)), low_precision=True),
+    Case("asymmetric window, T < S", _CROSS, _fixed(window=(3, 1))),
+    Case("asymmetric window, T > S", _LONG, _fixed(window=(0, 2))),
+    Case("one-sided window", _SELF, _fixed(window=(None, 1))),
+    Case("window and global tokens", _SELF, MASKS["window and global tokens"]),
+    Case("window and global tokens, T > S", _LONG, _global((1, 0), causal=True), core=True),
+    Case("global tokens, nothing to lift", _SELF, _global(None)),
+    Case("blocks", _SELF, _blocks),
+    Case("blocks for each head, T < S", _CROSS, lambda s, draw: _blocks(s, draw, s.heads, 3)),
+    Case("rule", _SELF, MASKS["rule"], low_precision=True),
     Case("rule for each sample and head, T < S", _CROSS, _rule_of_each),
     Case("dense mask", _CROSS, lambda s, draw: AttentionMask(dense=draw(s.batch, s.heads, s.queries, s.keys))),
     Case("dense mask for each head", _SELF, lambda s, draw: AttentionMask(dense=draw(1, s.heads, s.queries, s.keys))),
     *(Case(f"bias: {name}", _SELF, bias=name, low_precision=name in {"dense", "relative_key"}) for name in BIASES),
     *(Case(f"bias: {name}, T < S, padding", _CROSS, padding, bias=name, core=name == "dense") for name in ("dense", "buckets")),
-    *(Case(f"bias: {name}, T > S, causal", _LONG, _fixed(_CAUSAL), bias=name) for name in ("ALiBi", "relative_key")),
+    *(Case(f"bias: {name}, T > S, causal", _LONG, _CAUSAL, bias=name) for name in ("ALiBi", "relative_key")),
     Case("grouped heads", _GROUPED, low_precision=True),
-    Case("grouped heads, causal", replace(_GROUPED, queries=7), _fixed(_CAUSAL)),
+    Case("grouped heads, causal", replace(_GROUPED, queries=7), _CAUSAL),
     Case("grouped heads, padding, relative_key_query", _GROUPED, padding, bias="relative_key_query", core=True),
-    Case("softcap, T > S, causal, bias: dense", _LONG, _fixed(_CAUSAL), bias="dense", softcap=0.7, core=True),
-    Case("rule, T > S, causal, bias: buckets", _LONG, lambda s, d: replace(_rule(s, d), causal=True), bias="buckets", core=True),
+    Case("softcap, T > S, causal, bias: dense", _LONG, _CAUSAL, bias="dense", softcap=0.7, core=True),
+    Case("rule, T > S, causal, bias: buckets", _LONG, _fixed(rule=_RULE, causal=True), bias="buckets", core=True),
     Case("every mask at once", _CROSS, _everything, bias="ALiBi", scale=1.0, core=True),
     Case("softcap, grouped heads, padding", _GROUPED, padding, softcap=0.7),
     Case("packed", _PACKED, low_precision=True, core=True),
     Case("packed, equal lengths", replace(_PACKED, lengths=(7, 7))),
     Case("packed, empty sequences only", Sizes(queries=0, keys=0, lengths=(0, 0))),
-    Case("packed, causal", _PACKED, _fixed(_CAUSAL)),
+    Case("packed, causal", _PACKED, _CAUSAL),
     Case("packed, softcap", _PACKED, softcap=0.7),
-    Case("packed, window and global tokens", _PACKED, _global(AttentionMask(window=(1, 2))), core=True),
-    Case("packed, rule", _PACKED, _rule),
+    Case("packed, window and global tokens", _PACKED, MASKS["window and global tokens"], core=True),
+    Case("packed, rule", _PACKED, MASKS["rule"]),
     Case("packed, rule for each sequence and head", _PACKED, _rule_of_each, core=True),
     *(Case(f"packed, bias: {name}", _PACKED, bias=name) for name in ("dense", "ALiBi", "buckets")),
-    Case("packed, grouped heads, relative_key_query", _PACKED_GROUPED, _fixed(_CAUSAL), bias="relative_key_query", core=True),
+    Case("packed, grouped heads, relative_key_query", _PACKED_GROUPED, _CAUSAL, bias="relative_key_query", core=True),
 )  # fmt: skip
 
 
@@ -293,22 +321,23 @@ def draw_inputs(
             return normal(sizes.batch, sizes.width, length, heads).permute(0, 3, 2, 1)
         return normal(sizes.batch, heads, length, sizes.width)
 
-    packed = sizes.lengths is not None
-    rows = (sizes.queries, sizes.heads) if packed else (sizes.batch, sizes.heads, sizes.queries)
+    batch = () if sizes.lengths is not None else (sizes.batch,)
+    rows = (*batch, sizes.queries, sizes.heads) if sizes.lengths is not None else (*batch, sizes.heads, sizes.queries)
     leaves = {
         "query": tensor(sizes.heads, sizes.queries),
         "key": tensor(sizes.groups, sizes.keys),
         "value": tensor(sizes.groups, sizes.keys),
+        "x": normal(*batch, sizes.queries, sizes.model_width),
     }
     mask = case.mask(sizes, mostly_true)
-    shape, bias = (None, None) if case.bias is None else BIASES[case.bias]
-    if shape is not None:
+    bias = None
+    if case.bias is not None:
+        shape, bias = BIASES[case.bias]
         leaves["bias parameter"] = normal(*shape(sizes))
     gradients = {
         "output": normal(*rows, sizes.width),
         "logsumexp": normal(*rows),
         "weights": normal(sizes.samples, sizes.heads, sizes.queries, sizes.keys),
     }
-    leaves["x"] = normal(*(() if packed else (sizes.batch,)), sizes.queries, sizes.model_width)
     layout = None if sizes.lengths is None else PackedLayout.from_lengths(sizes.lengths, device)
     return Inputs(leaves, AttentionRules(mask, None, layout, case.scale, case.softcap), bias, gradients)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from minitrans.attention.rules import AttentionResult
 from minitrans.errors import NotSupportedError
-from minitrans.testing.cases import Case, Inputs, Sizes, draw_inputs, padding
+from minitrans.testing.cases import Case, Inputs, Sizes, padding
 from minitrans.testing.subject import Call, Subject, compare, expect, outcome, seeded
 
 P = 0.3
@@ -28,43 +28,44 @@ def dropout_cases(width: int = 16) -> tuple[Case, ...]:
     )
 
 
-def check_dropout(subject: Subject, case: Case, dtype: torch.dtype) -> None:
+def dropout_against_oracle(subject: Subject, case: Case) -> None:
     """Dropout must act on probabilities, at its rate, reproducibly, and the gradient must know what was dropped.
 
     Without `finish`, which may do to the output what it does not do to the probabilities.
     """
-    call = replace(subject.build(subject.fixed.of(case.sizes), dtype), finishes=False)
-    inputs = draw_inputs(case, subject.device, dtype, fixed=subject.fixed)
+    call, inputs = subject.draw(case)
+    call = replace(call, finishes=False)
     reason = call.why_not(inputs, dropout_p=P)
     if reason is not None:
         raise NotSupportedError(reason)
-    oracle = call.oracle(dtype)
-    weights = oracle(inputs, need_weights=True).weights  # (B, H, T, S)
+    weights = call.oracle(subject.dtype)(inputs, need_weights=True).weights  # (B, H, T, S)
     assert weights is not None
-    factor = what_was_dropped(call, inputs, weights)
+    factor, wide = what_was_dropped(call, inputs, weights), call.oracle()
 
     def known(inputs: Inputs, **changes: Any) -> AttentionResult:
         """The oracle with z given: (z · softmax) V."""
         result = wide(inputs, need_weights=True)
         assert result.weights is not None
-        packed = inputs.rules.layout is not None
-        values = inputs.value.transpose(0, 1)[None] if packed else inputs.value  # (B, G, S, K)
-        values = values.repeat_interleave(factor.shape[1] // values.shape[1], dim=1)
-        output = (result.weights * factor.double()) @ values
-        return AttentionResult(output[0].transpose(0, 1) if packed else output, logsumexp=result.logsumexp)
+        return AttentionResult(over_values(result.weights * factor.double(), inputs), logsumexp=result.logsumexp)
 
     def once(inputs: Inputs, **changes: Any) -> AttentionResult:
         with seeded(1, subject.device):
             return call(inputs, dropout_p=P)
 
-    wide = call.oracle()
     found, through = outcome(once, inputs, call.parameters)
     expected, _ = outcome(known, inputs.to(torch.float64), wide.parameters, through=through)
-    tolerance = 1e-10 if dtype == torch.float64 else 1e-5
     try:
-        compare(found, expected, lambda name: tolerance)
+        compare(found, expected, lambda name: subject.tolerance)
     except AssertionError as error:
         raise AssertionError(f"with the probabilities dropped that this seed drops: {error}") from None
+
+
+def over_values(weights: Tensor, inputs: Inputs) -> Tensor:
+    """(B, H, T, K) or (N, H, K): the sums of values that probabilities (B, H, T, S) make."""
+    packed = inputs.rules.layout is not None
+    value = inputs.value.transpose(0, 1)[None] if packed else inputs.value  # (B, G, S, K)
+    output = weights @ value.repeat_interleave(weights.shape[1] // value.shape[1], dim=1)
+    return output[0].transpose(0, 1) if packed else output
 
 
 def what_was_dropped(call: Call, inputs: Inputs, weights: Tensor) -> Tensor:
@@ -91,7 +92,7 @@ def what_was_dropped(call: Call, inputs: Inputs, weights: Tensor) -> Tensor:
     seen = weights.abs() > 1e-12
     ratio = torch.where(seen, found / weights.masked_fill(~seen, 1.0), 0.0)
     factor = (ratio > 0.5 / (1 - P)).to(dtype) / (1 - P)
-    holds = torch.allclose(ratio, factor, atol=1e-3) and not bool((found.abs() > 1e-12)[~seen].any())
+    holds = torch.allclose(ratio, factor, atol=1e-3) and not bool((found.abs() * (1 - P) > 1e-12)[~seen].any())
     expect(holds, "dropout must act on probabilities: each must become 0 or itself / (1 - dropout_p)")
     rate = (factor[seen] == 0).double().mean().item()
     five_sigma = 5 * (P * (1 - P) / int(seen.sum())) ** 0.5

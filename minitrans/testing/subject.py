@@ -6,7 +6,7 @@ import copy
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, is_dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -23,7 +23,7 @@ from minitrans.attention.rules import AttentionResult, AttentionRules, Backend
 from minitrans.attention.specs import VariantSpec, build_variants, check_spec
 from minitrans.attention.variant import CallSizes, LayerSizes, Variant
 from minitrans.errors import NotSupportedError
-from minitrans.testing.cases import Fixed, Inputs, Sizes
+from minitrans.testing.cases import Case, Fixed, Inputs, Sizes, draw_inputs
 
 HOOKS = ("project", "restrict", "compute", "finish")
 A_VARIANT = (
@@ -108,15 +108,15 @@ class Call:
             for name, tensor in tensors.items()
         }
 
-    def on(self, compute: Compute, lacks: Lacks, dtype: torch.dtype | None = None) -> Call:
-        """The same hooks around another computation."""
-        variants = [copy.deepcopy(variant).to(dtype=dtype) for variant in self.variants]
-        return replace(self, compute=compute, lacks=lacks, variants=variants)
+    def trains(self, inputs: Inputs) -> bool:
+        """Whether it says that there are gradients."""
+        return self.why_not(inputs.having(query=inputs.query.detach().requires_grad_())) is None
 
     def oracle(self, dtype: torch.dtype = torch.float64) -> Call:
         """The same hooks around `eager`."""
         eager = EagerAttention()
-        return self.on(eager, eager.supports, dtype)
+        variants = [copy.deepcopy(variant).to(dtype=dtype) for variant in self.variants]
+        return replace(self, compute=eager, lacks=eager.supports, variants=variants)
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,6 +130,7 @@ class Subject:
         exact: it is softmax attention, and compared with the oracle.
         spec: of the variants, where these are under test.
         backend: what they run on, or what is under test.
+        dtype: what it is tried in.
     """
 
     name: str
@@ -138,33 +139,46 @@ class Subject:
     exact: bool
     spec: VariantSpec | None = None
     backend: str | Backend = "auto"
+    dtype: torch.dtype = torch.float64
 
-    def build(self, sizes: Sizes, dtype: torch.dtype = torch.float64) -> Call:
+    def build(self, sizes: Sizes) -> Call:
         """The attention for these sizes; its parameters are moved from where they begin: an identity would hide mistakes.
 
         Raises:
             NotSupportedError: where a variant refuses the sizes.
         """
-        if self.spec is None:
-            return Call(*_computed_by(self.backend))
-        variants = built(self.spec, sizes)
+        variants = [] if self.spec is None else built(self.spec, self.fixed.of(sizes))
         generator = torch.Generator().manual_seed(5)
         for variant in variants:
-            variant.eval().requires_grad_(False).to(self.device, dtype)
+            variant.eval().requires_grad_(False).to(self.device, self.dtype)
             for parameter in variant.parameters():
                 noise = torch.randn(parameter.shape, generator=generator)
                 parameter.data += (0.2 * noise).to(parameter)
         mechanism = next((variant for variant in variants if variant.is_mechanism), None)
-        if mechanism is None:
-            return Call(*_computed_by(self.backend), variants)
-        return Call(partial(guarded, mechanism.compute, mechanism.supports), mechanism.supports, variants, True)
+        if mechanism is not None:
+            return Call(partial(guarded, mechanism.compute, mechanism.supports), mechanism.supports, variants, True)
+        if isinstance(self.backend, str):
+            return Call(partial(attend, backend=self.backend), load_backend(self.backend).supports, variants)
+        return Call(partial(_attend, self.backend), self.backend.supports, variants)
+
+    def draw(self, case: Case) -> tuple[Call, Inputs]:
+        """The attention for a case, and the inputs."""
+        return self.build(case.sizes), draw_inputs(case, self.device, self.dtype, fixed=self.fixed)
+
+    def in_widest(self) -> Subject:
+        """The same in float64, or in float32 where that is refused."""
+        call, inputs = self.draw(Case("widest", Sizes()))
+        return replace(self, dtype=torch.float32) if call.lacks(AttentionRules(), inputs.query) else self
 
     @property
-    def widest(self) -> torch.dtype:
-        """float64, or float32 where that is refused."""
-        call = self.build(self.fixed.of(Sizes()))
-        query = torch.zeros(1, self.fixed.of(Sizes()).heads, 1, self.fixed.of(Sizes()).width, device=self.device)
-        return torch.float32 if call.lacks(AttentionRules(), query.double()) else torch.float64
+    def tolerance(self) -> float:
+        """Of what must be the same, relative to the largest number."""
+        return 1e-10 if self.dtype == torch.float64 else 1e-5
+
+    def same(self, found: Tensor, expected: Tensor, what: str) -> None:
+        """AssertionError unless they are equal but for rounding."""
+        error = relative_error(found, expected)
+        expect(error <= self.tolerance, f"{what} (off by {error:.1e})")
 
 
 def subjects(attention: Any, device: torch.device, fixed: Fixed) -> list[Subject]:
@@ -219,12 +233,6 @@ def context_of(rules: AttentionRules, query: Tensor, key: Tensor) -> Context:
     else:
         positions = rules.layout.positions()
     return Context(rules.mask, rules.bias, rules.layout, positions, need_weights=rules.need_weights)
-
-
-def _computed_by(backend: str | Backend) -> tuple[Compute, Lacks]:
-    if isinstance(backend, str):
-        return partial(attend, backend=backend), load_backend(backend).supports
-    return partial(_attend, backend), backend.supports
 
 
 def _attend(backend: Backend, query: Tensor, key: Tensor, value: Tensor, rules: AttentionRules) -> AttentionResult:
@@ -307,10 +315,29 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
         yield
 
 
-def random_state(device: torch.device) -> list[Tensor]:
-    """Of the global random numbers."""
-    state = [torch.get_rng_state()]
-    return [*state, torch.cuda.get_rng_state(device)] if device.type == "cuda" else state
+@contextmanager
+def untouched(inputs: Inputs) -> Iterator[None]:
+    """AssertionError where what runs inside changes the inputs, or draws from the global random numbers."""
+    device = inputs.query.device
+
+    def state() -> list[Tensor]:
+        cuda = [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
+        return [torch.get_rng_state(), *cuda]
+
+    drawn, before = state(), [(name, tensor, tensor.detach().clone()) for name, tensor in _tensors(inputs)]
+    yield
+    for name, tensor, copied in before:
+        expect(torch.equal(tensor, copied), f"the call changed its input {name}")
+    expect(all(map(torch.equal, state(), drawn)), "the call drew from the global random numbers without dropout")
+
+
+def _tensors(thing: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Those in a dataclass, and in what it holds, by name."""
+    if isinstance(thing, Tensor):
+        yield name, thing
+    elif is_dataclass(thing) or isinstance(thing, dict):
+        for part, value in (thing if isinstance(thing, dict) else vars(thing)).items():
+            yield from _tensors(value, part)
 
 
 def outcome(

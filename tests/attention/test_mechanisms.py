@@ -292,6 +292,13 @@ def bias_clamped(self: Any, q: Tensor, k: Tensor, v: Tensor, rules: AttentionRul
     return q, k, v, replace(rules, bias=bias)
 
 
+def bias_halved(self: Any, q: Tensor, k: Tensor, v: Tensor, rules: AttentionRules) -> Any:
+    bias = rules.bias
+    if bias is not None and rules.layout is None:
+        bias = DenseBias(bias.to_dense(q, k, rules.scale_for(q)) / 2)
+    return q, k, v, replace(rules, bias=bias)
+
+
 def slopes_doubled(self: Any, q: Tensor, k: Tensor, v: Tensor, rules: AttentionRules) -> Any:
     bias = ALiBi(2 * rules.bias.slopes) if isinstance(rules.bias, ALiBi) else rules.bias
     return q, k, v, replace(rules, bias=bias)
@@ -336,6 +343,7 @@ PLANTED: dict[str, tuple[Callable[..., Any], str]] = {
         lambda self, q, k, v, rules: (q, k, torch.ones_like(v), rules), "values matter: other values gave the same result"
     ),
     "a bias no lower than -5": (bias_clamped, "a bias of -1e9 is a mask: a bias of -1e9 differs from a mask"),
+    "half the bias": (bias_halved, "scores as a bias: half the scores given as a bias differ from the scores"),
     "ALiBi twice": (slopes_doubled, "bias: ALiBi: a bias is its dense form: a bias differs"),
     "the mask of the first head": (mask_of_the_first_head, "a mask for each head: the mask of the first head was taken for all"),
     "a mask of -1e4": (masked_by_a_small_number, "what is forbidden changes nothing"),

@@ -5,12 +5,15 @@ Float16 stands for low precision: the interpreter multiplies bfloat16 as integer
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from minitrans.testing.cases import CASES, Case, Fixed, Sizes, draw_inputs
-from minitrans.testing.dropout import check_dropout, dropout_cases
-from minitrans.testing.subject import Subject, compare, outcome, relative_error
+from minitrans.testing.cases import CASES, Case, Fixed
+from minitrans.testing.dropout import dropout_against_oracle, dropout_cases
+from minitrans.testing.exact import against_oracle
+from minitrans.testing.subject import Subject
 
 SUBJECT = Subject("triton", torch.device("cpu"), Fixed(), exact=True, backend="triton")
 BY_NAME = {case.name: case for case in CASES}
@@ -34,21 +37,9 @@ RUNS = [
 
 @pytest.mark.parametrize(("name", "dtype"), RUNS)
 def test_case(name: str, dtype: torch.dtype):
-    call = SUBJECT.build(Sizes())
-    inputs = draw_inputs(BY_NAME[name], torch.device("cpu"), dtype)
-    found, through = outcome(call, inputs, {})
-    expected, _ = outcome(call.oracle(), inputs.to(torch.float64), {}, through=through)
-    plain, _ = outcome(call.oracle(), inputs, {}, through=through)
-
-    def allowed(of: str) -> float:
-        if dtype == torch.float32:
-            return 1e-5
-        factor = 3 if of.startswith("gradient") else 2
-        return factor * relative_error(plain[of], expected[of]) + torch.finfo(dtype).eps
-
-    compare(found, expected, allowed)
+    against_oracle(replace(SUBJECT, dtype=dtype), BY_NAME[name])
 
 
 @pytest.mark.parametrize("case", dropout_cases(), ids=lambda case: case.name)
 def test_dropout(case: Case):
-    check_dropout(SUBJECT, case, torch.float32)
+    dropout_against_oracle(replace(SUBJECT, dtype=torch.float32), case)
