@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol, Self
+from typing import Self
 
 import torch
 
@@ -60,25 +60,33 @@ def fill(template: str, numbers: Mapping[str, int]) -> str:
     return template.format_map(numbers) if "{" in template else template
 
 
-class Rule(Protocol):
+class Rule:
     """One tensor movement: `sources` (templates of file keys) become `targets` (templates of model names)."""
+
+    source: str | tuple[str, ...]
+    target: str | tuple[str, ...]
 
     @property
     def sources(self) -> tuple[str, ...]:
         """Templates of the keys that are read."""
+        return (self.source,) if isinstance(self.source, str) else self.source
 
     @property
     def targets(self) -> tuple[str, ...]:
         """Templates of the names that are filled."""
+        return (self.target,) if isinstance(self.target, str) else self.target
 
     def shapes(self, shapes: Sequence[Shape]) -> list[Shape] | str:
         """Shapes of the targets for these shapes of the sources, or one line saying why there are none."""
+        return list(shapes)
 
     def apply(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """The targets' tensors (views where possible) from the sources' tensors."""
+        return list(tensors)
 
     def inverse(self) -> Rule:
         """The rule that undoes this one."""
+        raise NotImplementedError
 
 
 def _transposed(shape: Shape) -> Shape | str:
@@ -86,29 +94,11 @@ def _transposed(shape: Shape) -> Shape | str:
 
 
 @dataclass(frozen=True)
-class Rename:
+class Rename(Rule):
     """The same tensor under another name."""
 
     source: str
     target: str
-
-    @property
-    def sources(self) -> tuple[str, ...]:
-        """The one key that is read."""
-        return (self.source,)
-
-    @property
-    def targets(self) -> tuple[str, ...]:
-        """The one name that is filled."""
-        return (self.target,)
-
-    def shapes(self, shapes: Sequence[Shape]) -> list[Shape] | str:
-        """The shape as it is."""
-        return list(shapes)
-
-    def apply(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """The tensor as it is."""
-        return list(tensors)
 
     def inverse(self) -> Self:
         """The names swapped."""
@@ -130,62 +120,42 @@ class Transpose(Rename):
 
 
 @dataclass(frozen=True)
-class Split:
-    """One fused tensor cut into equal parts along its dimension `dim`; with `transpose`, each part is then transposed."""
+class Split(Rule):
+    """One fused tensor cut along its dimension `dim` into equal parts, in their order; each transposed, with `transpose`."""
 
     source: str
-    parts: tuple[str, ...]
+    target: tuple[str, ...]
     dim: int = 0
     transpose: bool = False
-
-    @property
-    def sources(self) -> tuple[str, ...]:
-        """The fused key."""
-        return (self.source,)
-
-    @property
-    def targets(self) -> tuple[str, ...]:
-        """The names of the parts, in the order they lie in the fused tensor."""
-        return self.parts
 
     def shapes(self, shapes: Sequence[Shape]) -> list[Shape] | str:
         """The fused shape with `dim` divided by the number of parts."""
         fused = shapes[0]
-        if self.dim >= len(fused) or fused[self.dim] % len(self.parts):
-            return f"expected dimension {self.dim} to divide into {len(self.parts)} parts, found shape {list(fused)}"
-        part: Shape | str = (*fused[: self.dim], fused[self.dim] // len(self.parts), *fused[self.dim + 1 :])
+        if self.dim >= len(fused) or fused[self.dim] % len(self.target):
+            return f"expected dimension {self.dim} to divide into {len(self.target)} parts, found shape {list(fused)}"
+        part: Shape | str = (*fused[: self.dim], fused[self.dim] // len(self.target), *fused[self.dim + 1 :])
         if self.transpose and not isinstance(part, str):
             part = _transposed(part)
-        return part if isinstance(part, str) else [part] * len(self.parts)
+        return part if isinstance(part, str) else [part] * len(self.target)
 
     def apply(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Views of the parts."""
-        parts = tensors[0].chunk(len(self.parts), self.dim)
+        parts = tensors[0].chunk(len(self.target), self.dim)
         return [part.T if self.transpose else part for part in parts]
 
     def inverse(self) -> Concat:
         """The parts laid end to end again."""
-        return Concat(self.parts, self.source, self.dim, self.transpose)
+        return Concat(self.target, self.source, self.dim, self.transpose)
 
 
 @dataclass(frozen=True)
-class Concat:
+class Concat(Rule):
     """Tensors of one shape (each transposed first, with `transpose`) laid end to end along `dim` of the fused tensor."""
 
-    parts: tuple[str, ...]
+    source: tuple[str, ...]
     target: str
     dim: int = 0
     transpose: bool = False
-
-    @property
-    def sources(self) -> tuple[str, ...]:
-        """The keys of the parts, in the order they lie in the fused tensor."""
-        return self.parts
-
-    @property
-    def targets(self) -> tuple[str, ...]:
-        """The fused name."""
-        return (self.target,)
 
     def shapes(self, shapes: Sequence[Shape]) -> list[Shape] | str:
         """The part's shape with `dim` times the number of parts."""
@@ -196,7 +166,7 @@ class Concat:
             return part
         if self.dim >= len(part):
             return f"expected parts with a dimension {self.dim}, found shape {list(part)}"
-        return [(*part[: self.dim], part[self.dim] * len(self.parts), *part[self.dim + 1 :])]
+        return [(*part[: self.dim], part[self.dim] * len(self.source), *part[self.dim + 1 :])]
 
     def apply(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """A new fused tensor."""
@@ -204,7 +174,7 @@ class Concat:
 
     def inverse(self) -> Split:
         """The fused tensor cut again."""
-        return Split(self.target, self.parts, self.dim, self.transpose)
+        return Split(self.target, self.source, self.dim, self.transpose)
 
 
 @dataclass(frozen=True)
@@ -237,12 +207,12 @@ class Tied:
     switch: str | None = None
 
 
-TableRow = Rename | Split | Concat | Drop | Refuse | Tied
+TableRow = Rule | Drop | Refuse | Tied
 
 
 def movements(table: Sequence[TableRow]) -> list[Rule]:
     """The rows of a table that move tensors."""
-    return [row for row in table if isinstance(row, Rename | Split | Concat)]
+    return [row for row in table if isinstance(row, Rule)]
 
 
 def ties(table: Sequence[TableRow]) -> list[Tied]:
