@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from minitrans.checkpoints.whole import load_whole
 from minitrans.embedding.folder import MODULES_FILE, PATTERNS, SETTINGS_FILES, read_modules, read_parts
 from minitrans.embedding.recipe import Module
-from minitrans.errors import NotSupportedError
+from minitrans.errors import CheckpointError, NotSupportedError
 from minitrans.files import MAX_TEXT_BYTES, printable, read_json, read_text, require_regular_file
 from minitrans.hub import local_folder
-from minitrans.models.auto import stored_config
+from minitrans.models.auto import architecture, class_by_name, stored_config
+from minitrans.models.config_file import StoredConfig
+from minitrans.models.loading import load_folder
 from minitrans.models.saving import save_model
 from weights_convert.checkpoint import find_folder
 from weights_convert.journal import Folder, Save, require_own_folder
@@ -85,6 +87,30 @@ def convert(
     report.notes += no_modules
     report.notes.append(f"written to {printable(target)} as {name}{', with ' + ', '.join(others) if others else ''}")
     return report
+
+
+def load_whole(
+    folder: Folder,
+    stored: StoredConfig,
+    class_name: str | None,
+    *,
+    done: str,
+    dtype: torch.dtype | str | None = None,
+    hashes: bool = False,
+) -> tuple[str, Any, ConversionReport]:
+    """The class, the model and the account; `done` says what happens to it: what is random cannot be that.
+
+    Raises:
+        CheckpointError: for every fault of the files, and where they lack a part of the model.
+    """
+    name = class_name or architecture(folder, stored)
+    model, report = load_folder(class_by_name(name), folder, dtype=dtype, changes={}, hashes=hashes)
+    if report.fresh:
+        raise CheckpointError(
+            f"{printable(folder.root)}: expected the head of {name}, found none: {', '.join(report.fresh[:4])}; "
+            f"a random head is not {done}, name the class of what is there, for example the bare model"
+        )
+    return name, model, report
 
 
 def _modules(folder: Folder) -> tuple[list[Module], list[str]]:

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from minitrans.checkpoints.conversion import load_whole
 from minitrans.checkpoints.diagnosis import likely_cause, part_of
 from minitrans.checkpoints.watching import Run, layer_of, matched, pairs_of, shown_name, watched_run
-from minitrans.checkpoints.whole import load_whole
 from minitrans.errors import NotSupportedError
 from minitrans.models.auto import stored_config
 from minitrans.models.loading import family_of

@@ -69,18 +69,16 @@ def load_encoder(runtime: Runtime, precision: str | None = None) -> Encoder:
 
 def checked_device(name: str) -> torch.device:
     """The device of this name. Raises ValueError if there is none here."""
+    usable = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
     try:
-        device = torch.device(name)
+        device: torch.device | None = torch.device(name)
     except RuntimeError:
-        raise ValueError(f"--device: expected cpu, cuda, cuda:1 or mps, got {printable(name)!r}") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"--device {name}: no CUDA device can be used here; use --device cpu")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"--device {name}: there are {torch.cuda.device_count()} CUDA devices here, counted from 0")
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        raise ValueError("--device mps: no Apple GPU can be used here; use --device cpu")
-    if device.type not in ("cpu", "cuda", "mps"):
+        device = None
+    if device is None or device.type not in usable:
         raise ValueError(f"--device: expected cpu, cuda, cuda:1 or mps, got {printable(name)!r}")
+    if (device.index or 0) >= usable[device.type]:
+        kind, count = device.type.upper(), usable[device.type]
+        raise ValueError(f"--device {name}: no {kind} device of this number, there are {count}; use --device cpu")
     return device
 
 

@@ -7,6 +7,7 @@ the same call; the sequences of a packed batch share rows (see `rows.py`), so th
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import cast
 
 import torch
@@ -18,9 +19,8 @@ from minitrans.attention.context import Context
 from minitrans.attention.mask import AttentionMask
 from minitrans.attention.recording import being_exported
 from minitrans.cpu.attention import attend_in_rows
-from minitrans.cpu.distances import Distances
 from minitrans.cpu.linear import FloatLinear, IntegerLinear
-from minitrans.cpu.rows import Rectangle, Rows, lay_out
+from minitrans.cpu.rows import Rectangle, Rows, lay_out, with_distances
 from minitrans.errors import NotSupportedError
 from minitrans.layers.activations import Activation, gelu_erf
 from minitrans.layers.block import Block
@@ -107,7 +107,9 @@ class FusedEncoder(nn.Module):
         before = [None, *(cast("LayerNorm", block.feed_forward_LayerNorm) for block in blocks[:-1])]
         self.blocks = [FusedBlock(block, dtype, norm_before) for block, norm_before in zip(blocks, before, strict=True)]
         self.norm = None if norm is None else _Norm(norm, self.floats)
-        self.distances = None if distances is None else Distances(distances, self.inner)
+        self.distances = distances
+        if distances is not None:
+            self.distances = replace(distances, table=distances.table.detach().to(self.inner, copy=True))
 
     def forward(
         self, x: Tensor, context: Context, cache: Cache | None = None, *, keep_states: bool = False
@@ -131,7 +133,7 @@ class FusedEncoder(nn.Module):
         layout = context.layout
         rows = _grid(x, context.mask, self.inner) if layout is None else lay_out(layout.lengths(), self.inner)
         if self.distances is not None:
-            rows = self.distances.added_to(rows)
+            rows = with_distances(rows, self.distances)
         states = [state.view(x.shape) for state in self.states(x.flatten(0, -2), rows, keep_states)]
         return StackOutput(states[-1], tuple(states) if keep_states else (), (), ())
 

@@ -13,12 +13,14 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from minitrans.attention.bias import RelativeBuckets
 
 _SHORT = 96  # rows up to this long may hold any sequence; longer ones are for sequences of more than half their length
 _LONG = 6  # registers of scores; a longer sequence is attended where it lies
@@ -99,6 +101,20 @@ def lay_out(lengths: Sequence[int], dtype: torch.dtype) -> Rows:
     place_of_token[token_of_place[real]] = real.nonzero().squeeze(1)
     beyond = torch.zeros(max(part.reach - part.length for part in shared), dtype=torch.int64)
     return Rows(in_place, shared, torch.cat([tokens, beyond]).clamp_min_(0), place_of_token)
+
+
+def with_distances(rows: Rows, bias: RelativeBuckets) -> Rows:
+    """The rows, their masks with scores of distances (Raffel et al. 2020), which are those between cells of a row."""
+    furthest = max((part.reach for part in rows.in_place + rows.shared), default=0)
+    scores = bias.table[bias.buckets(torch.arange(-furthest, furthest + 1))].T.contiguous()  # (H, distances)
+
+    def with_scores(part: Rectangle) -> Rectangle:
+        keys, queries = torch.arange(part.reach) - part.before, torch.arange(part.length)
+        of_cells = scores[:, keys - queries[:, None] + furthest][None]  # (1, H, length, reach)
+        return replace(part, mask=of_cells if part.mask is None else of_cells + part.mask)
+
+    in_place, shared = (tuple(map(with_scores, parts)) for parts in (rows.in_place, rows.shared))
+    return replace(rows, in_place=in_place, shared=shared)
 
 
 def _runs(lengths: Sequence[int]) -> tuple[list[Run], int]:

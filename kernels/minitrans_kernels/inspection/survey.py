@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from typing import NamedTuple
 
 from minitrans_kernels.inspection.compilation import Binary, compile_launch
@@ -36,25 +37,18 @@ def launches(cases: Iterable[Case], architectures: Iterable[str]) -> list[tuple[
 
 def survey(work: list[tuple[str, Launch]], processes: int) -> Iterator[Finding]:
     """Compiles each launch and looks for faults, in the order given."""
-    if processes == 1:
-        results: Iterable[tuple[Binary | None, tuple[str, ...]]] = map(_compile, (launch for _, launch in work))
-        yield from (Finding(name, launch, *result) for (name, launch), result in zip(work, results, strict=True))
-        return
     # a forked worker finds the launches where they are: kernels cannot be sent to another process
     _work[:] = [launch for _, launch in work]
-    with multiprocessing.get_context("fork").Pool(processes) as pool:
-        results = pool.imap(_compile_number, range(len(work)))
+    with multiprocessing.get_context("fork").Pool(processes) if processes > 1 else nullcontext() as pool:
+        results = (map if pool is None else pool.imap)(_compile, range(len(work)))
         yield from (Finding(name, launch, *result) for (name, launch), result in zip(work, results, strict=True))
 
 
 _work: list[Launch] = []
 
 
-def _compile_number(number: int) -> tuple[Binary | None, tuple[str, ...]]:
-    return _compile(_work[number])
-
-
-def _compile(launch: Launch) -> tuple[Binary | None, tuple[str, ...]]:
+def _compile(number: int) -> tuple[Binary | None, tuple[str, ...]]:
+    launch = _work[number]
     try:
         binary = compile_launch(launch)
     except Exception as error:  # the compiler raises of many kinds, and the survey goes on
