@@ -11,11 +11,6 @@ from benchmarks import structure
 from benchmarks.tables import number, table
 
 
-def not_yet(today: str) -> pytest.MarkDecorator:
-    """A bound that does not hold: it turns red once it does, and the mark goes."""
-    return pytest.mark.xfail(strict=True, reason=f"{today} today")
-
-
 @pytest.fixture(scope="module")
 def shape() -> dict[str, Any]:
     return structure.shape()
@@ -28,8 +23,8 @@ def shape() -> dict[str, Any]:
         ("lines_executed", 170),
         ("circles", 0),
         ("up_arrows", 0),
-        pytest.param("checks_percent", 7.99, marks=not_yet("9.2")),
-        pytest.param("lines", 26_681, marks=not_yet("27,017")),
+        ("checks_percent", 7.99),
+        ("lines", 26_681),
     ],
 )
 def test_bounds(shape: dict[str, Any], what: str, at_most: float) -> None:
