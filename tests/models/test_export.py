@@ -428,6 +428,7 @@ def test_reading_an_output_inside_a_graph() -> None:
         torch.testing.assert_close(got, expected, rtol=0, atol=1e-10)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_compiled_decoding() -> None:
     torch.compiler.reset()
