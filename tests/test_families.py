@@ -31,7 +31,7 @@ from typing import ClassVar
 from minitrans.models import bert
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class ToyConfig(bert.BertConfig):
     model_type: ClassVar[str] = "toy"
 

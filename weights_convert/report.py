@@ -50,6 +50,7 @@ class ConversionReport:
         unknown: key -> why no rule could use it; worth a look.
         fresh: parameters of a head that the file lacks, initialised at random.
         notes: facts worth knowing, such as a tie that the file breaks.
+        config: what is odd about the configuration file, such as settings that nothing reads.
     """
 
     rows: list[TensorRow] = field(default_factory=list)
@@ -57,11 +58,12 @@ class ConversionReport:
     unknown: dict[str, str] = field(default_factory=dict)
     fresh: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    config: list[str] = field(default_factory=list)
 
     @property
     def warnings(self) -> list[str]:
         """One line for each thing that a user should look at."""
-        lines = []
+        lines = list(self.config)
         if self.fresh:
             lines.append(f"not in the checkpoint, initialised at random, train before use: {', '.join(self.fresh)}")
         if self.unknown:

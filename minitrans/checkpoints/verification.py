@@ -222,7 +222,7 @@ def _batch(config: Any, class_name: str) -> dict[str, Tensor]:
     shape = (2, 2, length) if class_name.endswith("MultipleChoice") else (2, length)
     mask = torch.ones(shape, dtype=torch.long)
     mask[-1, ..., length - length // 3 :] = 0
-    pad = config.pad_token_id or 0
+    pad = max(config.pad_token_id or 0, 0)
     ids = torch.randint(0, config.vocab_size - 1, shape, generator=generator)
     ids = torch.where(ids >= pad, ids + 1, ids)  # never the padding id, by which RoBERTa counts positions
     batch = {"input_ids": torch.where(mask.bool(), ids, pad), "attention_mask": mask}

@@ -21,7 +21,7 @@ from minitrans.models.config import SIZE, BertSizesConfig, EncoderConfig, Rule
 from minitrans.models.outputs import SentenceOrderOutput
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class AlbertConfig(BertSizesConfig):
     """The defaults are those of albert-base-v2; the meaning of the other fields stands in `config.py`."""
 
@@ -103,6 +103,7 @@ class AlbertForPreTraining(language_tasks.WithLanguageModelHead):
 
     body_class = AlbertModel
     needs_pooler = True
+    head_has_labels = True
 
     def build_head(self, config: EncoderConfig) -> None:
         """`lm_head`, `dropout` and `sop_classifier`."""

@@ -10,7 +10,7 @@ from minitrans.errors import CheckpointError
 from minitrans.families import class_names, families_with, family_row
 from minitrans.files import printable, read_json
 from minitrans.hub import local_folder
-from minitrans.models.config_file import StoredConfig, interpret_config
+from minitrans.models.config_file import StoredConfig, interpret_config, load_config
 from minitrans.models.hostile import model_type_of
 from weights_convert.checkpoint import CONFIG
 from weights_convert.journal import Folder
@@ -69,16 +69,18 @@ class AutoConfig:
     """The configuration of a checkpoint, of whichever family it is."""
 
     @staticmethod
-    def from_pretrained(
-        name_or_path: str | Path, *, revision: str | None = None, local_files_only: bool = False, **overrides: Any
-    ) -> EncoderConfig:
-        """Reads config.json, with `overrides` of its fields.
+    def from_pretrained(name_or_path: str | Path, **options: Any) -> Any:
+        """Reads config.json; the options are those of `config_file.load_config`, fields of the configuration among them.
 
         Raises:
-            CheckpointError: naming file, key, value and what is accepted. TypeError, ValueError: for wrong overrides.
+            CheckpointError: naming file, key, value and what is accepted. TypeError, ValueError: for wrong options.
         """
-        root = local_folder(name_or_path, patterns=[CONFIG], revision=revision, local_files_only=local_files_only)
-        return stored_config(Folder(root), overrides.get("attention")).config.updated(**overrides)
+        return load_config(name_or_path, lambda stored, path: config_class(model_type_of(stored, path)), **options)
+
+    @staticmethod
+    def for_model(model_type: str, **fields: Any) -> EncoderConfig:
+        """A configuration of this family. Raises ValueError for an unknown one."""
+        return config_class(model_type)(**fields)
 
 
 class _Auto:
@@ -87,12 +89,11 @@ class _Auto:
     @classmethod
     def from_pretrained(cls, name_or_path: str | Path, **options: Any) -> PreTrainedModel:
         """The model of the right class; the options are those of `PreTrainedModel.from_pretrained`."""
-        where = {
-            name: options[name]
-            for name in ("revision", "local_files_only", "attention")
-            if options.get(name) is not None
-        }
-        config = options.get("config") or AutoConfig.from_pretrained(name_or_path, **where)
+        config = options.get("config")
+        if config is None:
+            where = {name: options[name] for name in ("revision", "local_files_only") if options.get(name) is not None}
+            root = local_folder(name_or_path, patterns=[CONFIG], **where)
+            config = stored_config(Folder(root), options.get("attention")).config
         return model_class(cls.__name__, config.model_type).from_pretrained(name_or_path, **options)
 
     @classmethod

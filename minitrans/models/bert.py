@@ -16,7 +16,7 @@ from minitrans.models.backbone import Backbone, build_block
 from minitrans.models.config import BertLikeConfig, EncoderConfig
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class BertConfig(BertLikeConfig):
     """The defaults are those of bert-base-uncased; the meaning of each field stands in `config.py`."""
 

@@ -1,4 +1,4 @@
-"""What every configuration is: a frozen dataclass with Hugging Face's field names, checked once, when it is made."""
+"""What every configuration says: a dataclass with Hugging Face's field names, checked when it is made and when it changes."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 from minitrans.attention.specs import VariantSpec, check_spec
 from minitrans.layers.activations import activation
 from minitrans.layers.losses import ProblemType
+from minitrans.models.config_object import ConfigObject
+from weights_convert.plan import DTYPES
 
 POSITION_TYPES = ("absolute", "relative_key", "relative_key_query")
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
@@ -23,6 +25,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "str": (str,),
     "int | None": (int, type(None)),
     "float | None": (float, int, type(None)),
+    "int | list[int] | None": (int, list, type(None)),
 }
 # Which fields, what their value and the configuration must satisfy, and the words for it
 Rule = tuple[tuple[str, ...], Callable[[Any, Any], bool], str | Callable[[Any], str]]
@@ -49,8 +52,8 @@ def _can_be_pruned(pruned: Mapping[int, tuple[int, ...]], config: Any) -> bool:
     return all(layer in layers and set(gone) < heads for layer, gone in pruned.items())
 
 
-@dataclass(frozen=True, kw_only=True)
-class ModelConfig:
+@dataclass(kw_only=True)
+class ModelConfig(ConfigObject):
     """The fields that say how a model is used; a family adds those that say what it is.
 
     Raises:
@@ -58,14 +61,23 @@ class ModelConfig:
         ValueError: for an impossible value or combination.
     """
 
-    model_type: ClassVar[str]
-    own_names: ClassVar[Mapping[str, str]] = {}  # BERT's name of a field -> this family's, where they differ
     rules: ClassVar[tuple[Rule, ...]] = (
         (("num_labels",), *SIZE),
-        (("id2label",), lambda names, c: sorted(names) == [*range(c.num_labels)], lambda c: f"ids 0..{c.num_labels - 1}"),
-        (("label2id",), lambda ids, c: set(ids.values()) == set(c.id2label), "the inverse of id2label"),
+        (
+            ("id2label",), lambda names, c: len(names) == c.num_labels,
+            lambda c: f"{c.num_labels} names, as many as num_labels (give both)",
+        ),
         (("problem_type",), lambda kind, c: kind in (None, *PROBLEM_TYPES), f"one of {PROBLEM_TYPES}"),
+        (
+            ("problem_type",), lambda kind, c: c.num_labels > 1 or kind != "single_label_classification",
+            "'regression' with one label (or set num_labels=2): one class has no other to be told from",
+        ),
+        (("dtype",), lambda dtype, c: dtype is None or dtype in DTYPES.values(), f"one of {', '.join(DTYPES)}"),
+        (("architectures",), lambda names, c: names is None or all(isinstance(name, str) for name in names), "names"),
     )  # fmt: skip
+    steering: ClassVar[frozenset[str]] = ConfigObject.steering | {
+        "id2label", "label2id", "problem_type", "output_attentions", "output_hidden_states",
+    }  # fmt: skip
 
     num_labels: int = 2  # classes of a classification head
     id2label: Mapping[int, str] | None = None  # their names; None = LABEL_0, LABEL_1, ...
@@ -76,49 +88,29 @@ class ModelConfig:
     attention: VariantSpec = "full"  # which attention, see minitrans.attention.specs
 
     def __post_init__(self) -> None:
-        id2label = {int(key): str(name) for key, name in (self.id2label or {}).items()}
-        id2label = id2label or {label: f"LABEL_{label}" for label in range(self.num_labels)}
-        label2id = self.label2id or {name: label for label, name in id2label.items()}
-        object.__setattr__(self, "id2label", id2label)
-        object.__setattr__(self, "label2id", dict(label2id))
+        names = {int(key): str(name) for key, name in (self.id2label or {}).items()}
+        self.id2label = names or {label: f"LABEL_{label}" for label in range(self.num_labels)}
+        self.label2id = dict(self.label2id or {name: label for label, name in self.id2label.items()})
+        if isinstance(self.dtype, str):
+            self.dtype = DTYPES.get(self.dtype.removeprefix("torch."), self.dtype)
         rates = tuple(item.name for item in dataclasses.fields(self) if "dropout" in item.name)
         check_fields(self, (*self.rules, (rates, *RATE)), self.own_names)
         check_spec(self.attention)
+        super().__post_init__()
 
-    def updated(self, **changes: Any) -> Self:
-        """A copy with these fields changed; other num_labels drop the old names of the labels.
-
-        Raises:
-            TypeError, ValueError: as the constructor does.
-        """
-        known = {item.name for item in dataclasses.fields(self)}
-        for name in sorted(set(changes) - known):
-            raise TypeError(f"{type(self).__name__} has no field {name!r}; it has {', '.join(sorted(known))}")
-        if "id2label" in changes and changes["id2label"] is not None:
-            changes.setdefault("num_labels", len(changes["id2label"]))
-            changes.setdefault("label2id", None)
-        elif changes.get("num_labels", self.num_labels) != self.num_labels:
-            changes.setdefault("id2label", None)
-            changes.setdefault("label2id", None)
-        return dataclasses.replace(self, **changes)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Every field and its value, in reading order."""
-        return {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
+    def _by_field(self, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """Names of labels say how many there are; another number of them drops the old names."""
+        values = super()._by_field(changes)
+        if values.get("id2label") is not None:
+            values.setdefault("num_labels", len(values["id2label"]))
+            values.setdefault("label2id", None)
+        elif values.get("num_labels", self.num_labels) != self.num_labels:
+            values.setdefault("id2label", None)
+            values.setdefault("label2id", None)
+        return values
 
 
-# What stands for a field that a family lacks: another field, or a value.
-_INSTEAD = {"embedding_size": "hidden_size"}
-_LACKING: dict[str, Any] = {
-    "type_vocab_size": 0,  # no token types
-    "position_embedding_type": "absolute",
-    "is_decoder": False,  # no causal attention, and no cache (B7)
-    "add_cross_attention": False,  # no attention to an encoder's output
-    "use_cache": False,
-}
-
-
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class EncoderConfig(ModelConfig):
     """What every encoder has. The engine reads the rest by BERT's names, which a family has as fields or translates."""
 
@@ -134,27 +126,32 @@ class EncoderConfig(ModelConfig):
         ),
         (("layer_norm_eps",), lambda eps, c: 0.0 < eps < 1.0, "in (0, 1)"),
         (("initializer_range",), lambda deviation, c: 0.0 <= deviation < 1e3, "in [0, 1000)"),
-        (("pad_token_id", "bos_token_id", "eos_token_id"), *TOKEN),
+        (
+            ("pad_token_id",), lambda pad, c: pad is None or -1 <= pad < c.vocab_size,
+            lambda c: f"in [0, vocab_size={c.vocab_size}), or -1 for none",
+        ),
         (("pruned_heads",), _can_be_pruned, "some, not all, heads of existing layers"),
     )  # fmt: skip
+    steering: ClassVar[frozenset[str]] = ModelConfig.steering | {
+        "pad_token_id", "bos_token_id", "eos_token_id", "initializer_range",
+    }  # fmt: skip
+    instead: ClassVar[Mapping[str, str]] = {"embedding_size": "hidden_size"}
+    lacking: ClassVar[Mapping[str, Any]] = {
+        "type_vocab_size": 0,  # no token types
+        "position_embedding_type": "absolute",
+        "is_decoder": False,  # no causal attention, and no cache (B7)
+        "add_cross_attention": False,  # no attention to an encoder's output
+        "use_cache": False,
+    }
 
     vocab_size: int  # V, rows of the token table
     max_position_embeddings: int  # rows of the position table
     initializer_range: float = 0.02  # standard deviation of fresh weights
     pad_token_id: int | None  # the id that fills short sequences
     bos_token_id: int | None = None  # the id that begins a text
-    eos_token_id: int | None = None  # the id that ends it
+    eos_token_id: int | list[int] | None = None  # the id that ends it, or several that may
     tie_word_embeddings: bool = True  # the decoder of a language-modelling head is the token table (B3)
     pruned_heads: Mapping[int, tuple[int, ...]] = field(default_factory=dict)  # heads removed, by layer
-
-    def __getattr__(self, name: str) -> Any:
-        """What the engine reads by BERT's name: the family's own field, or what stands for one that it lacks."""
-        own = self.own_names.get(name) or _INSTEAD.get(name)
-        if own is not None:
-            return getattr(self, own)
-        if name in _LACKING:
-            return _LACKING[name]
-        raise AttributeError(f"{type(self).__name__} has no field {name!r}")
 
     @property
     def head_dropout(self) -> float:
@@ -163,7 +160,7 @@ class EncoderConfig(ModelConfig):
 
     def __post_init__(self) -> None:
         pruned = {int(layer): tuple(sorted(set(heads))) for layer, heads in self.pruned_heads.items() if heads}
-        object.__setattr__(self, "pruned_heads", pruned)
+        self.pruned_heads = pruned
         super().__post_init__()
         activation(self.hidden_act)
 
@@ -172,7 +169,7 @@ class EncoderConfig(ModelConfig):
         return self.own_names.get(name, name)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class BertSizesConfig(EncoderConfig):
     """The sizes and rates that most families name as BERT does."""
 
@@ -186,7 +183,7 @@ class BertSizesConfig(EncoderConfig):
     layer_norm_eps: float  # added to the variance
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class BertLikeConfig(BertSizesConfig):
     """BERT's architecture, encoder or decoder; families give the defaults of their checkpoints."""
 
@@ -196,6 +193,7 @@ class BertLikeConfig(BertSizesConfig):
         (("position_embedding_type",), lambda kind, c: kind in POSITION_TYPES, f"one of {POSITION_TYPES}"),
         (("add_cross_attention",), lambda wanted, c: c.is_decoder or not wanted, "False unless is_decoder is True"),
     )
+    steering: ClassVar[frozenset[str]] = BertSizesConfig.steering | {"use_cache"}
 
     type_vocab_size: int = 2  # rows of the token-type table
     classifier_dropout: float | None = None  # before a classifier; None = hidden_dropout_prob

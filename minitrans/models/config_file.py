@@ -1,46 +1,63 @@
-"""config.json <-> config dataclass: every key is handled, ignored for a reason, or must hold a stated value."""
+"""config.json <-> configuration: a key is a field, or changes no number and is kept, or the file is refused."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from minitrans.attention.specs import VariantSpec, stored_spec
 from minitrans.errors import CheckpointError
 from minitrans.files import printable, read_json
+from minitrans.hub import local_folder
 from minitrans.models.hostile import architectures_of, known_values, stored_dtype
 from weights_convert.checkpoint import CONFIG
 from weights_convert.journal import Folder, saving
 from weights_convert.report import dtype_name
 
-if TYPE_CHECKING:
-    from minitrans.models.config import EncoderConfig
+logger = logging.getLogger("minitrans")
 
 
 @dataclass(frozen=True)
 class StoredConfig:
-    """What a config.json says: the model, the dtype its writer had (None if it is silent), which keys were ignored and why."""
+    """What a config.json says.
 
-    config: EncoderConfig
+    Attributes:
+        config: the model.
+        dtype: of its writer's parameters; None if it is silent.
+        architectures: the classes that wrote it.
+        ignored: keys that nothing reads, and why.
+        notes: what a user should know of it, a line each.
+    """
+
+    config: Any
     dtype: torch.dtype | None
     architectures: tuple[str, ...] = ()
     ignored: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def read_stored_config(
-    folder: Folder, config_class: type[EncoderConfig], attention: VariantSpec | None = None
+    folder: Folder, config_class: Any, attention: VariantSpec | None = None, *, strict: bool = False
 ) -> StoredConfig:
     """The config.json of a folder, which must be of this type; old files name none. See `interpret_config`."""
     path = folder.path(CONFIG)
-    return interpret_config(read_json(path), path, config_class, attention)
+    return interpret_config(read_json(path), path, config_class, attention, strict=strict)
 
 
 def interpret_config(
-    stored: Mapping[str, Any], path: Path, config_class: type[EncoderConfig], attention: VariantSpec | None = None
+    stored: Mapping[str, Any],
+    path: Path,
+    config_class: Any,
+    attention: VariantSpec | None = None,
+    *,
+    strict: bool = False,
 ) -> StoredConfig:
     """The meaning of the keys of a config.json.
 
@@ -49,40 +66,94 @@ def interpret_config(
         path: for the messages.
         config_class: of the family.
         attention: what the user asked for in its place: a file cannot make us import a class by naming it.
+        strict: refuse keys that nothing reads.
 
     Raises:
         CheckpointError: for what is not understood, naming file, key and value.
     """
-    values, ignored = known_values(stored, path, config_class, attention)
+    values, ignored, notes = known_values(stored, path, config_class, attention, strict=strict)
+    dtype, architectures = stored_dtype(stored, path), architectures_of(stored, path)
     try:
-        config = config_class(**values)
+        config = config_class(**values, dtype=dtype, architectures=list(architectures) or None)
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{printable(path)}: {printable(error, 300)}") from None
-    return StoredConfig(config, stored_dtype(stored, path), architectures_of(stored, path), ignored)
+    return StoredConfig(config, dtype, architectures, ignored, notes)
 
 
-def config_json(
-    config: EncoderConfig, architectures: Sequence[str], dtype: torch.dtype | None = None
-) -> dict[str, Any]:
-    """The content of config.json: what the reference needs to open the model, and `attention` only where it is not full."""
-    values = {"model_type": config.model_type, "architectures": list(architectures), **config.to_dict()}
-    silent: dict[str, Any] = {
-        "attention": "full",
-        "pruned_heads": {},
-        "position_embedding_type": "absolute",
-        "problem_type": None,
-        "output_attentions": False,
-        "output_hidden_states": False,
+def load_config(
+    name_or_path: str | Path,
+    choose: Callable[[Mapping[str, Any], Path], Any],
+    *,
+    revision: str | None = None,
+    local_files_only: bool = False,
+    strict_config: bool = False,
+    return_unused_kwargs: bool = False,
+    **changes: Any,
+) -> Any:
+    """The configuration of a checkpoint, or of a JSON file, with `changes` of its fields.
+
+    Args:
+        name_or_path: a folder, a file, or a name on the hub.
+        choose: the class, from the content and the path of the file.
+        revision: of a hub repository.
+        local_files_only: never ask the network.
+        strict_config: refuse keys that nothing reads.
+        return_unused_kwargs: return two things: the configuration, and those of `changes` that are no fields of it.
+        changes: fields and their values.
+
+    Raises:
+        CheckpointError: naming file, key, value and what is accepted. TypeError, ValueError: for wrong changes.
+    """
+    path = Path(name_or_path)
+    if not os.path.isfile(path):
+        root = local_folder(name_or_path, patterns=[CONFIG], revision=revision, local_files_only=local_files_only)
+        path = Folder(root).path(CONFIG)
+    stored = read_json(path)
+    found = interpret_config(stored, path, choose(stored, path), changes.get("attention"), strict=strict_config)
+    for line in found.notes:
+        logger.warning("%s", line)
+    unused = {
+        name: changes.pop(name) for name in list(changes) if return_unused_kwargs and not hasattr(found.config, name)
     }
-    values = {key: value for key, value in values.items() if key not in silent or value != silent[key]}
+    config = found.config.updated(**{"name_or_path": str(name_or_path), **changes})
+    return (config, unused) if return_unused_kwargs else config
+
+
+# What a reader takes for granted.
+_SILENT: dict[str, Any] = {
+    "attention": "full",
+    "pruned_heads": {},
+    "position_embedding_type": "absolute",
+    "problem_type": None,
+    "output_attentions": False,
+    "output_hidden_states": False,
+    "return_dict": True,
+    "architectures": None,
+    "dtype": None,
+}
+
+
+def telling(config: Any) -> dict[str, Any]:
+    """`to_dict` without what a reader takes for granted, and without what is only true here."""
+    values = {key: value for key, value in config.to_dict().items() if key not in _SILENT or value != _SILENT[key]}
+    values = {key: value for key, value in values.items() if not key.startswith("_")}
     del values["num_labels"]  # the reference counts id2label
     if config.id2label == {0: "LABEL_0", 1: "LABEL_1"} and config.label2id == {"LABEL_0": 0, "LABEL_1": 1}:
         del values["id2label"], values["label2id"]
-    if dtype is not None:
-        values["dtype"] = dtype_name(dtype)
+    return values
+
+
+def config_json(config: Any, architectures: Sequence[str], dtype: torch.dtype | None = None) -> dict[str, Any]:
+    """The content of config.json: what the reference needs to open the model, and `attention` only where it is not full.
+
+    Raises:
+        ValueError: for a value that JSON cannot hold.
+    """
+    written = {"architectures": list(architectures), "dtype": None if dtype is None else dtype_name(dtype)}
+    values = {**telling(config), **written}
     if "attention" in values:
         values["attention"] = stored_spec(config.attention)
-    return {key: _plain(key, value) for key, value in values.items()}
+    return {key: _plain(key, value) for key, value in values.items() if key != "dtype" or value is not None}
 
 
 def _plain(key: str, value: Any) -> Any:
@@ -96,11 +167,9 @@ def _plain(key: str, value: Any) -> Any:
 
 
 def write_config(
-    config: EncoderConfig, folder: str | Path, architectures: Sequence[str], dtype: torch.dtype | None = None
+    config: Any, folder: str | Path, architectures: Sequence[str], dtype: torch.dtype | None = None
 ) -> None:
     """Writes config.json into `folder`, atomically. Raises ValueError for a value that JSON cannot hold."""
-    import json
-
     content = config_json(config, architectures, dtype)
     with saving(Path(folder)) as save:
         save.stage(CONFIG).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -21,7 +21,7 @@ from minitrans.models.backbone import Backbone, build_block
 from minitrans.models.config import EncoderConfig
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class DistilBertConfig(EncoderConfig):
     """The defaults are those of distilbert-base-uncased."""
 
@@ -35,6 +35,10 @@ class DistilBertConfig(EncoderConfig):
         "hidden_dropout_prob": "dropout",
         "attention_probs_dropout_prob": "attention_dropout",
     }
+
+    aliases: ClassVar[Mapping[str, str]] = {
+        "hidden_size": "dim", "num_hidden_layers": "n_layers", "num_attention_heads": "n_heads",
+    }  # fmt: skip
 
     vocab_size: int = 30522
     max_position_embeddings: int = 512

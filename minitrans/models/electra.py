@@ -22,7 +22,7 @@ from minitrans.models.config import BertLikeConfig, EncoderConfig, Rule
 from minitrans.models.outputs import LogitsOutput
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class ElectraConfig(BertLikeConfig):
     """The defaults are those of electra-small-discriminator; the meaning of the other fields stands in `config.py`."""
 

@@ -13,13 +13,22 @@ from minitrans.attention.specs import check_spec, names_code
 from minitrans.errors import CheckpointError
 from minitrans.families import FAMILIES
 from minitrans.files import printable
-from minitrans.models.config_fields import IGNORED, LACKING, LARGEST, MUST_EQUAL, REFERENCE_DEFAULTS, REQUIRED
+from minitrans.models.config_fields import (
+    CHANGES_NUMBERS,
+    LARGEST,
+    NOT_KEPT,
+    NULL_IS_SILENCE,
+    PRIVATE,
+    REFERENCE_DEFAULTS,
+    REQUIRED,
+    WELL_KNOWN,
+    refused_value,
+)  # fmt: skip
 from weights_convert.checkpoint import CONFIG
 from weights_convert.plan import DTYPES
 
 if TYPE_CHECKING:
     from minitrans.attention.specs import VariantSpec
-    from minitrans.models.config import EncoderConfig
     from weights_convert.checkpoint import Checkpoint
     from weights_convert.journal import Folder
 
@@ -27,14 +36,20 @@ SMALL_MODEL = 64  # layers that may be made before their tensors are looked for,
 
 
 def known_values(
-    stored: Mapping[str, Any], path: Path, config_class: type[EncoderConfig], attention: VariantSpec | None
-) -> tuple[dict[str, Any], dict[str, str]]:
-    """The fields of the class that a config.json gives, and the keys that are ignored, with the reason.
+    stored: Mapping[str, Any],
+    path: Path,
+    config_class: Any,
+    attention: VariantSpec | None,
+    *,
+    strict: bool,
+) -> tuple[dict[str, Any], dict[str, str], tuple[str, ...]]:
+    """The values that a config.json gives to the class, the keys that are read by nothing with the reason, and remarks.
 
     A file cannot make us import a class by naming it: only the user can, by `attention`, which stands in its place.
 
     Raises:
-        CheckpointError: for what is not understood, or larger than any model, naming file, key and value.
+        CheckpointError: for what is not understood, or larger than any model, naming file, key and value; where `strict`,
+            for keys that nothing reads too.
     """
     check_model_type(stored, path, config_class)
     if attention is not None:
@@ -43,32 +58,69 @@ def known_values(
     elif names_code(stored.get("attention")):
         expected = "a name that minitrans knows (code is run only if you pass attention= yourself)"
         _fail(path, "attention", expected, stored["attention"])
-    known = {item.name for item in dataclasses.fields(config_class)}
+    known = {item.name for item in dataclasses.fields(config_class)} - {"extra", "name_or_path", *_HANDLED}
     values: dict[str, Any] = {key: value for key, value in REFERENCE_DEFAULTS.items() if key in known}
     ignored: dict[str, str] = {}
+    extra: dict[str, Any] = {}
+    unknown: list[str] = []
     for key, value in stored.items():
-        if key in known:
-            values[key] = value
-        elif key in MUST_EQUAL or key in LACKING:
-            accepted, why = MUST_EQUAL.get(key) or LACKING[key]
-            if not any(value is option or (value == option and type(value) is type(option)) for option in accepted):
-                _fail(path, key, f"{accepted[0]!r}: {why}", value)
-        elif key in IGNORED:
-            ignored[key] = IGNORED[key]
-        elif key not in ("model_type", "dtype", "torch_dtype"):
-            _fail(path, key, f"a key that {config_class.__name__} knows", value)
+        own = config_class.aliases.get(key, key)
+        if own in known and own != key and stored.get(own, value) != value:
+            _fail(
+                path, key, f"the value of {own}, which means the same, {stored[own]!r} (leave one of them out)", value
+            )
+        elif own in known:
+            if value is not None or own not in NULL_IS_SILENCE:
+                values[own] = value
+        elif key in _HANDLED:
+            continue
+        elif (other := refused_value(key, value)) is not None:
+            _fail(path, key, other, value)
+        elif key in NOT_KEPT or (key.startswith("_") and not key.startswith("__")):
+            ignored[key] = NOT_KEPT.get(key, PRIVATE)
+        else:
+            _check_setting(path, config_class, key, value)
+            extra[key], ignored[key] = value, "read by nothing here; kept"
+            if key not in WELL_KNOWN and key not in CHANGES_NUMBERS:
+                unknown.append(key)
     own_names = config_class.own_names
     for key in (own_names.get(name, name) for name in REQUIRED):
         if key in known and key not in values:
-            _fail(path, key, "a value", "none")
+            _fail(path, key, "a value (the file does not say how large the model is)", "none")
     for name, largest in LARGEST.items():
         key = own_names.get(name, name)
         value = values.get(key)
         named = key == "num_labels" and values.get("id2label") is not None
         if isinstance(value, int) and value > largest and not named:
             _fail(path, key, f"at most {largest}", value)
-    _read_maps(values, path)
-    return values, ignored
+    notes = _read_labels(values, path)
+    _read_pruned(values, path)
+    if unknown:
+        shown = ", ".join(printable(key, 40) for key in unknown[:12]) + (", ..." if len(unknown) > 12 else "")
+        if strict:
+            _fail(path, "strict_config", "keys that are read; leave out strict_config=True to keep the others", shown)
+        notes.append(f"nothing here reads {shown}: kept, and written back; strict_config=True refuses such keys")
+    return {**values, "extra": extra}, ignored, tuple(f"{printable(path)}: {note}" for note in notes)
+
+
+# Keys that are read by the functions below
+_HANDLED = ("model_type", "dtype", "torch_dtype", "architectures")
+_DEEPEST = 32  # levels of lists and objects that a setting may have
+
+
+def _check_setting(path: Path, config_class: Any, key: str, value: object) -> None:
+    """Raises CheckpointError for a key that no setting has, and for a value that nobody meant to be read."""
+    taken = getattr(config_class, key, None) if key.isidentifier() else None
+    if key == "extra" or key.startswith("__") or callable(taken) or isinstance(taken, property):
+        _fail(path, key, "another name: this one is taken by the code; leave it out", value)
+    if len(key) > 100 or not key.isprintable():
+        _fail(path, key, "a name of at most 100 printable characters; leave it out", value)
+    level = [value]
+    for _ in range(_DEEPEST):
+        inner = [each.values() if isinstance(each, dict) else each for each in level if isinstance(each, dict | list)]
+        if not (level := [item for each in inner for item in each]):
+            return
+    _fail(path, key, f"at most {_DEEPEST} levels of lists and objects; leave it out", "more")
 
 
 def model_type_of(stored: Mapping[str, Any], path: Path) -> str:
@@ -79,7 +131,7 @@ def model_type_of(stored: Mapping[str, Any], path: Path) -> str:
     return model_type
 
 
-def check_model_type(stored: Mapping[str, Any], path: Path, config_class: type[EncoderConfig]) -> None:
+def check_model_type(stored: Mapping[str, Any], path: Path, config_class: Any) -> None:
     """Raises CheckpointError for the file of another family; old files name none."""
     wanted = config_class.model_type
     if stored.get("model_type") is not None and model_type_of(stored, path) != wanted:
@@ -105,40 +157,74 @@ def stored_dtype(stored: Mapping[str, Any], path: Path) -> torch.dtype | None:
 def architectures_of(stored: Mapping[str, Any], path: Path) -> tuple[str, ...]:
     """The classes that wrote the file."""
     names = stored.get("architectures") or []
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        _fail(path, "architectures", "a list of class names", names)
+    names = [names] if isinstance(names, str) else names
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        _fail(path, "architectures", 'a list of class names, such as ["BertModel"]', names)
     return tuple(names)
 
 
-def _read_maps(values: dict[str, Any], path: Path) -> None:
-    """JSON has only text as keys: makes the ids of `id2label` and `pruned_heads` numbers again, and counts the labels."""
-    id2label, label2id, pruned = (values.get(key) for key in ("id2label", "label2id", "pruned_heads"))
-    if id2label is not None:
-        names = _numbered(path, "id2label", id2label)
-        if sorted(names) != list(range(len(names))) or not all(
-            isinstance(name, str | int | float) for name in names.values()
-        ):
-            _fail(path, "id2label", "a name for each id from 0 up", id2label)
-        if values.get("num_labels", len(names)) != len(names):
-            _fail(path, "num_labels", f"{len(names)}, as many as id2label names", values["num_labels"])
-        values.update(id2label={number: str(name) for number, name in names.items()}, num_labels=len(names))
-    if label2id is not None:
-        if not isinstance(label2id, dict) or not all(type(number) is int for number in label2id.values()):
-            _fail(path, "label2id", "an id for each label", label2id)
-        values["label2id"] = dict(label2id)
-    if pruned is None:
-        values.pop("pruned_heads", None)
-    else:
-        layers = _numbered(path, "pruned_heads", pruned)
-        if not all(isinstance(heads, list) and all(type(head) is int for head in heads) for heads in layers.values()):
-            _fail(path, "pruned_heads", "lists of heads by layer", pruned)
-        values["pruned_heads"] = {layer: tuple(heads) for layer, heads in layers.items()}
+def _read_labels(values: dict[str, Any], path: Path) -> list[str]:
+    """Makes `id2label`, `label2id` and `num_labels` what they were meant to be; returns what is odd about them."""
+    names = _by_number(path, "id2label", values.pop("id2label", None), "a name for each id")
+    names = {number: _name(path, number, name) for number, name in names.items()}
+    if "num_labels" in values:
+        values["num_labels"] = count = _whole(path, "num_labels", values["num_labels"])
+        if len(names) > count or any(number >= count for number in names if len(names) < count):
+            _fail(path, "num_labels", f"{len(names)}, as many as id2label names (or leave num_labels out)", count)
+        if count <= max(LARGEST["num_labels"], len(names)):
+            names = {**{number: f"LABEL_{number}" for number in range(count) if len(names) < count}, **names}
+    if names:
+        values.update(id2label=names, num_labels=len(names))
+    ids = values.pop("label2id", None)
+    if ids is not None:
+        ids = {name: number for number, name in enumerate(ids)} if isinstance(ids, list) else ids
+        if not isinstance(ids, dict) or not all(isinstance(name, str) for name in ids):
+            _fail(path, "label2id", 'an id for each label, such as {"yes": 0}', ids)
+        values["label2id"] = {
+            name: _whole(path, "label2id", number) for name, number in ids.items() if number is not None
+        }
+    if names and sorted(names) != [*range(len(names))]:
+        return [f"id2label names {', '.join(map(str, sorted(names)[:8]))}, the model has ids 0 to {len(names) - 1}"]
+    return []
 
 
-def _numbered(path: Path, key: str, value: object) -> dict[int, Any]:
-    if not isinstance(value, dict) or not all(name.isascii() and name.isdigit() and len(name) < 10 for name in value):
-        _fail(path, key, "an object whose keys are numbers", value)
-    return {int(name): item for name, item in value.items()}
+def _name(path: Path, number: int, name: object) -> str:
+    if name is None:
+        return f"LABEL_{number}"
+    if not isinstance(name, str | int | float):
+        _fail(path, "id2label", "a name for each id", name)
+    return str(name)
+
+
+def _whole(path: Path, key: str, value: object) -> int:
+    """3, 3.0 or "3". Raises CheckpointError for anything else."""
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 10:
+        return int(value)
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1:
+        _fail(path, key, "a whole number", value)
+    return int(value)
+
+
+def _read_pruned(values: dict[str, Any], path: Path) -> None:
+    """JSON has only text as keys: makes the layers of `pruned_heads` numbers again."""
+    layers = _by_number(path, "pruned_heads", values.pop("pruned_heads", None), "a list of heads by layer")
+    if not all(
+        isinstance(heads, list | tuple) and all(type(head) is int for head in heads) for heads in layers.values()
+    ):
+        _fail(path, "pruned_heads", 'lists of heads by layer, such as {"0": [1, 2]}', layers)
+    values["pruned_heads"] = {layer: tuple(heads) for layer, heads in layers.items()}
+
+
+def _by_number(path: Path, key: str, value: object, what: str) -> dict[int, Any]:
+    """The items of an object whose keys are numbers, or of a list."""
+    items = dict(enumerate(value)) if isinstance(value, list) else value or {}
+    if not isinstance(items, Mapping) or not all(_is_number(name) for name in items):
+        _fail(path, key, f'{what}: an object whose keys are numbers, from "0" up', value)
+    return {int(name): item for name, item in items.items()}
+
+
+def _is_number(name: object) -> bool:
+    return type(name) is int or (isinstance(name, str) and name.isascii() and name.isdigit() and len(name) < 10)
 
 
 def check_room(config: Any, checkpoint: Checkpoint, folder: Folder) -> None:

@@ -100,7 +100,7 @@ def prepare_batch(body: Body, given: ModelInputs) -> Batch:
     """
     config, packing, layout = body.config, None, None
     if given.layout is not None:  # as if its sequences had come padded: the rules of positions and checks are the same
-        given, packing = _laid_out(given, given.layout, config.pad_token_id or 0)
+        given, packing = _laid_out(given, given.layout, max(config.pad_token_id or 0, 0))
     tokens = _tokens(given.input_ids, given.inputs_embeds, config)
     grid = batch, length = tokens.shape[:2]
     cache = _cache(body, given, batch) if given.use_cache or given.past_key_values is not None else None

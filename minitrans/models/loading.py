@@ -108,8 +108,10 @@ def load_folder(
     With `hashes` every row of the report carries the SHA-256 of its tensor.
     """
     wanted_dtype = _dtype_from(dtype)
-    stored = read_stored_config(folder, cls.config_class, changes.get("attention"))
-    config = stored.config.updated(**dict(changes))
+    changes = dict(changes)
+    strict = bool(changes.pop("strict_config", False))
+    stored = read_stored_config(folder, cls.config_class, changes.get("attention"), strict=strict)
+    config = stored.config.updated(**changes)
     family = family_of(config.model_type)
 
     def translated(config: Any) -> tuple[Any, Translation]:
@@ -129,6 +131,7 @@ def load_folder(
             notes = job.report.notes
             model, job = translated(config.updated(**job.broken))
             job.report.notes = notes
+        job.report.config.extend(stored.notes)
         job.require_sound(folder.root, cls.__name__)
         materialise(model, wanted_dtype or stored.dtype or job.dtype, device, job.report.fresh)
         fill_parameters(job, model.state_dict(keep_vars=True), hashes=hashes)

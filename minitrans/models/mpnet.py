@@ -20,7 +20,7 @@ PADDING = 1  # P1: not config.pad_token_id
 BUCKETS = 32  # P1: not config.relative_attention_num_buckets, which only gives the table its rows
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class MPNetConfig(BertSizesConfig):
     """The defaults are those of mpnet-base; the meaning of the other fields stands in `config.py`."""
 

@@ -27,6 +27,7 @@ class PreTrainedModel(nn.Module):
 
     config_class: ClassVar[type[EncoderConfig]]
     base_model_prefix: ClassVar[str]
+    head_has_labels: ClassVar[bool] = False  # its rows are the labels of the configuration
 
     config: EncoderConfig
     padding: str = "auto"
@@ -36,7 +37,15 @@ class PreTrainedModel(nn.Module):
         super().__init__()
         if not isinstance(config, self.config_class):
             raise TypeError(f"{type(self).__name__} needs a {self.config_class.__name__}, got {type(config).__name__}")
+        self._own(config.copy() if config.is_built else config)
+
+    def _own(self, config: EncoderConfig) -> None:
         self.config = config
+        config.build_in(frozenset() if self.head_has_labels else frozenset({"num_labels"}))
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._own(self.config)
 
     def finish_init(self) -> None:
         """Fresh weights in every module except a body, which has given itself its own; then ties."""
@@ -106,7 +115,7 @@ class PreTrainedModel(nn.Module):
             ValueError, TypeError: for wrong arguments.
         """
         if config is not None:
-            overrides = {**config.to_dict(), **overrides}
+            overrides = {**config.fields(), **overrides}
         model, report = load_model(
             cls, name_or_path, dtype=dtype, device=device, revision=revision, local_files_only=local_files_only,
             attention=attention, backend=backend, padding=padding, overrides=overrides,
@@ -242,5 +251,5 @@ class PreTrainedModel(nn.Module):
         return table
 
     def _set_config(self, config: EncoderConfig) -> None:
-        self.config = config
-        self.base_model.config = config
+        """What `config` says becomes what this model's own says, which its body and its head share."""
+        self.config.rebuild(**config.fields())

@@ -19,7 +19,7 @@ from minitrans.models.backbone import Backbone, build_block
 from minitrans.models.config import BertLikeConfig, EncoderConfig, Rule
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class RobertaArchitectureConfig(BertLikeConfig):
     """What the published base models of the three families share (R3); `config.py` says what each field means."""
 
@@ -27,6 +27,7 @@ class RobertaArchitectureConfig(BertLikeConfig):
         *BertLikeConfig.rules,
         (("pad_token_id",), lambda pad, c: pad is not None, "a number, from which positions are counted"),
     )
+    steering: ClassVar[frozenset[str]] = BertLikeConfig.steering - {"pad_token_id"}  # R1: positions are counted from it
 
     hidden_size: int = 768
     num_hidden_layers: int = 12
@@ -40,7 +41,7 @@ class RobertaArchitectureConfig(BertLikeConfig):
     eos_token_id: int | None = 2
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class RobertaConfig(RobertaArchitectureConfig):
     """The defaults are those of roberta-base."""
 

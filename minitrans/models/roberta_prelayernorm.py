@@ -15,7 +15,7 @@ from minitrans.models.backbone import build_block
 from minitrans.models.config import EncoderConfig
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class RobertaPreLayerNormConfig(roberta.RobertaArchitectureConfig):
     """The defaults are RoBERTa's; the meaning of each field stands in `config.py`."""
 

@@ -32,7 +32,9 @@ class TaskModel(PreTrainedModel):
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__(config)
-        setattr(self, self.base_model_prefix, self.body_class(config, add_pooling_layer=self.needs_pooler))
+        body = self.body_class(config, add_pooling_layer=self.needs_pooler)
+        body.config = self.config  # one for both
+        setattr(self, self.base_model_prefix, body)
         self.build_head(config)
         self.finish_init()
 
@@ -78,6 +80,7 @@ class LabelledModel(TaskModel):
 class SequenceClassification(LabelledModel):
     """A class, several, or a number for a whole text (B5)."""
 
+    head_has_labels = True
     needs_pooler = True
     needs_grid = True
 
@@ -101,6 +104,8 @@ class SequenceClassification(LabelledModel):
 class TokenClassification(LabelledModel):
     """A class for every token."""
 
+    head_has_labels = True
+
     def build_head(self, config: EncoderConfig) -> None:
         """`dropout` and `classifier`."""
         self.dropout = nn.Dropout(config.head_dropout)
@@ -115,6 +120,8 @@ class TokenClassification(LabelledModel):
 
 class QuestionAnswering(TaskModel):
     """The span of the input that answers a question (Devlin et al. 2019, section 4.2)."""
+
+    head_has_labels = True
 
     def build_head(self, config: EncoderConfig) -> None:
         """`qa_outputs`: one score for a first token, one for a last."""

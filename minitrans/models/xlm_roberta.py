@@ -8,7 +8,7 @@ from typing import ClassVar
 from minitrans.models import roberta, tasks
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class XLMRobertaConfig(roberta.RobertaArchitectureConfig):
     """The defaults are those of the published base model; the meaning of each field stands in `config.py`."""
 

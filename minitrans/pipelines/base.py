@@ -59,7 +59,8 @@ class Pipeline:
     @property
     def labels(self) -> Mapping[int, str]:
         """The names of the model's classes."""
-        return self.model.config.id2label or {}
+        config = self.model.config
+        return {**{label: f"LABEL_{label}" for label in range(config.num_labels)}, **(config.id2label or {})}
 
     @classmethod
     def load(cls, name_or_path: str | Path, tokenizer: str | Path | Tokenizer | None = None, **options: Any) -> Loaded:

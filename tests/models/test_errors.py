@@ -143,10 +143,11 @@ CALLS = {
     "a size that is a string": (lambda: body(vocab_size="23"), TypeError, "vocab_size must be int, got '23'"),
     "a size that is true": (lambda: body(num_hidden_layers=True), TypeError, "num_hidden_layers must be int, got True"),
     "cross-attention in an encoder": (lambda: body(add_cross_attention=True), ValueError, "add_cross_attention must be False unless"),
-    "names for too few labels": (lambda: body(num_labels=3, id2label={0: "a"}), ValueError, "id2label must be ids 0..2"),
+    "names for too few labels": (lambda: body(num_labels=3, id2label={0: "a"}), ValueError, "id2label must be 3 names, as many as num_labels"),
     "pad id outside the vocabulary": (lambda: body(pad_token_id=23), ValueError, r"pad_token_id must be in \[0, vocab_size=23\)"),
     "another family's configuration": (lambda: BertModel(RobertaConfig(**TINY)), TypeError, "BertModel needs a BertConfig, got RobertaConfig"),
-    "assignment to a configuration": (lambda: setattr(BertConfig(), "hidden_size", 3), AttributeError, "cannot assign to field"),
+    "assignment to a configuration": (lambda: setattr(BertConfig(), "hidden_size", 3), ValueError, "hidden_size must be a multiple of"),
+    "assignment under a model": (lambda: setattr(body().config, "hidden_size", 48), ValueError, "hidden_size: the model was built with"),
     # attention
     "unknown attention": (lambda: body(attention="ful"), ValueError, "unknown attention variant 'ful'; known: full, sliding_window"),
     "unknown option": (lambda: body(attention={"name": "sliding_window", "width": 4}), TypeError, "sliding_window.*width"),

@@ -22,6 +22,7 @@ from minitrans.embedding.jobs.lines import LineFile, Window
 from minitrans.embedding.jobs.parts import Parts
 from minitrans.embedding.jobs.writers import WRITERS, check_name
 from minitrans.files import printable, require_writable
+from minitrans.models.config_object import ConfigObject
 
 LOOK_AGAIN = 0.2  # seconds
 MAX_PROCESSES = 100_000
@@ -198,11 +199,13 @@ def manifest(
 
 def fingerprint(encoder: Encoder) -> dict[str, str]:
     """What the numbers of an encoder depend on: SHA-256 of configuration, weights, tokenizer, and recipe with its layers."""
-    tokenizer = encoder.tokenizer
+    tokenizer, config = encoder.tokenizer, encoder.model.config
     pipeline = json.loads(tokenizer.backend_tokenizer.to_str())
     del pipeline["truncation"], pipeline["padding"]  # the last call's
     return {
-        "config": _hash_json(encoder.model.config.to_dict()),
+        "config": _hash_json(
+            {name: value for name, value in config.fields().items() if name not in ConfigObject.steering}
+        ),
         "weights": _hash_weights(encoder.model),
         "tokenizer": _hash_json([pipeline, tokenizer.model_input_names, tokenizer.truncation_side, encoder.max_length]),
         "recipe": _hash_json([asdict(encoder.recipe), _hash_weights(encoder.head)]),
