@@ -22,6 +22,7 @@ REFERENCE_DEFAULTS: dict[str, object] = {"layer_norm_eps": 1e-12, "type_vocab_si
 
 # Where null says what silence says; anywhere else it is no value.
 NULL_IS_SILENCE = (
+    *REQUIRED,
     "type_vocab_size", "position_embedding_type", "is_decoder", "add_cross_attention", "use_cache", "num_labels",
     "id2label", "label2id", "pruned_heads", "output_attentions", "output_hidden_states", "return_dict",
     "tie_word_embeddings",

@@ -60,6 +60,7 @@ def known_values(
         _fail(path, "attention", expected, stored["attention"])
     known = {item.name for item in dataclasses.fields(config_class)} - {"extra", "name_or_path", *_HANDLED}
     values: dict[str, Any] = {key: value for key, value in REFERENCE_DEFAULTS.items() if key in known}
+    key_of = {own: name for name, own in config_class.own_names.items()}
     ignored: dict[str, str] = {}
     extra: dict[str, Any] = {}
     unknown: list[str] = []
@@ -70,7 +71,7 @@ def known_values(
                 path, key, f"the value of {own}, which means the same, {stored[own]!r} (leave one of them out)", value
             )
         elif own in known:
-            if value is not None or own not in NULL_IS_SILENCE:
+            if value is not None or key_of.get(own, own) not in NULL_IS_SILENCE:
                 values[own] = value
         elif key in _HANDLED:
             continue

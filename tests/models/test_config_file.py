@@ -79,7 +79,7 @@ def test_the_reference_s_own_config_is_understood(model_type: str) -> None:
         ("hidden_size", "24", "hidden_size must be int, got '24'"),
         ("hidden_size", 24.0, "hidden_size must be int"),
         ("hidden_size", True, "hidden_size must be int, got True"),
-        ("hidden_size", None, "hidden_size must be int, got None"),
+        ("hidden_size", None, "hidden_size: expected a value (the file does not say how large the model is)"),
         ("hidden_size", [24], "hidden_size must be int"),
         ("hidden_size", 10**12, "hidden_size: expected at most 1000000"),
         ("num_hidden_layers", 10**9, "num_hidden_layers: expected at most 1000"),

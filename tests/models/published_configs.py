@@ -1,0 +1,189 @@
+"""Configuration files with the keys, types and values of published ones; names are replaced, sizes are those of a toy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_BERT = {
+    "attention_probs_dropout_prob": 0.1, "hidden_act": "gelu", "hidden_dropout_prob": 0.1, "hidden_size": 24,
+    "initializer_range": 0.02, "intermediate_size": 20, "layer_norm_eps": 1e-12, "max_position_embeddings": 33,
+    "model_type": "bert", "num_attention_heads": 3, "num_hidden_layers": 2, "type_vocab_size": 2, "vocab_size": 41,
+}  # fmt: skip
+_ROBERTA = {
+    **_BERT, "bos_token_id": 0, "eos_token_id": 2, "layer_norm_eps": 1e-05, "model_type": "roberta", "pad_token_id": 1,
+    "type_vocab_size": 1,
+}  # fmt: skip
+_ELECTRA = {
+    **_BERT, "embedding_size": 16, "model_type": "electra", "pad_token_id": 0, "position_embedding_type": "absolute",
+    "summary_activation": "gelu", "summary_last_dropout": 0.1, "summary_type": "first", "summary_use_proj": True,
+}  # fmt: skip
+_DISTILBERT = {
+    "activation": "gelu", "attention_dropout": 0.1, "dim": 24, "dropout": 0.1, "hidden_dim": 20, "initializer_range": 0.02,
+    "max_position_embeddings": 33, "model_type": "distilbert", "n_heads": 3, "n_layers": 2, "pad_token_id": 0,
+    "qa_dropout": 0.1, "seq_classif_dropout": 0.2, "sinusoidal_pos_embds": False, "tie_weights_": True, "vocab_size": 41,
+}  # fmt: skip
+_MPNET = {
+    **{key: value for key, value in _ROBERTA.items() if key != "type_vocab_size"}, "model_type": "mpnet",
+    "relative_attention_num_buckets": 32,
+}  # fmt: skip
+_ENTITIES = ["O", "B-MISC", "I-MISC", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC"]
+
+
+def _named(*names: str) -> dict[str, Any]:
+    return {
+        "id2label": {str(label): name for label, name in enumerate(names)},
+        "label2id": {name: label for label, name in enumerate(names)},
+    }
+
+
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "BERT, cased": {
+        **_BERT, "architectures": ["BertForMaskedLM"], "gradient_checkpointing": False, "pad_token_id": 0,
+        "position_embedding_type": "absolute", "transformers_version": "4.6.0.dev0", "use_cache": True,
+    },
+    "BERT, uncased, both heads": {**_BERT, "architectures": ["BertForPreTraining"]},
+    "BERT, multilingual": {
+        **_BERT, "architectures": ["BertForMaskedLM"], "directionality": "bidi", "pad_token_id": 0, "pooler_fc_size": 768,
+        "pooler_num_attention_heads": 12, "pooler_num_fc_layers": 3, "pooler_size_per_head": 128,
+        "pooler_type": "first_token_transform",
+    },
+    "cross-encoder, old": {
+        **_BERT, **_named("LABEL_0"), "_name_or_path": "someone/MiniLM-H24-uncased", "pad_token_id": 0,
+        "architectures": ["BertForSequenceClassification"], "gradient_checkpointing": False, "use_cache": True,
+        "position_embedding_type": "absolute", "torch_dtype": "float32", "transformers_version": "4.4.2",
+        "sbert_ce_default_activation_function": "torch.nn.modules.linear.Identity",
+    },
+    "cross-encoder, new": {
+        **_ROBERTA, **_named("LABEL_0"), "architectures": ["RobertaForSequenceClassification"], "classifier_dropout": None,
+        "sentence_transformers": {"activation_fn": "torch.nn.modules.activation.Sigmoid", "version": "4.1.0.dev0"},
+        "gradient_checkpointing": False, "position_embedding_type": "absolute", "torch_dtype": "float32", "use_cache": True,
+    },
+    "RoBERTa": {**_ROBERTA, "architectures": ["RobertaForMaskedLM"]},
+    "RoBERTa, inference": {
+        **_ROBERTA, **_named("CONTRADICTION", "NEUTRAL", "ENTAILMENT"), "_num_labels": 3,
+        "architectures": ["RobertaForSequenceClassification"],
+    },
+    "RoBERTa, answers": {
+        **_ROBERTA, "architectures": ["RobertaForQuestionAnswering"], "gradient_checkpointing": False, "language": "english",
+        "name": "Roberta", "position_embedding_type": "absolute", "use_cache": True,
+    },
+    "RoBERTa, sentiment of short messages": {
+        **_ROBERTA, **_named("negative", "neutral", "positive"), "_name_or_path": "someone/roberta-messages-latest",
+        "architectures": ["RobertaForSequenceClassification"], "classifier_dropout": None, "gradient_checkpointing": False,
+        "position_embedding_type": "absolute", "torch_dtype": "float32", "transformers_version": "4.13.0.dev0",
+    },
+    "XLM-RoBERTa": {
+        **_ROBERTA, "architectures": ["XLMRobertaForMaskedLM"], "model_type": "xlm-roberta", "output_past": True,
+        "position_embedding_type": "absolute", "transformers_version": "4.17.0.dev0", "use_cache": True,
+    },
+    "XLM-RoBERTa, entities": {
+        **_ROBERTA, **_named(*_ENTITIES), "_num_labels": 9, "architectures": ["XLMRobertaForTokenClassification"],
+        "model_type": "xlm-roberta", "output_past": True, "pad_token_id": 1,
+    },
+    "XLM-RoBERTa, sentence vectors": {
+        **_ROBERTA, "_name_or_path": "old_models/paraphrase-multilingual/0_Transformer", "architectures": ["XLMRobertaModel"],
+        "gradient_checkpointing": False, "model_type": "xlm-roberta", "output_past": True, "tokenizer_class": "XLMRobertaTokenizer",
+        "position_embedding_type": "absolute", "transformers_version": "4.7.0", "use_cache": True,
+    },
+    "CamemBERT": {
+        **_ROBERTA, "architectures": ["CamembertForMaskedLM"], "bos_token_id": 5, "eos_token_id": 6, "model_type": "camembert",
+        "output_past": True,
+    },
+    "DistilBERT": {**_DISTILBERT, "architectures": ["DistilBertForMaskedLM"], "transformers_version": "4.10.0.dev0"},
+    "DistilBERT, sentiment": {
+        **_DISTILBERT, **_named("NEGATIVE", "POSITIVE"), "architectures": ["DistilBertForSequenceClassification"],
+        "finetuning_task": "sst-2", "output_past": True,
+    },
+    "DistilBERT, answers": {**_DISTILBERT, "architectures": ["DistilBertForQuestionAnswering"], "output_past": True},
+    "ALBERT": {
+        **_BERT, "architectures": ["AlbertForMaskedLM"], "attention_probs_dropout_prob": 0, "bos_token_id": 2,
+        "classifier_dropout_prob": 0.1, "down_scale_factor": 1, "embedding_size": 16, "eos_token_id": 3, "gap_size": 0,
+        "hidden_act": "gelu_new", "hidden_dropout_prob": 0, "inner_group_num": 1, "layers_to_keep": [], "model_type": "albert",
+        "net_structure_type": 0, "num_hidden_groups": 1, "num_memory_blocks": 0, "pad_token_id": 0,
+    },
+    "ELECTRA, discriminator": {**_ELECTRA, "architectures": ["ElectraForPreTraining"]},
+    "ELECTRA, generator": {**_ELECTRA, "architectures": ["ElectraForMaskedLM"], "generator_size": "0.25"},
+    "MPNet": {**_MPNET, "architectures": ["MPNetForMaskedLM"], "transformers_version": "4.8.2"},
+    "MPNet, sentence vectors": {**_MPNET, "_name_or_path": "someone/mpnet-base", "architectures": ["MPNetModel"]},
+    "MiniLM, sentence vectors": {
+        **_BERT, "_name_or_path": "someone/MiniLM-L6-H24-uncased", "architectures": ["BertModel"], "pad_token_id": 0,
+        "gradient_checkpointing": False, "position_embedding_type": "absolute", "transformers_version": "4.8.2",
+    },
+    "retrieval vectors": {
+        **_BERT, **_named("LABEL_0"), "_name_or_path": "/root/.cache/torch/vectors/", "architectures": ["BertModel"],
+        "classifier_dropout": None, "pad_token_id": 0, "torch_dtype": "float16", "use_cache": True,
+    },
+    "BERT, entities": {
+        **_BERT, **_named(*_ENTITIES), "_num_labels": 9, "architectures": ["BertForTokenClassification"], "output_past": True,
+        "pad_token_id": 0,
+    },
+    "BERT, stars": {
+        **_BERT, **_named("1 star", "2 stars", "3 stars", "4 stars", "5 stars"), "_num_labels": 5, "directionality": "bidi",
+        "architectures": ["BertForSequenceClassification"], "finetuning_task": "sentiment-analysis", "output_past": True,
+        "pad_token_id": 0,
+    },
+    "BERT, several topics": {
+        **_BERT, **_named("toxic", "severe_toxic", "obscene"), "architectures": ["BertForSequenceClassification"],
+        "problem_type": "multi_label_classification", "torch_dtype": "float32",
+    },
+    "left over from adapters": {
+        **_BERT, **_named("no", "yes"), "architectures": ["BertForSequenceClassification"],
+        "adapters": {"adapters": {"sst": "9076f36a74755ac4"}, "config_map": {}, "fusion_config_map": {}, "fusions": {}},
+    },
+    "left over from peft": {
+        **_ROBERTA, "architectures": ["RobertaForSequenceClassification"], "base_model_name_or_path": "someone/roberta",
+        "bias": "none", "inference_mode": True, "lora_alpha": 16, "lora_dropout": 0.1, "peft_type": "LORA", "r": 8,
+        "target_modules": ["query", "value"], "task_type": "SEQ_CLS",
+    },
+    "trained with settings of its own": {
+        **_BERT, "architectures": ["BertForSequenceClassification"], "label_smoothing": 0.1, "model_max_length": 512,
+        "use_flash_attn": False, "cls_token_id": 101, "mask_token_id": 103, "sep_token_id": 102, "eos_token_id": [3, 99],
+        "chunk_size_feed_forward": 3, "attention_window": [512, 512], "class_weights": [0.3, 0.7], "temperature": 0.05,
+        "summary_activation": "tanh", "summary_first_dropout": 0.1, "summary_type": "cls_index", "summary_use_proj": True,
+    },
+    "pre-norm RoBERTa": {
+        **_ROBERTA, "architectures": ["RobertaPreLayerNormForMaskedLM"], "model_type": "roberta-prelayernorm",
+        "classifier_dropout": None, "position_embedding_type": "absolute", "torch_dtype": "float32", "use_cache": True,
+    },
+    "written by the reference of today": {
+        **_BERT, **_named("a", "b", "c"), "add_cross_attention": False, "architectures": ["BertForMultipleChoice"],
+        "bos_token_id": None, "classifier_dropout": None, "dtype": "float32", "eos_token_id": None, "is_decoder": False,
+        "pad_token_id": 0, "tie_word_embeddings": True, "transformers_version": "5.23.0", "use_cache": True,
+    },
+}  # fmt: skip
+
+# What people's files hold besides: what stands in a BERT's, what it means, and (where the reference cannot read it) how it
+# would have to be written for the reference.
+ODD: list[tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]] = [
+    ("id2label with a gap", {"id2label": {"0": "a", "2": "c"}}, {"num_labels": 2, "id2label": {0: "a", 2: "c"}}, {}),
+    ("id2label from 1", {"id2label": {"1": "a", "2": "b"}}, {"num_labels": 2}, {}),
+    ("doubled names", {"id2label": {"0": "a", "1": "a"}, "label2id": {"a": 1}}, {"label2id": {"a": 1}}, {}),
+    ("fewer names", {"num_labels": 3, "id2label": {"0": "a", "1": "b"}}, {"id2label": {0: "a", 1: "b", 2: "LABEL_2"}}, {}),
+    ("a name that is null", {"id2label": {"0": None, "1": "b"}}, {"id2label": {0: "LABEL_0", 1: "b"}}, {}),
+    ("names that are numbers", {"id2label": {"0": 0, "1": 2.5}}, {"id2label": {0: "0", 1: "2.5"}}, {}),
+    ("names in a list", {"id2label": ["a", "b", "c"]}, {"num_labels": 3}, {"id2label": {"0": "a", "1": "b", "2": "c"}}),
+    ("no names", {"id2label": None, "label2id": None}, {"num_labels": 2}, {}),
+    ("names in an empty object", {"id2label": {}}, {"num_labels": 2}, {"id2label": None}),
+    ("ids that are texts", {**_named("a", "b"), "label2id": {"a": "0", "b": "1"}}, {"label2id": {"a": 0, "b": 1}}, {}),
+    ("ids that are floats", {**_named("a", "b"), "label2id": {"a": 0.0, "b": 1.0}}, {"label2id": {"a": 0, "b": 1}}, {}),
+    ("an id that is null", {**_named("a", "b"), "label2id": {"a": 0, "b": None}}, {"label2id": {"a": 0}}, {}),
+    ("ids without names", {"label2id": {"a": 0, "b": 1}}, {"label2id": {"a": 0, "b": 1}, "num_labels": 2}, {}),
+    ("num_labels as a text", {"num_labels": "3"}, {"num_labels": 3}, {"num_labels": 3}),
+    ("num_labels as a float", {"num_labels": 3.0}, {"num_labels": 3}, {"num_labels": 3}),
+    ("num_labels null", {"num_labels": None}, {"num_labels": 2}, {"num_labels": 2}),
+    ("architectures as a text", {"architectures": "BertModel"}, {"architectures": ["BertModel"]}, {}),
+    ("architectures null", {"architectures": None}, {"architectures": None}, {}),
+    ("positions null", {"position_embedding_type": None}, {"position_embedding_type": "absolute"}, {}),
+    ("several ends", {"eos_token_id": [2, 3]}, {"eos_token_id": [2, 3]}, {}),
+    ("ids beyond the vocabulary", {"bos_token_id": 50256, "eos_token_id": -1, "sep_token_id": 10**6}, {"eos_token_id": -1}, {}),
+    ("no padding", {"pad_token_id": -1}, {"pad_token_id": -1}, {}),
+    ("padding null", {"pad_token_id": None}, {"pad_token_id": None}, {}),
+    ("token types missing", {"type_vocab_size": ...}, {"type_vocab_size": 2}, {}),
+    ("token types null", {"type_vocab_size": None}, {"type_vocab_size": 2}, {"type_vocab_size": 2}),
+    ("flags null", {"output_attentions": None, "output_hidden_states": None}, {"output_attentions": False}, {}),
+    ("flags of a decoder null", {"is_decoder": None, "use_cache": None}, {"is_decoder": False, "use_cache": True}, {"is_decoder": False, "use_cache": True}),
+    ("chunks null", {"chunk_size_feed_forward": None}, {"chunk_size_feed_forward": None}, {"chunk_size_feed_forward": 0}),
+    ("a list, a number, an object", {"notes": [1, [2.5, None]], "version": 3, "who": {"a": {"b": True}}}, {"notes": [1, [2.5, None]]}, {}),
+    ("another family's fields", {"embedding_size": 128, "n_layers": 7, "num_hidden_groups": 1}, {"embedding_size": 24, "n_layers": 7}, {}),
+    ("dtype with its module", {"torch_dtype": "torch.float32"}, {"torch_dtype": "torch.float32"}, {"torch_dtype": "float32"}),
+]  # fmt: skip
