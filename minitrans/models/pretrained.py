@@ -121,6 +121,7 @@ class PreTrainedModel(nn.Module):
             attention=attention, backend=backend, padding=padding, overrides=overrides,
         )  # fmt: skip
         model.load_report = report
+        model.config.update({"name_or_path": str(name_or_path), "dtype": model.dtype})
         return model
 
     def save_pretrained(self, folder: str | Path, *, max_shard_size: int | str = "5GB") -> ConversionReport:
