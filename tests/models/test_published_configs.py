@@ -79,6 +79,7 @@ def test_published(stored: dict[str, Any], tmp_path: Path, caplog: pytest.LogCap
     ours.save_pretrained(tmp_path / "ours")
     again = json.loads((tmp_path / "ours" / "config.json").read_text())
     kept = {key for key in stored if key not in NOT_KEPT and not key.startswith("_")}
+    assert not [key for key in again if key in NOT_KEPT or key.startswith("_")]
     written = {**again, "torch_dtype": stored.get("torch_dtype"), "dtype": stored.get("dtype")}
     silent = {
         "position_embedding_type": "absolute", "problem_type": None, "id2label": {"0": "LABEL_0", "1": "LABEL_1"},
