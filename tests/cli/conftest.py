@@ -85,9 +85,10 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
                 "intermediate_size": 20, "max_position_embeddings": 32,
             }  # fmt: skip
             cls = getattr(minitrans, class_name)
+            own = {cls.config_class.own_names.get(field, field): value for field, value in {**sizes, **changes}.items()}
             with torch.random.fork_rng():
                 torch.manual_seed(0)
-                model = cls(cls.config_class(**sizes, **changes))
+                model = cls(cls.config_class(**own))
                 with torch.no_grad():
                     for parameter_name, parameter in model.named_parameters():
                         norm_weight = "LayerNorm.weight" in parameter_name
