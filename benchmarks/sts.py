@@ -129,7 +129,7 @@ def sts(
     texts = [pair.first for pair in pairs] + [pair.second for pair in pairs]
     with progress("embedding", len(texts)) as advance:
         start = time.perf_counter()
-        vectors = encoder.encode(texts, batch_size=batch_size, show_progress=advance)
+        vectors = encoder.encode(texts, normalize=True, batch_size=batch_size, show_progress=advance)
         seconds = time.perf_counter() - start
     cosines = (vectors[: len(pairs)] * vectors[len(pairs) :]).sum(dim=-1)  # (pairs)
     correlation = 100 * spearman(cosines.tolist(), [pair.score for pair in pairs])

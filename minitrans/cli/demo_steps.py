@@ -88,7 +88,7 @@ def demo_folder() -> Path:
 
 def rank(encoder: Encoder, query: str, sentences: Sequence[str]) -> list[Ranked]:
     """The sentences, the closest in meaning first."""
-    vectors = encoder.encode([query, *sentences])
+    vectors = encoder.encode([query, *sentences], normalize=True)
     scores = (vectors[1:] @ vectors[0]).tolist()
     words = _words(query)
     ranked = [Ranked(score, len(words & _words(text)), text) for score, text in zip(scores, sentences, strict=True)]

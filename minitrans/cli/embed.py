@@ -132,7 +132,8 @@ def similar(
     encoder = load_encoder(runtime, precision)
     with progress("embedding", len(lines) + 1) as advance:
         texts = [query, *(line for _, line in lines)]
-        vectors = encoder.encode(texts, pooling=pooling, batch_size=runtime.batch_size or "auto", show_progress=advance)
+        size = runtime.batch_size or "auto"
+        vectors = encoder.encode(texts, pooling=pooling, normalize=True, batch_size=size, show_progress=advance)
     _note_truncated(encoder, len(texts))
     scores = (vectors[1:] @ vectors[0]).tolist()
     best = sorted(range(len(lines)), key=lambda index: (-scores[index], index))[:top_k]

@@ -6,10 +6,11 @@ work: the same window gives the same batches, and those the same numbers.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from minitrans.pipelines.base import longest_first
 
+Text = str | tuple[str, str]
 MAX_TEXTS = 4096  # of a window
 MAX_CHARACTERS = 4_000_000  # so that a window of long texts is small too
 # Cells (rows times the longest row) of a batch that is chosen by its size in tokens. On two CPU cores a MiniLM is as fast
@@ -36,14 +37,26 @@ class WindowRule:
         return False
 
 
-def windows(texts: Iterable[str]) -> Iterator[list[str]]:
-    """The texts, in windows. Raises TypeError, saying which text it is, for one that is not a str."""
+def as_text(number: int, given: object) -> Text:
+    """A text, or a pair of texts, from what a list may hold. Raises TypeError, saying which it is, for anything else."""
+    if isinstance(given, Mapping) and list(given) == ["text"]:
+        given = given["text"]
+    if isinstance(given, str):
+        return given
+    if isinstance(given, tuple | list) and len(given) == 2 and all(isinstance(part, str) for part in given):
+        return given[0], given[1]
+    raise TypeError(
+        f"text {number}: expected str, got {type(given).__name__} (a pair of str or {{'text': str}} is taken too)"
+    )
+
+
+def windows(texts: Iterable[object]) -> Iterator[list[Text]]:
+    """The texts, in windows. Raises TypeError, saying which text it is, for one that is none."""
     rule = WindowRule()
-    window: list[str] = []
-    for number, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise TypeError(f"text {number}: expected str, got {type(text).__name__}")
-        if rule.begins(len(text)) and window:
+    window: list[Text] = []
+    for number, given in enumerate(texts):
+        text = as_text(number, given)
+        if rule.begins(len(text) if isinstance(text, str) else sum(map(len, text))) and window:
             yield window
             window = []
         window.append(text)

@@ -8,6 +8,7 @@ from typing import Any
 
 from minitrans.embedding.head import ACTIVATIONS, POOLINGS, Dense
 from minitrans.embedding.recipe import Module, Recipe
+from minitrans.embedding.similarity import SIMILARITIES
 from minitrans.errors import CheckpointError, NotSupportedError
 from minitrans.files import is_inside, printable, read_json, read_json_value
 from minitrans.hub import local_folder
@@ -57,8 +58,8 @@ def read_recipe(name_or_path: str | Path, *, revision: str | None = None, local_
     pooling, prompt_counts = _read_pooling(folder.below(modules[1].path)) if len(modules) > 1 else (("mean",), True)
     body = modules[0].path if modules else ""
     length, lower_case = _read_length(folder.below(body))
-    prompts, default = _read_prompts(folder)
-    return Recipe(pooling, length, lower_case, tuple(modules[2:]), prompts, default, prompt_counts, body)
+    settings = _read_settings(folder)
+    return Recipe(pooling, length, lower_case, tuple(modules[2:]), prompt_counts=prompt_counts, body=body, **settings)
 
 
 def body_place(name_or_path: str | Path, recipe: Recipe, **options: Any) -> str | Path:
@@ -192,14 +193,25 @@ def _read_length(folder: Folder) -> tuple[int | None, bool]:
     return length, lower_case
 
 
-def _read_prompts(folder: Folder) -> tuple[dict[str, str], str | None]:
+def _read_settings(folder: Folder) -> dict[str, Any]:
     path = folder.path(PROMPTS_FILE)
     stored: Mapping[str, Any] = read_json(path) if folder.has(PROMPTS_FILE) else {}
     prompts, default = stored.get("prompts") or {}, stored.get("default_prompt_name")
+    similarity, kept = stored.get("similarity_fn_name"), stored.get("truncate_dim")
     texts = isinstance(prompts, dict) and all(isinstance(text, str | None) for text in prompts.values())
     _require(texts, path, "prompts: texts by name", prompts)
     _require(default is None or default in prompts, path, f"default_prompt_name: one of {list(prompts)}", repr(default))
-    return {name: text or "" for name, text in prompts.items()}, default
+    _require(kept is None or _is_whole(kept, 1), path, "truncate_dim: a number above 0", kept)
+    offered = similarity is None or (isinstance(similarity, str) and similarity in SIMILARITIES)
+    _offer(
+        offered, path, f"similarity_fn_name: only {', '.join(SIMILARITIES)} are offered, found {printable(similarity)}"
+    )
+    return {
+        "prompts": {name: text or "" for name, text in prompts.items()},
+        "default_prompt": default,
+        "similarity": similarity,
+        "truncate_dim": kept,
+    }
 
 
 def _names_a_module(entry: object) -> bool:

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from minitrans.embedding.options import Call
+
 POOLINGS = ("mean", "cls", "max", "mean_sqrt_len", "weightedmean", "lasttoken")
 _HALVES = (torch.float16, torch.bfloat16)
 # The name in config.json -> what it means here. The name is never imported.
@@ -78,24 +80,26 @@ class Head(nn.Module):
     Args:
         kinds: "Dense" and "Normalize", in their order.
         dense: the layers of the first kind.
-        dtype: of the vectors.
-        device: where they are made.
     """
 
-    def __init__(self, kinds: Sequence[str], dense: Sequence[Dense], dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(self, kinds: Sequence[str], dense: Sequence[Dense]) -> None:
         super().__init__()
         rest = iter(dense)
         self.layers = nn.ModuleList(Normalize() if kind == "Normalize" else next(rest) for kind in kinds)
-        self.to(device, dtype)
-        self.dtype = dtype
         self.ends_normalized = kinds[-1:] == ["Normalize"]
 
-    def forward(self, states: Tensor, mask: Tensor, poolings: Sequence[str], normalize: bool) -> Tensor:
-        """(B, T, D) and (B, T) to (B, out): the poolings joined, then the layers; `normalize` rules a Normalize at their end."""
-        x = torch.cat([pool(states, mask, name) for name in poolings], dim=-1).to(self.dtype)
-        for layer in list(self.layers)[: len(self.layers) - self.ends_normalized]:
+    def place(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Moves the layers to where the vectors are made, and to their dtype."""
+        self.to(device, dtype)
+        self.dtype = dtype
+
+    def forward(self, states: Tensor, mask: Tensor, call: Call) -> Tensor:
+        """(B, T, D) and (B, T) to (B, out): the poolings joined, then the layers; the call may rule a Normalize at their end."""
+        x = torch.cat([pool(states, mask, name) for name in call.pooling], dim=-1).to(self.dtype)
+        for layer in list(self.layers)[: len(self.layers) - (self.ends_normalized and call.normalize is not None)]:
             x = layer(x)
-        return F.normalize(x, dim=-1) if normalize else x
+        x = x[:, : call.truncate_dim]
+        return F.normalize(x, dim=-1) if call.normalize else x
 
     def out_width(self, width: int, poolings: Sequence[str]) -> int:
         """How many numbers a vector has, of states that have D = `width`. Raises ValueError where the layers do not fit."""

@@ -35,6 +35,8 @@ class Recipe:
         default_prompt: the name of the one that is, unless the caller says otherwise.
         prompt_counts: whether the tokens of a prompt take part in the pooling.
         body: the folder of the body inside the checkpoint's.
+        similarity: what its vectors are compared by; None = the cosine.
+        truncate_dim: how many numbers of each vector are kept; None = all.
     """
 
     pooling: tuple[str, ...] = ("mean",)
@@ -45,6 +47,8 @@ class Recipe:
     default_prompt: str | None = None
     prompt_counts: bool = True
     body: str = ""
+    similarity: str | None = None
+    truncate_dim: int | None = None
 
     def __post_init__(self) -> None:
         """Raises ValueError for a pooling that there is not."""

@@ -131,7 +131,7 @@ def test_vectors_do_not_depend_on_company(request: pytest.FixtureRequest, fixtur
             alone.append(model(**fields).last_hidden_state[0].mean(0))  # (D)
     expected = torch.nn.functional.normalize(torch.stack(alone))
     for size in ("auto", 1, 3, 100):
-        assert torch.allclose(encoder.encode(TEXTS, batch_size=size), expected, rtol=0, atol=1e-6)
+        assert torch.allclose(encoder.encode(TEXTS, batch_size=size, normalize=True), expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("texts_at_once", [1, 3, 7, 100])
@@ -179,10 +179,10 @@ def test_one_text_no_text_and_dtypes(body: str, capsys: pytest.CaptureFixture[st
 
 def test_raw_vectors_and_what_is_cut(body: str):
     encoder = Encoder(body)
-    raw, unit = encoder.encode(TEXTS, normalize=False), encoder.encode(TEXTS)
+    raw, unit = encoder.encode(TEXTS), encoder.encode(TEXTS, normalize=True)
     assert encoder.truncated == 1
     assert torch.allclose(raw / raw.norm(dim=1, keepdim=True), unit, atol=1e-6)
-    assert torch.equal(encoder.encode(TEXTS, normalize=None), raw)
+    assert torch.equal(encoder.encode(TEXTS, normalize=False), raw)
     encoder.encode("cat")
     assert encoder.truncated == 0
 
@@ -204,7 +204,7 @@ def test_wrong_arguments(body: str, tmp_path: Path):
         ({"batch_size": 0}, "batch_size: expected 'auto' or a number above 0, got 0"),
         ({"batch_size": "big"}, "batch_size: expected 'auto'"),
         ({"prompt": "a", "prompt_name": "b"}, "give prompt or prompt_name, got both"),
-        ({"prompt_name": "query"}, r"prompt_name: expected one that the folder has \(none\), got 'query'"),
+        ({"prompt_name": "passage"}, r"expected one that the folder has \(query, document\), got 'passage'"),
     ):
         with pytest.raises(ValueError, match=message):
             encoder.encode(["a"], **options)
