@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import zip_longest
 from typing import cast
 
 import torch
@@ -44,19 +45,19 @@ class FusedBlock:
     Args:
         block: whose weights to take; they are copied.
         dtype: "float32", "bfloat16" or "int8".
-        before: the norm that the input of the block comes from, where there is one.
+        reach: (D) each, how large the inputs of its query and of its up projection get; needed for "int8".
     """
 
-    def __init__(self, block: Block, dtype: str, before: LayerNorm | None) -> None:
+    def __init__(self, block: Block, dtype: str, reach: tuple[Tensor, Tensor] | None) -> None:
         attention, network = cast("MultiHeadAttention", block.attention), cast("FeedForward", block.feed_forward)
         self.head_width, self.scale = attention.head_width, attention.scale
         projections = (attention.query, attention.key, attention.value)
         inner, floats = FLOATS[dtype]
         self.activation: Activation | None = None if network.act is gelu_erf else network.act
         first, second = (cast("LayerNorm", norm) for norm in (block.attention_LayerNorm, block.feed_forward_LayerNorm))
-        norms = (first, second) if block.norm_first else (before, first)
-        self.query_key_value = _pack(projections, dtype, inner, norms[0])
-        self.up = _pack([network.up], dtype, inner, norms[1], gelu=self.activation is None)
+        of_query, of_up = reach or (None, None)
+        self.query_key_value = _pack(projections, inner, of_query)
+        self.up = _pack([network.up], inner, of_up, gelu=self.activation is None)
         # no integers here: of what GELU gives they would lose as much as in all else, and for attention they gain no time
         self.output = FloatLinear(*_joined([attention.output], inner))
         self.down = FloatLinear(*_joined([network.down], inner))
@@ -91,6 +92,7 @@ class FusedEncoder(nn.Module):
         norm: what follows the last.
         dtype: "float32", "bfloat16" or "int8".
         distances: scores that every block adds, where there are any.
+        reach: of each block, as `FusedBlock` takes it.
     """
 
     def __init__(
@@ -100,12 +102,12 @@ class FusedEncoder(nn.Module):
         norm: LayerNorm | None,
         dtype: str,
         distances: RelativeBuckets | None = None,
+        reach: Sequence[tuple[Tensor, Tensor]] = (),
     ) -> None:
         super().__init__()
         self.order = tuple(order)
         self.inner, self.floats = FLOATS[dtype]
-        before = [None, *(cast("LayerNorm", block.feed_forward_LayerNorm) for block in blocks[:-1])]
-        self.blocks = [FusedBlock(block, dtype, norm_before) for block, norm_before in zip(blocks, before, strict=True)]
+        self.blocks = [FusedBlock(block, dtype, each) for block, each in zip_longest(blocks, reach)]
         self.norm = None if norm is None else _Norm(norm, self.floats)
         self.distances = distances
         if distances is not None:
@@ -176,19 +178,12 @@ def _grid(x: Tensor, mask: AttentionMask, dtype: torch.dtype) -> Rows:
 
 
 def _pack(
-    linears: Sequence[nn.Linear], dtype: str, floats: torch.dtype, norm: LayerNorm | None, *, gelu: bool = False
+    linears: Sequence[nn.Linear], floats: torch.dtype, reach: Tensor | None, *, gelu: bool = False
 ) -> Callable[[Tensor], Tensor]:
-    """One linear layer whose output is that of all of these, side by side, for the output of `norm`."""
-    if dtype == "int8":
-        reach = None if norm is None else _reach(norm)
-        return IntegerLinear(*_joined(linears, torch.float32), gelu=gelu, out=floats, reach=reach)
-    return FloatLinear(*_joined(linears, floats), gelu=gelu)
-
-
-def _reach(norm: LayerNorm) -> Tensor:
-    """(D) how large each output of a norm gets, tempered so that the weights it will multiply keep their own evenness."""
-    largest = norm.bias.detach().float().abs() + 4 * norm.weight.detach().float().abs()  # four standard deviations
-    return (largest / largest.mean().clamp_min(1e-12)).clamp_min(1e-2) ** 0.75  # 0.5 to 1 serve alike (measured)
+    """One linear layer whose output is that of all of these, side by side; in integers where the reach of its inputs is known."""
+    if reach is None:
+        return FloatLinear(*_joined(linears, floats), gelu=gelu)
+    return IntegerLinear(*_joined(linears, torch.float32), gelu=gelu, out=floats, reach=reach)
 
 
 def _joined(linears: Sequence[nn.Linear], dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:

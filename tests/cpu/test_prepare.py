@@ -10,6 +10,7 @@ import torch
 from torch.nn.functional import cosine_similarity
 
 from minitrans import (
+    AlbertModel,
     AutoModel,
     AutoTokenizer,
     BertConfig,
@@ -21,6 +22,7 @@ from minitrans import (
     RobertaPreLayerNormModel,
 )
 from minitrans.cpu import linear, prepare
+from minitrans.cpu.calibration import input_reach
 from minitrans.errors import NotSupportedError
 
 SIZES: dict[str, Any] = {
@@ -120,7 +122,7 @@ def test_pruned_heads_do_not_go_with_scores_of_distances():
         prepare(model)
 
 
-@pytest.mark.parametrize(("dtype", "least"), [("bfloat16", 0.999), ("int8", 0.987)])
+@pytest.mark.parametrize(("dtype", "least"), [("bfloat16", 0.999), ("int8", 0.995)])
 @pytest.mark.parametrize("kind", [BertModel, MPNetModel])
 @pytest.mark.parametrize("padding", ["remove", "keep"])
 def test_low_precision_stays_near(dtype: str, least: float, kind: type[Any], padding: str):
@@ -134,7 +136,7 @@ def test_low_precision_stays_near(dtype: str, least: float, kind: type[Any], pad
         assert cosine_similarity(one[real].double(), other[real], dim=-1).min() >= least
 
 
-@pytest.mark.parametrize(("dtype", "least"), [("float32", 1 - 1e-9), ("bfloat16", 0.999), ("int8", 0.987)])
+@pytest.mark.parametrize(("dtype", "least"), [("float32", 1 - 1e-9), ("bfloat16", 0.999), ("int8", 0.995)])
 def test_sentence_vectors_of_a_real_checkpoint(minilm: Path, dtype: str, least: float):
     tokenizer = AutoTokenizer.from_pretrained(minilm)
     inputs = tokenizer(SENTENCES, padding=True, return_tensors="pt")
@@ -156,7 +158,7 @@ def test_int8_on_a_text_of_one_word(minilm: Path, text: str):
     with torch.no_grad():
         exact = model.double()(**inputs).last_hidden_state.mean(1)
     found = fast_vectors(fast, model, inputs).double().mean(1)
-    assert 0.987 <= float(cosine_similarity(found, exact)) < 0.9999
+    assert 0.995 <= float(cosine_similarity(found, exact)) < 0.9999
 
 
 def fast_vectors(fast: Any, model: Any, inputs: Any) -> torch.Tensor:
@@ -256,3 +258,20 @@ def test_a_missing_operator_is_named(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(linear, "FloatLinear", broken)
     with pytest.raises(NotSupportedError, match="dtype='float32' needs oneDNN's linear layers.*no such operator here$"):
         prepare(body())
+
+
+@pytest.mark.parametrize("kind", [BertModel, AlbertModel, RobertaModel])
+def test_the_reach_of_inputs_is_that_of_the_vocabulary(kind: type[Any]):
+    """A feature that is large for every token is found, in the largest of all runs of a layer; nothing stays hooked."""
+    model = body(kind)
+    with torch.no_grad():
+        model.embeddings.LayerNorm.bias[5] = 40
+    up = model.encoder.layer[0].feed_forward.up
+    seen: list[torch.Tensor] = []
+    handle = up.register_forward_pre_hook(lambda layer, given: seen.append(given[0].flatten(0, -2)))
+    found = input_reach(model, [up])
+    handle.remove()
+    assert torch.equal(found[0], torch.cat(seen).abs().amax(0))
+    assert len(seen) == model.encoder.order.count(0)
+    assert not up._forward_pre_hooks
+    assert int(input_reach(model, [model.encoder.layer[0].attention.query])[0].argmax()) == 5 or kind is AlbertModel

@@ -41,7 +41,7 @@ def test_minilm_equals_the_package(minilm: Path):
     assert torch.allclose(found, reference(minilm, texts), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize(("precision", "least"), [("float32", 1 - 1e-9), ("bfloat16", 0.999), ("int8", 0.987)])
+@pytest.mark.parametrize(("precision", "least"), [("float32", 1 - 1e-9), ("bfloat16", 0.999), ("int8", 0.995)])
 def test_a_faster_precision_gives_nearly_the_same_vectors(minilm: Path, precision: str, least: float):
     texts = ["A man is eating.", "Someone has lunch.", "The sky is blue. " * 60, "naïve café 東京", *["He sat."] * 9]
     encoder = Encoder(minilm, precision=precision)
