@@ -14,7 +14,7 @@ from minitrans.testing.behaviour import run_behaviour
 from minitrans.testing.block import run_in_block
 from minitrans.testing.cases import Fixed
 from minitrans.testing.exact import run_exact
-from minitrans.testing.subject import Log, expect, subjects
+from minitrans.testing.subject import Log, Subject, expect, subjects
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
@@ -69,19 +69,23 @@ def check_attention(
     """
     say = (lambda line: print(line, file=sys.stderr)) if progress is True else progress or (lambda line: None)
     log = Log()
-    for each in subjects(attention, torch.device(device), Fixed(heads, kv_heads, head_width)):
-        subject = each.in_widest()
-        passed, refused, start = len(log.passed), len(log.refused), time.perf_counter()
-        if subject.exact:
-            run_exact(subject, dtypes, log)
-        first = subject.backend in ("eager", "auto")  # of those that run the same hooks
-        if subject.spec is not None:
-            if first:
-                run_behaviour(subject, dtypes, log)
-            run_in_block(subject, dtypes, log)
-        new, refusals, spent = log.passed[passed:], log.refused[refused:], time.perf_counter() - start
-        say(f"{subject.name}: {len(new)} checks passed, {len(refusals)} refused, {spent:.1f} s")
-        if subject.spec is None or first:
-            ran = any(name.startswith(f"{subject.name}, plain") for name in new)
-            expect(ran, f"even the plainest call is refused: {refusals[:1]}")
+    for subject in subjects(attention, torch.device(device), Fixed(heads, kv_heads, head_width)):
+        say(_run(subject.in_widest(), dtypes, log))
     return AttentionReport(tuple(log.passed), tuple(log.refused))
+
+
+def _run(subject: Subject, dtypes: Sequence[torch.dtype], log: Log) -> str:
+    """Runs what is to be run of a subject, and says how much that was."""
+    passed, refused, start = len(log.passed), len(log.refused), time.perf_counter()
+    first = subject.backend in ("eager", "auto")  # of those that run the same hooks
+    if subject.exact:
+        run_exact(subject, dtypes, log)
+    if subject.spec is not None:
+        if first:
+            run_behaviour(subject, dtypes, log)
+        run_in_block(subject, dtypes, log)
+    new, refusals, spent = log.passed[passed:], log.refused[refused:], time.perf_counter() - start
+    if subject.spec is None or first:
+        ran = any(name.startswith(f"{subject.name}, plain") for name in new)
+        expect(ran, f"even the plainest call is refused: {refusals[:1]}")
+    return f"{subject.name}: {len(new)} checks passed, {len(refusals)} refused, {spent:.1f} s"
