@@ -24,7 +24,6 @@ def shape() -> dict[str, Any]:
         ("circles", 0),
         ("up_arrows", 0),
         ("checks_percent", 7.99),
-        ("lines", 26_681),
     ],
 )
 def test_bounds(shape: dict[str, Any], what: str, at_most: float) -> None:
