@@ -37,11 +37,12 @@ LARGEST: dict[str, int] = {
     "intermediate_size": 10_000_000,
     "max_position_embeddings": 100_000_000,
     "type_vocab_size": 1_000_000,
-    "num_labels": 10_000,  # where the file names none of them; names are as many as the file is long
     "embedding_size": 1_000_000,
     "num_hidden_groups": 32,
     "inner_group_num": 4,
 }
+
+MOST_LABELS = 10_000  # where the file does not name each of them; names are as many as the file is long
 
 _NO_DECODER = "this family has no decoder: use BertLMHeadModel or another family that has one"
 _NO_ROTARY = "these models have no rotary positions: leave it out, or ask for attention='rotary' in fresh models"

@@ -16,6 +16,7 @@ from minitrans.files import printable
 from minitrans.models.config_fields import (
     CHANGES_NUMBERS,
     LARGEST,
+    MOST_LABELS,
     NOT_KEPT,
     NULL_IS_SILENCE,
     PRIVATE,
@@ -80,8 +81,7 @@ def known_values(
         elif key in NOT_KEPT or (key.startswith("_") and not key.startswith("__")):
             ignored[key] = NOT_KEPT.get(key, PRIVATE)
         else:
-            _check_setting(path, config_class, key, value)
-            extra[key], ignored[key] = value, "read by nothing here; kept"
+            extra[key], ignored[key] = _setting(path, config_class, key, value), "read by nothing here; kept"
             if key not in WELL_KNOWN and key not in CHANGES_NUMBERS:
                 unknown.append(key)
     own_names = config_class.own_names
@@ -91,8 +91,7 @@ def known_values(
     for name, largest in LARGEST.items():
         key = own_names.get(name, name)
         value = values.get(key)
-        named = key == "num_labels" and values.get("id2label") is not None
-        if isinstance(value, int) and value > largest and not named:
+        if isinstance(value, int) and value > largest:
             _fail(path, key, f"at most {largest}", value)
     notes = _read_labels(values, path)
     _read_pruned(values, path)
@@ -109,19 +108,27 @@ _HANDLED = ("model_type", "dtype", "torch_dtype", "architectures")
 _DEEPEST = 32  # levels of lists and objects that a setting may have
 
 
-def _check_setting(path: Path, config_class: Any, key: str, value: object) -> None:
-    """Raises CheckpointError for a key that no setting has, and for a value that nobody meant to be read."""
+def _setting(path: Path, config_class: Any, key: str, value: Any) -> Any:
+    """`value`, unless the key is one that no setting has, or nobody meant this to be read."""
     taken = getattr(config_class, key, None) if key.isidentifier() else None
-    if key == "extra" or key.startswith("__") or callable(taken) or isinstance(taken, property):
-        _fail(path, key, "another name: this one is taken by the code; leave it out", value)
-    if len(key) > 100 or not key.isprintable():
-        _fail(path, key, "a name of at most 100 printable characters; leave it out", value)
+    wrong = {
+        "another name: this one is taken by the code": (
+            key == "extra" or key.startswith("__") or callable(taken) or isinstance(taken, property)
+        ),
+        "a name of at most 100 printable characters": len(key) > 100 or not key.isprintable(),
+        f"at most {_DEEPEST} levels of lists and objects": _is_deep(value),
+    }
+    for expected in (words for words, is_so in wrong.items() if is_so):
+        _fail(path, key, f"{expected}; leave it out", type(value).__name__)
+    return value
+
+
+def _is_deep(value: Any) -> bool:
     level = [value]
     for _ in range(_DEEPEST):
         inner = [each.values() if isinstance(each, dict) else each for each in level if isinstance(each, dict | list)]
-        if not (level := [item for each in inner for item in each]):
-            return
-    _fail(path, key, f"at most {_DEEPEST} levels of lists and objects; leave it out", "more")
+        level = [item for each in inner for item in each]
+    return bool(level)
 
 
 def model_type_of(stored: Mapping[str, Any], path: Path) -> str:
@@ -148,7 +155,7 @@ def stored_dtype(stored: Mapping[str, Any], path: Path) -> torch.dtype | None:
         value = stored.get(key)
         if value is None:
             continue
-        name = value.removeprefix("torch.") if isinstance(value, str) else None
+        name = str(value).removeprefix("torch.") if isinstance(value, str | torch.dtype) else None
         if name not in DTYPES:
             _fail(path, key, f"one of {', '.join(DTYPES)}", value)
         found.append(DTYPES[name])
@@ -167,13 +174,17 @@ def architectures_of(stored: Mapping[str, Any], path: Path) -> tuple[str, ...]:
 def _read_labels(values: dict[str, Any], path: Path) -> list[str]:
     """Makes `id2label`, `label2id` and `num_labels` what they were meant to be; returns what is odd about them."""
     names = _by_number(path, "id2label", values.pop("id2label", None), "a name for each id")
-    names = {number: _name(path, number, name) for number, name in names.items()}
+    if not all(isinstance(name, str | int | float | None) for name in names.values()):
+        _fail(path, "id2label", "a name for each id", [*names.values()])
+    names = {number: f"LABEL_{number}" if name is None else str(name) for number, name in names.items()}
     if "num_labels" in values:
         values["num_labels"] = count = _whole(path, "num_labels", values["num_labels"])
         if len(names) > count or any(number >= count for number in names if len(names) < count):
             _fail(path, "num_labels", f"{len(names)}, as many as id2label names (or leave num_labels out)", count)
-        if count <= max(LARGEST["num_labels"], len(names)):
-            names = {**{number: f"LABEL_{number}" for number in range(count) if len(names) < count}, **names}
+        if count > max(MOST_LABELS, len(names)):
+            _fail(path, "num_labels", f"at most {MOST_LABELS}, or as many as id2label names", count)
+        if names and len(names) < count:
+            names = {number: names.get(number, f"LABEL_{number}") for number in range(count)}
     if names:
         values.update(id2label=names, num_labels=len(names))
     ids = values.pop("label2id", None)
@@ -189,19 +200,11 @@ def _read_labels(values: dict[str, Any], path: Path) -> list[str]:
     return []
 
 
-def _name(path: Path, number: int, name: object) -> str:
-    if name is None:
-        return f"LABEL_{number}"
-    if not isinstance(name, str | int | float):
-        _fail(path, "id2label", "a name for each id", name)
-    return str(name)
-
-
-def _whole(path: Path, key: str, value: object) -> int:
+def _whole(path: Path, key: str, value: Any) -> int:
     """3, 3.0 or "3". Raises CheckpointError for anything else."""
-    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 10:
+    if isinstance(value, int | float) and not isinstance(value, bool) and value == value // 1:
         return int(value)
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1:
+    if not (isinstance(value, str) and _is_number(value)):
         _fail(path, key, "a whole number", value)
     return int(value)
 
