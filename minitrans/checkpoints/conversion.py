@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,12 @@ TOKENIZER_FILES = (
     "spiece.model",
 )
 COMPANIONS = (*TOKENIZER_FILES, *SETTINGS_FILES)
+# These raise CheckpointError for what is no such file at all; whether a tokenizer can be made of it is not asked.
+_READERS: dict[str, Callable[[Path], object]] = {
+    ".json": read_json,
+    ".txt": read_text,
+    ".model": lambda path: require_regular_file(path, MAX_TEXT_BYTES),
+}
 
 
 def convert(
@@ -65,14 +72,17 @@ def convert(
     target = Path(destination)
     folder = find_folder(source, revision=revision, local_files_only=local_files_only)
     origin = folder.root.resolve()
-    if target.resolve() == origin or origin in target.resolve().parents:
-        raise ValueError(f"{printable(target)}: expected a destination outside the source, found {printable(origin)}")
-    if target.exists() and not target.is_dir():
-        raise ValueError(f"{printable(target)}: expected a folder as destination, found a file")
-    if not force and target.is_dir() and any(target.iterdir()):
-        raise ValueError(
-            f"{printable(target)}: expected an empty or absent destination, found files; --force writes into it"
-        )
+    inside = target.resolve() == origin or origin in target.resolve().parents
+    faults = {
+        f"a destination outside the source, found {printable(origin)}": inside,
+        "a folder as destination, found a file": target.exists() and not target.is_dir(),
+        "an empty or absent destination, found files; --force writes into it": (
+            not force and target.is_dir() and any(target.iterdir())
+        ),
+    }
+    for expected, wrong in faults.items():
+        if wrong:
+            raise ValueError(f"{printable(target)}: expected {expected}")
     local_folder(  # the hub's copy has the weights so far
         source, patterns=(*COMPANIONS, *PATTERNS), revision=revision, local_files_only=local_files_only
     )
@@ -126,20 +136,11 @@ def _read_others(folder: Folder, modules: list[Module]) -> dict[str, bytes]:
     files = {}
     for name in COMPANIONS:
         if folder.has(name):
-            _require_companion(folder.path(name))
-            files[name] = folder.path(name).read_bytes()
+            path = folder.path(name)
+            _READERS[path.suffix](path)
+            files[name] = path.read_bytes()
     files |= read_parts(folder, modules)
     return files | ({MODULES_FILE: folder.path(MODULES_FILE).read_bytes()} if modules else {})
-
-
-def _require_companion(path: Path) -> None:
-    """Raises CheckpointError for what is no such file at all; whether a tokenizer can be made of it is not asked."""
-    if path.suffix == ".json":
-        read_json(path)
-    elif path.suffix == ".txt":
-        read_text(path)
-    else:
-        require_regular_file(path, MAX_TEXT_BYTES)
 
 
 def _stage_others(save: Save, others: dict[str, bytes]) -> bool:
