@@ -5,34 +5,53 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, TypedDict, Unpack
 
-from minitrans.files import printable
+from minitrans.files import is_inside, printable
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
-def local_folder(
-    name_or_path: str | Path,
-    *,
-    patterns: Sequence[str],
-    revision: str | None = None,
-    local_files_only: bool = False,
-) -> Path:
+class HubOptions(TypedDict, total=False):
+    """Where to find a checkpoint, and how to get it.
+
+    Attributes:
+        revision: a branch, tag or commit of the repository.
+        local_files_only: never ask the network.
+        cache_dir: the folder of the cache, instead of `huggingface_hub`'s own.
+        force_download: fetch the files again, whatever the cache holds.
+        token: who asks; True = the one that was stored at login.
+        subfolder: the folder inside the repository, or inside a directory, that holds the files.
+    """
+
+    revision: str | None
+    local_files_only: bool
+    cache_dir: str | Path | None
+    force_download: bool
+    token: str | bool | None
+    subfolder: str | None
+
+
+def local_folder(name_or_path: str | Path, *, patterns: Sequence[str], **where: Unpack[HubOptions]) -> Path:
     """A folder on this disk that holds the files matching `patterns`, downloading them from the Hugging Face hub if need be.
 
-    A directory is returned as it is. Anything else that looks like a hub name ("name" or "owner/name") goes through
-    `huggingface_hub`, which honours HF_HUB_OFFLINE and keeps its own cache.
+    A directory is returned as it is, or its subfolder. Anything else that looks like a hub name ("name" or "owner/name")
+    goes through `huggingface_hub`, which honours HF_HUB_OFFLINE and keeps its own cache.
 
     Raises:
         ValueError: if it is neither a directory nor a hub name, or the hub (or its cache, when offline) has no such checkpoint.
     """
+    options: dict[str, Any] = dict(where)
+    below, revision = options.pop("subfolder", None) or "", options.get("revision")
+    if not is_inside(below):
+        raise ValueError(f"subfolder: expected a folder inside the checkpoint's, got {printable(below)}")
     path = Path(name_or_path).expanduser()
     try:
         is_folder, exists = path.is_dir(), path.exists()
     except OSError as error:
         raise ValueError(f"{printable(path)}: cannot be read: {error.strerror}") from None
     if is_folder:
-        return path
+        return path / below
     if exists:
         raise ValueError(f"{printable(path)}: expected a folder that holds a checkpoint, found a file")
     if not isinstance(name_or_path, str) or not _HUB_NAME.fullmatch(name_or_path) or ".." in name_or_path:
@@ -46,12 +65,9 @@ def local_folder(
         RevisionNotFoundError,
     )
 
+    wanted = [f"{below.rstrip('/')}/{pattern}" if below else pattern for pattern in patterns]
     try:
-        return Path(
-            snapshot_download(
-                name_or_path, revision=revision, allow_patterns=list(patterns), local_files_only=local_files_only
-            )
-        )
+        return Path(snapshot_download(name_or_path, allow_patterns=wanted, **options)) / below
     except RepositoryNotFoundError:
         raise ValueError(f"{name_or_path}: no such folder here, and no such repository on the hub") from None
     except RevisionNotFoundError:

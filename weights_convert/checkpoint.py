@@ -6,13 +6,13 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Unpack
 
 import torch
 
 from minitrans.errors import CheckpointError
 from minitrans.files import printable, read_json
-from minitrans.hub import local_folder
+from minitrans.hub import HubOptions, local_folder
 from weights_convert.header import read_header
 from weights_convert.journal import Folder
 from weights_convert.pickles import load_pickled
@@ -151,11 +151,10 @@ class Checkpoint:
             )
 
 
-def find_folder(name_or_path: str | Path, *, revision: str | None = None, local_files_only: bool = False) -> Folder:
+def find_folder(name_or_path: str | Path, **where: Unpack[HubOptions]) -> Folder:
     """The folder of a checkpoint, fetched from the hub if it is not here; pickles are fetched only if there is nothing else."""
     for patterns in (SAFE_PATTERNS, BIN_PATTERNS):
-        root = local_folder(name_or_path, patterns=patterns, revision=revision, local_files_only=local_files_only)
-        folder = Folder(root)
+        folder = Folder(local_folder(name_or_path, patterns=patterns, **where))
         if folder.has(SAFE) or folder.has(SAFE_INDEX):
             break
     return folder
