@@ -13,8 +13,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = {"minitrans": ROOT, "weights_convert": ROOT, "minitrans_kernels": ROOT / "kernels"}
 # the rooms of the house from the ground up: an import of a room further down this list is an arrow that points up
 ROOMS = (
-    "minitrans", "minitrans.errors", "minitrans.families", "minitrans.files", "minitrans.hub", "minitrans_kernels",
-    "weights_convert", "minitrans.attention", "minitrans.packing", "minitrans.layers", "minitrans.testing",
+    "minitrans", "minitrans.errors", "minitrans.families", "minitrans.files", "minitrans.hub", "minitrans.words",
+    "minitrans_kernels", "weights_convert", "minitrans.attention", "minitrans.packing", "minitrans.layers", "minitrans.testing",
     "minitrans.tokenizers", "minitrans.models", "minitrans.cpu", "minitrans.fused", "minitrans.generation", "minitrans.pipelines",
     "minitrans.embedding", "minitrans.checkpoints", "minitrans.training", "minitrans.lab", "minitrans.cli", "minitrans.__main__",
 )  # fmt: skip

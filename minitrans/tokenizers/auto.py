@@ -9,10 +9,11 @@ from typing import Any
 from minitrans.families import FAMILIES
 from minitrans.files import printable
 from minitrans.hub import local_folder
-from minitrans.tokenizers import specs
+from minitrans.tokenizers import specs, words
 from minitrans.tokenizers.folder import CONFIG_FILE, MODEL_CONFIG_FILE, PATTERNS, TOKENIZER_FILE
 from minitrans.tokenizers.guards import fault, read_if_there
 from minitrans.tokenizers.tokenizer import Tokenizer
+from minitrans.words import read_words
 
 
 class BertTokenizer(Tokenizer):
@@ -75,20 +76,26 @@ def known_classes() -> dict[str, type[Tokenizer]]:
     return {**named, "PreTrainedTokenizer": Tokenizer, "TokenizersBackend": Tokenizer}
 
 
-def tokenizer_class(folder: Path) -> type[Tokenizer]:
+def tokenizer_class(folder: Path, config: Any = None) -> type[Tokenizer]:
     """The class for the files in `folder`: named by tokenizer_config.json or config.json, or told by its files.
+
+    A `config` (any object with model_type, and perhaps tokenizer_class) is read in place of config.json.
 
     Raises:
         CheckpointError: if the named class is not one of ours, or nothing tells.
     """
     known = known_classes()
-    for path in (folder / CONFIG_FILE, folder / MODEL_CONFIG_FILE):
-        name = read_if_there(path).get("tokenizer_class")
+    model = read_if_there(folder / MODEL_CONFIG_FILE) if config is None else _naming(config)
+    for path, fields in (
+        (folder / CONFIG_FILE, read_if_there(folder / CONFIG_FILE)),
+        (folder / MODEL_CONFIG_FILE, model),
+    ):
+        name = fields.get("tokenizer_class")
         if name is not None and str(name).removesuffix("Fast") not in known:
             raise fault(path, f"tokenizer_class: expected one of {', '.join(known)}, found {printable(name)!r}")
         if name is not None:
             return known[str(name).removesuffix("Fast")]
-    row = FAMILIES.get(str(read_if_there(folder / MODEL_CONFIG_FILE).get("model_type")))
+    row = FAMILIES.get(str(model.get("model_type")))
     if row is not None:
         return known[row.tokenizer]
     if os.path.lexists(folder / TOKENIZER_FILE):
@@ -101,6 +108,10 @@ def tokenizer_class(folder: Path) -> type[Tokenizer]:
     raise fault(folder, what)
 
 
+def _naming(config: object) -> dict[str, Any]:
+    return {name: getattr(config, name, None) for name in ("tokenizer_class", "model_type")}
+
+
 class AutoTokenizer:
     """Opens a checkpoint's tokenizer without naming its class. It has no instances."""
 
@@ -108,17 +119,20 @@ class AutoTokenizer:
         raise TypeError("AutoTokenizer has no instances; use AutoTokenizer.from_pretrained(folder_or_name)")
 
     @staticmethod
-    def from_pretrained(
-        pretrained_model_name_or_path: str | Path,
-        *,
-        revision: str | None = None,
-        local_files_only: bool = False,
-        **overrides: Any,
-    ) -> Tokenizer:
-        """As `Tokenizer.from_pretrained`, with the class that the checkpoint asks for. No code of it is run."""
-        folder = local_folder(
-            pretrained_model_name_or_path, patterns=PATTERNS, revision=revision, local_files_only=local_files_only
-        )
-        tokenizer = tokenizer_class(folder).from_pretrained(folder, **overrides)
+    def from_pretrained(pretrained_model_name_or_path: str | Path, **overrides: Any) -> Tokenizer:
+        """As `Tokenizer.from_pretrained`, with the class that the checkpoint asks for. No code of it is run.
+
+        Args:
+            pretrained_model_name_or_path: folder or hub name.
+            overrides: as there; also `config`, a model's configuration in place of config.json, and `tokenizer_type`, the
+                model_type whose tokenizer to take.
+        """
+        found, overrides = read_words(words.FINDING, overrides, "AutoTokenizer.from_pretrained", {})
+        config, model_type = found.pop("config", None), found.pop("tokenizer_type", None)
+        folder = local_folder(pretrained_model_name_or_path, patterns=PATTERNS, **found)
+        if model_type is not None and model_type not in FAMILIES:
+            raise ValueError(f"tokenizer_type={model_type!r}: expected one of {', '.join(FAMILIES)}")
+        kind = known_classes()[FAMILIES[model_type].tokenizer] if model_type else tokenizer_class(folder, config)
+        tokenizer = kind.from_pretrained(folder, **overrides)
         tokenizer.name_or_path = str(pretrained_model_name_or_path)
         return tokenizer

@@ -30,18 +30,26 @@ class TokenSpan(NamedTuple):
 class BatchEncoding(UserDict[str, Any]):
     """The encodings of a batch: `batch["input_ids"]`, `batch.input_ids`, `model(**batch)`.
 
+    Attributes:
+        encodings: the rows as the `tokenizers` library made them, None where there are only numbers.
+        n_sequences: 1 for single texts, 2 for pairs, None if unknown.
+
     The methods that go between tokens, words and characters take `(batch_index, index)`, or `(index)` in the first row.
     """
 
     def __init__(
         self,
         data: Mapping[str, Any] | None = None,
-        encodings: Sequence[Encoding] | None = None,
+        encoding: Encoding | Sequence[Encoding] | None = None,
         tensor_type: str | None = None,
+        prepend_batch_axis: bool = False,
+        n_sequences: int | None = None,
     ) -> None:
         super().__init__(data or {})
-        self.encodings = None if encodings is None else list(encodings)
-        self.convert_to_tensors(tensor_type)
+        rows = [encoding] if isinstance(encoding, Encoding) else encoding
+        self.encodings = None if rows is None else list(rows)
+        self.n_sequences = self.encodings[0].n_sequences if n_sequences is None and self.encodings else n_sequences
+        self.convert_to_tensors(tensor_type, prepend_batch_axis)
 
     def __getitem__(self, item: Any) -> Any:
         """A field by its name; a row's `Encoding` by its number; a dictionary of sliced fields by a slice."""
@@ -61,11 +69,6 @@ class BatchEncoding(UserDict[str, Any]):
     def is_fast(self) -> bool:
         """Whether the encodings behind the numbers are here, so that words and characters can be found."""
         return self.encodings is not None
-
-    @property
-    def n_sequences(self) -> int | None:
-        """1 for single texts, 2 for pairs, None if unknown."""
-        return self.encodings[0].n_sequences if self.encodings else None
 
     def _rows(self) -> list[Encoding]:
         if self.encodings is None:
@@ -138,8 +141,10 @@ class BatchEncoding(UserDict[str, Any]):
         row, index = self._row(batch_or_char_index, char_index)
         return row.char_to_word(index, sequence_index)
 
-    def convert_to_tensors(self, tensor_type: str | None = None) -> BatchEncoding:
+    def convert_to_tensors(self, tensor_type: str | None = None, prepend_batch_axis: bool = False) -> BatchEncoding:
         """Turns every field into a tensor ("pt") or an array ("np") of int64, in place; None leaves all as it is.
+
+        With `prepend_batch_axis` a field (T) becomes one of (1, T).
 
         Raises:
             ValueError: if the type is unknown, or a field's rows differ in length.
@@ -150,7 +155,7 @@ class BatchEncoding(UserDict[str, Any]):
             raise ValueError(f"return_tensors={tensor_type!r}: expected one of 'pt' (torch), 'np' (numpy) or None")
         for key, value in self.data.items():
             try:
-                self.data[key] = _tensor(value, tensor_type)
+                self.data[key] = _tensor([value] if prepend_batch_axis else value, tensor_type)
             except (ValueError, TypeError, RuntimeError):
                 how = "its rows differ in length or are no numbers; pass padding=True (and truncation=True), or drop the field"
                 raise ValueError(f"return_tensors={tensor_type!r}: {key!r} cannot become one tensor: {how}") from None

@@ -1,9 +1,11 @@
-"""What happens in `tokenizer(texts, ...)`: the texts, the plan for their lengths, the encoding, the fields, the padding."""
+"""What happens in `tokenizer(texts, ...)`: the texts, the plan for their lengths, the encoding, the fields."""
 
 from __future__ import annotations
 
 import operator
+import os
 import re
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,12 +15,18 @@ from tokenizers import Encoding
 from tokenizers import Tokenizer as Backend
 
 from minitrans.files import printable
-from minitrans.tokenizers.batch_encoding import BatchEncoding
 from minitrans.tokenizers.guards import fault, is_panic
 
 PADDING = ("longest", "max_length", "do_not_pad")
 TRUNCATION = ("longest_first", "only_first", "only_second", "do_not_truncate")
+SIDES = ("right", "left")
 LARGEST_LIMIT = int(1e20)  # a model_max_length above this means "no limit"
+
+# The lengths of a call are state of the backend, so calls take turns. A fork takes its turn too: a child finds the lock free
+# and the backend whole, whatever other threads were doing.
+_TURN = threading.RLock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_TURN.acquire, after_in_parent=_TURN.release, after_in_child=_TURN.release)
 
 
 def kind_of(value: object) -> str:
@@ -93,102 +101,128 @@ class LengthPlan:
     padding_side: str
 
 
-def _integer(name: str, value: Any, least: int) -> int:
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name}: expected an integer, got {kind_of(value)}")
-    number = operator.index(value)
-    if number < least:
-        raise ValueError(f"{name}={number}: expected at least {least}")
-    return number
+def _integer(least: int) -> Callable[[str, Any], int]:
+    def read(name: str, value: Any) -> int:
+        if isinstance(value, bool) or not hasattr(value, "__index__"):
+            raise TypeError(f"{name}: expected an integer, got {kind_of(value)}")
+        if operator.index(value) < least:
+            raise ValueError(f"{name}={value}: expected at least {least}")
+        return operator.index(value)
+
+    return read
 
 
-def _strategy(name: str, value: Any, valid: tuple[str, ...]) -> str | None:
-    """The first of the valid ones if True; none if False, None or the last."""
-    if value is None or isinstance(value, bool):
-        return valid[0] if value else None
-    if value not in valid:
-        error = ValueError if isinstance(value, str) else TypeError
-        raise error(f"{name}={str(value)!r}: expected True, False or one of {', '.join(valid)}")
-    return None if value == valid[-1] else str(value)
+def _one_of(*valid: str, switch: bool = False) -> Callable[[str, Any], str | None]:
+    """One of the valid words; with a `switch` True is the first of them, and False and the last are None."""
+
+    def read(name: str, value: Any) -> str | None:
+        if switch and isinstance(value, bool):
+            return valid[0] if value else None
+        if value not in valid:
+            error = ValueError if isinstance(value, str) else TypeError
+            raise error(f"{name}={value!r}: expected {'True, False or ' * switch}one of {', '.join(valid)}")
+        return None if switch and value == valid[-1] else valid[valid.index(value)]
+
+    return read
 
 
-def plan_lengths(
-    *,
-    padding: bool | str,
-    truncation: bool | str | None,
-    max_length: int | None,
-    pad_to_multiple_of: int | None,
-    padding_side: str,
-    model_max_length: int,
-    stride: int = 0,
-    pad_to_max_length: bool = False,
-) -> LengthPlan:
-    """The plan of one call.
+# Argument -> how to read what was given for it; what is None was not.
+_LENGTHS: dict[str, Callable[[str, Any], Any]] = {
+    "padding": _one_of(*PADDING, switch=True),
+    "truncation": _one_of(*TRUNCATION, switch=True),
+    "max_length": _integer(0),
+    "stride": _integer(0),
+    "pad_to_multiple_of": _integer(1),
+    "padding_side": _one_of(*SIDES),
+}
 
-    As in the reference, `max_length` alone truncates, and a length that is not given is the model's; truncation without
-    any limit does nothing, with a warning.
+
+def plan_lengths(asked: Mapping[str, Any], model_max_length: int, warn_once: Callable[[str, str], None]) -> LengthPlan:
+    """The plan of one call, for the arguments of _LENGTHS and `pad_to_max_length`.
+
+    As in the reference, `max_length` alone truncates, and a length that is not given is the model's. Where that has no limit
+    either, nothing is padded up to it or cut, which is said once.
 
     Raises:
         TypeError, ValueError: naming the argument that is of the wrong type, unknown, or cannot be obeyed.
     """
-    limit = None if max_length is None else _integer("max_length", max_length, 0)
-    multiple = None if pad_to_multiple_of is None else _integer("pad_to_multiple_of", pad_to_multiple_of, 1)
-    if padding_side not in ("left", "right"):
-        raise ValueError(f"padding_side={padding_side!r}: expected 'left' or 'right'")
-    if limit is not None and padding is False and truncation is None:
-        truncation = "longest_first"
-    cut = _strategy("truncation", truncation, TRUNCATION)
-    pad = _strategy("padding", padding, PADDING)
-    if pad_to_max_length and padding is False:
+    found = {name: read(name, asked[name]) for name, read in _LENGTHS.items() if asked.get(name) is not None}
+    pad, cut, limit = found.get("padding"), found.get("truncation"), found.get("max_length")
+    multiple = found.get("pad_to_multiple_of")
+    if limit is not None and asked.get("padding") is False and asked.get("truncation") is None:
+        cut = TRUNCATION[0]
+    if asked.get("pad_to_max_length") and asked.get("padding") is False:
         pad = "longest" if limit is None else "max_length"
-    if padding is True and limit is not None and cut is None:
-        _warn("max_length has no effect with padding=True and no truncation; to pad up to it pass padding='max_length'")
-    unbounded = limit is None and model_max_length > LARGEST_LIMIT
-    if unbounded and pad == "max_length":
-        raise ValueError("padding='max_length': the tokenizer has no model_max_length, so pass max_length")
-    if unbounded and cut is not None:
-        why = "the tokenizer has no model_max_length and max_length was not given"
-        _warn(f"truncation={cut!r} has no effect: {why}")
-        cut = None
+    if asked.get("padding") is True and limit is not None and cut is None:
+        what = "max_length has no effect with padding=True and no truncation; to pad up to it pass padding='max_length'"
+        warnings.warn(what, UserWarning, stacklevel=4)  # the caller of the tokenizer
     if limit is None and (pad == "max_length" or cut is not None):
-        limit = model_max_length
+        if model_max_length > LARGEST_LIMIT:
+            idle = " and ".join(
+                each for each, on in (("padding='max_length'", pad == "max_length"), ("truncation", cut)) if on
+            )
+            warn_once(
+                "limit", f"the tokenizer has no model_max_length and max_length was not given: {idle} has no effect"
+            )
+            pad, cut = None if pad == "max_length" else pad, None
+        else:
+            limit = model_max_length
     if cut and pad and multiple and limit is not None and limit % multiple:
         what = f"is not a multiple of pad_to_multiple_of={multiple}, but both truncate and pad"
         raise ValueError(f"max_length={limit} {what}")
-    return LengthPlan(pad, cut, limit, _integer("stride", stride, 0), multiple, padding_side)
-
-
-def _warn(message: str) -> None:
-    warnings.warn(message, UserWarning, stacklevel=5)  # the caller of the tokenizer
-
-
-def set_lengths(backend: Backend, plan: LengthPlan, side: str, pad: Mapping[str, Any]) -> None:
-    """Puts the plan's truncation (on `side`) and padding (`pad`: the pad token, its id and type) into the backend's state."""
-    limit, multiple = plan.max_length, plan.pad_to_multiple_of
-    backend.no_truncation()
-    backend.no_padding()
-    if plan.truncation is not None and limit is not None:
-        backend.enable_truncation(limit, stride=plan.stride, strategy=plan.truncation, direction=side)
-    if plan.padding is not None:
-        length = limit if plan.padding == "max_length" else None
-        backend.enable_padding(direction=plan.padding_side, length=length, pad_to_multiple_of=multiple, **pad)
+    return LengthPlan(pad, cut, limit, found.get("stride", 0), multiple, found["padding_side"])
 
 
 def encode_batch(
-    backend: Backend, batch: list[Any], plan: LengthPlan, specials: bool, split: bool, name: str
+    backend: Backend,
+    batch: list[Any],
+    plan: LengthPlan,
+    truncation_side: str,
+    pad: Mapping[str, Any],
+    *,
+    specials: bool,
+    split: bool,
+    split_specials: bool,
+    name: str,
 ) -> list[Encoding]:
-    """The encodings of a batch, the backend's lengths being set by `plan` already.
+    """The encodings of a batch; the backend is left as it was.
+
+    Args:
+        backend: the vocabulary and its pipeline.
+        batch: as `as_batch` made it.
+        plan: what to do with lengths.
+        truncation_side: where to cut.
+        pad: the pad token, its id and type.
+        specials: whether to put special tokens round the texts.
+        split: whether the texts are lists of words.
+        split_specials: whether special tokens inside a text are text.
+        name: the checkpoint to blame.
 
     Raises:
         ValueError: if a text is no Unicode or the lengths cannot be obeyed.
         CheckpointError: if the vocabulary of the checkpoint `name` fails at the text.
     """
-    try:
-        return backend.encode_batch(batch, add_special_tokens=specials, is_pretokenized=split)
-    except BaseException as error:
-        if not (isinstance(error, Exception) or is_panic(error)):
-            raise
-        raise _refusal(error, batch, plan, name) from None
+    for what in _faults_of_room(backend, batch, plan, specials):
+        raise ValueError(what)
+    with _TURN:
+        try:
+            backend.encode_special_tokens = split_specials
+            if plan.truncation is not None and plan.max_length is not None:
+                how = {"strategy": plan.truncation, "direction": truncation_side}
+                backend.enable_truncation(plan.max_length, stride=plan.stride, **how)
+            if plan.padding is not None:
+                length = plan.max_length if plan.padding == "max_length" else None
+                multiple = plan.pad_to_multiple_of
+                backend.enable_padding(direction=plan.padding_side, length=length, pad_to_multiple_of=multiple, **pad)
+            return backend.encode_batch(batch, add_special_tokens=specials, is_pretokenized=split)
+        except BaseException as error:
+            if not (isinstance(error, Exception) or is_panic(error)):
+                raise
+            raise _refusal(error, batch, plan, name) from None
+        finally:
+            backend.no_truncation()
+            backend.no_padding()
+            backend.encode_special_tokens = False
 
 
 def _refusal(error: BaseException, batch: list[Any], plan: LengthPlan, name: str) -> ValueError:
@@ -215,22 +249,22 @@ def _texts(value: Any) -> Iterator[str]:
             yield from _texts(part)
 
 
-def require_room(backend: Backend, batch: list[Any], plan: LengthPlan, specials: bool) -> None:
-    """Raises ValueError if a truncated text or pair cannot hold its special tokens and the stride."""
+def _faults_of_room(backend: Backend, batch: list[Any], plan: LengthPlan, specials: bool) -> Iterator[str]:
+    """Says if a truncated text or pair cannot hold its special tokens and the stride."""
     if plan.truncation is None or plan.max_length is None:
         return
     for pair in {isinstance(item, tuple) for item in batch}:
         added = backend.num_special_tokens_to_add(pair) if specials else 0
         room = plan.max_length - added
         if room < 0 or plan.max_length == 0:
-            raise ValueError(f"max_length={plan.max_length}: too small, {added} special tokens and a text must fit")
+            yield f"max_length={plan.max_length}: too small, {added} special tokens and a text must fit"
         if plan.stride and plan.stride >= room:
             what = f"which is max_length={plan.max_length} without {added} special tokens"
-            raise ValueError(f"stride={plan.stride}: expected less than {room}, {what}")
+            yield f"stride={plan.stride}: expected less than {room}, {what}"
 
 
 # Field -> the argument that asks for it (input_ids are always there) and how to read it.
-_FIELDS: dict[str, tuple[str, Callable[[Encoding], Any]]] = {
+FIELDS: dict[str, tuple[str, Callable[[Encoding], Any]]] = {
     "input_ids": ("", lambda row: row.ids),
     "token_type_ids": ("return_token_type_ids", lambda row: row.type_ids),
     "attention_mask": ("return_attention_mask", lambda row: row.attention_mask),
@@ -238,93 +272,11 @@ _FIELDS: dict[str, tuple[str, Callable[[Encoding], Any]]] = {
     "offset_mapping": ("return_offsets_mapping", lambda row: row.offsets),
     "length": ("return_length", len),
 }
-_OTHERS = {"return_overflowing_tokens", "pad_to_max_length", "verbose"}
 
 
 def returned_fields(asked: Mapping[str, Any], input_names: Sequence[str]) -> dict[str, Callable[[Encoding], Any]]:
-    """The fields a call returns, each with its reader; those not asked for (None) are returned if the model takes them.
-
-    Raises:
-        TypeError: if an argument is unknown.
-    """
-    known = {argument for argument, _ in _FIELDS.values() if argument} | _OTHERS
-    for name in sorted(asked.keys() - known):
-        others = ", ".join(sorted(known))
-        raise TypeError(f"unexpected argument {name!r}; besides the named ones a call takes {others}")
+    """The fields a call returns, each with its reader; those not asked for (None) are returned if the model takes them."""
     taken = {"token_type_ids", "attention_mask"} & set(input_names)
-    wanted = {name: asked.get(argument) for name, (argument, _) in _FIELDS.items()} | {"input_ids": True}
+    wanted = {name: asked.get(argument) for name, (argument, _) in FIELDS.items()} | {"input_ids": True}
     wanted |= {name: True for name in taken if wanted[name] is None}
-    return {name: read for name, (_, read) in _FIELDS.items() if wanted[name]}
-
-
-def _plain(value: Any) -> Any:
-    """Tensors and arrays as lists of Python numbers."""
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-def _tensor_type(main: Any) -> str | None:
-    first = main[0] if isinstance(main, list | tuple) and main else main
-    return {"torch": "pt", "numpy": "np"}.get(type(first).__module__.split(".")[0])
-
-
-def pad_batch(
-    encoded: Any, plan: LengthPlan, fills: Mapping[str, int | None], with_mask: bool, return_tensors: str | None
-) -> BatchEncoding:
-    """Pads the fields that `fills` names, which differ from row to row in length; other fields pass as they are.
-
-    Args:
-        encoded: a list of encodings (dicts), or one dict of a row or of a list of rows. It is not changed.
-        plan: padding strategy, length and side; truncation plays no part.
-        fills: field -> what to pad it with; the first one, input_ids, must be there.
-        with_mask: whether to add an attention_mask where there is none.
-        return_tensors: "pt", "np" or None (tensors in, tensors of the same kind out).
-
-    Raises:
-        TypeError, ValueError: if the encodings are of the wrong type, lack input_ids, or differ in fields or sizes.
-    """
-    name = next(iter(fills))
-    fields = _fields_of(encoded)
-    if fields.get(name) is None:
-        raise ValueError(f"pad: expected the field {name!r}, got {sorted(fields)}")
-    return_tensors = return_tensors or _tensor_type(fields[name])
-    fields = {key: _plain(value) for key, value in fields.items()}
-    main = fields[name]
-    if not isinstance(main, list):
-        raise TypeError(f"pad: expected a list of ids in {name!r}, got {type(main).__name__}")
-    single = not main or not isinstance(main[0], list)
-    counts = {key: len(value) if isinstance(value, list) else None for key, value in fields.items()}
-    for key, count in counts.items():
-        if not single and count != len(main):
-            raise ValueError(
-                f"pad: expected {len(main)} rows in {key!r}, got {fields[key] if count is None else count}"
-            )
-    rows = [fields] if single else [dict(zip(fields, row, strict=True)) for row in zip(*fields.values(), strict=True)]
-    longest, multiple = max(len(row[name]) for row in rows), plan.pad_to_multiple_of or 1
-    length = {None: 0, "longest": longest, "max_length": plan.max_length or 0}[plan.padding] if main else 0
-    length = -(-length // multiple) * multiple
-    for row in rows:
-        if with_mask:
-            row.setdefault("attention_mask", [1] * len(row[name]))
-        extra = length - len(row[name])
-        for key in fills.keys() & row.keys():
-            fill = [fills[key]] * extra
-            row[key] = row[key] + fill if plan.padding_side == "right" else fill + row[key]
-    data = rows[0] if single else {key: [row[key] for row in rows] for key in rows[0]}
-    return BatchEncoding(data, tensor_type=return_tensors)
-
-
-def _fields_of(encoded: Any) -> dict[str, Any]:
-    """Field -> its value, or the list of the rows' values."""
-    if isinstance(encoded, Mapping):
-        return dict(encoded)
-    is_list = isinstance(encoded, Sequence) and not isinstance(encoded, str)
-    if not is_list or not all(isinstance(row, Mapping) for row in encoded):
-        raise TypeError(f"pad: expected an encoding or a list of encodings, got {type(encoded).__name__}")
-    if not encoded:
-        raise ValueError("pad: expected at least one encoding, got an empty list")
-    for number, row in enumerate(encoded):
-        if row.keys() != encoded[0].keys():
-            raise ValueError(f"pad: encoding {number} has the fields {sorted(row)}, expected {sorted(encoded[0])}")
-    return {key: [row[key] for row in encoded] for key in encoded[0]}
+    return {name: read for name, (_, read) in FIELDS.items() if wanted[name]}

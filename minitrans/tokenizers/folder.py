@@ -25,7 +25,6 @@ PATTERNS = (TOKENIZER_FILE, MODEL_CONFIG_FILE, CONFIG_FILE, SPECIAL_FILE, ADDED_
 
 UNBOUNDED = int(1e30)  # the reference's "no limit", written into many tokenizer_config.json
 _EXTRA = ("extra_special_tokens", "additional_special_tokens")
-_IGNORED_ARGUMENTS = ("use_fast", "verbose", "errors")  # they choose nothing here: there is one implementation
 _FLAGS = ("lstrip", "rstrip", "single_word", "normalized")
 _SECTIONS = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
 
@@ -36,7 +35,7 @@ def _is(*types: type) -> Callable[[Any], bool]:
 
 _SIDE = ("'left' or 'right'", ("left", "right").__contains__)
 
-# Settings that are neither tokens nor of the pipeline -> what they must be, and the test for it.
+# Settings that are neither tokens nor of the pipeline, and are attributes of a tokenizer -> what they must be, the test for it.
 PLAIN: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "model_max_length": ("a number of at least 1", lambda value: _is(int, float)(value) and value >= 1),
     "padding_side": _SIDE,
@@ -47,6 +46,16 @@ PLAIN: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "model_input_names": ("a list of names", lambda value: _is(list, tuple)(value) and all(map(_is(str), value))),
     "name_or_path": ("str", _is(str)),
 }
+
+
+def plain(name: str, value: Any) -> Any:
+    """The value of a setting of PLAIN. Raises ValueError if it cannot be one."""
+    wanted, is_right = PLAIN[name]
+    if not is_right(value):
+        raise ValueError(f"{name}: expected {wanted}, found {printable(value)!r}")
+    if name == "model_max_length":
+        return int(min(value, UNBOUNDED))
+    return list(value) if isinstance(value, tuple) else value
 
 
 @dataclass
@@ -79,16 +88,15 @@ class Settings:
         """
         known = {name: value for name, value in values.items() if name in (*SPECIAL_TOKENS, *_EXTRA, *PLAIN, *options)}
         for name, value in known.items():
-            wanted, is_right = PLAIN.get(name, ("bool", _is(bool)))
             if name in SPECIAL_TOKENS:
                 self.special_tokens[name] = None if value is None else _token(name, value)
             elif name in _EXTRA:
                 if name == _EXTRA[0] or not values.get(_EXTRA[0]):
                     self.extra = _tokens(name, value)
-            elif not (is_right(value) or (value is None and (name in PLAIN or name == "strip_accents"))):
-                raise ValueError(f"{name}: expected {wanted}, found {printable(value)!r}")
             elif name in PLAIN:
-                self.plain |= {} if value is None else {name: value}
+                self.plain |= {} if value is None else {name: plain(name, value)}
+            elif not (isinstance(value, bool) or (value is None and name == "strip_accents")):
+                raise ValueError(f"{name}: expected bool, found {printable(value)!r}")
             else:
                 self.pipeline[name] = value
         return set(known)
@@ -175,10 +183,7 @@ def from_folder(folder: Path, spec: TokenizerSpec, overrides: Mapping[str, Any])
 
 def from_caller(settings: Settings, spec: TokenizerSpec, arguments: Mapping[str, Any]) -> None:
     """Lets the caller's arguments win. Raises TypeError for an unknown name, ValueError for an impossible value."""
-    if arguments.get("trust_remote_code"):
-        raise ValueError("trust_remote_code=True: code of a checkpoint is never run; leave the argument out")
-    known = settings.take(arguments, spec.options) | {"trust_remote_code", *_IGNORED_ARGUMENTS}
-    unknown = sorted(arguments.keys() - known)
+    unknown = sorted(arguments.keys() - settings.take(arguments, spec.options))
     if unknown:
         valid = ", ".join(sorted((*SPECIAL_TOKENS, *_EXTRA, *PLAIN, *spec.options)))
         raise TypeError(f"{unknown[0]!r} is not a setting of this tokenizer; the settings are: {valid}")
@@ -213,10 +218,10 @@ def load(
         ValueError: if the caller `asked` for an option of the pipeline that this tokenizer.json has no place for.
     """
     first = next(iter(files.values()))
-    origin = Path(first) if isinstance(first, str | Path) else Path("vocab")
+    origin = Path(first) if isinstance(first, str | Path) else Path("the vocabulary given")
     if TOKENIZER_FILE in files:
         stated = {name: value for name, value in settings.pipeline.items() if name in PIPELINE_OPTIONS}
-        backend, document = read_tokenizer_json(origin, spec.model, stated)
+        backend, document = read_tokenizer_json(first, spec.model, stated)
         found = read_options(document)
         options = {**spec.options, **found}
         for name, value in asked.items():

@@ -134,7 +134,7 @@ def faults_of_size(backend: Backend, by_caller: set[str], model_config: Path) ->
         yield f"{printable(ids[max(ids)])!r}: {what}"
 
 
-def _objects(part: object) -> Iterator[dict[str, Any]]:
+def objects(part: object) -> Iterator[dict[str, Any]]:
     """Every object inside a piece of JSON, however deep."""
     pending = [part]
     while pending:
@@ -146,10 +146,10 @@ def _objects(part: object) -> Iterator[dict[str, Any]]:
 
 def _growth(normalizer: object) -> float:
     """How much longer the steps of a normalizer may make a text, each finding again what the others have put in."""
-    kinds = [part.get("type") for part in _objects(normalizer)]
+    kinds = [part.get("type") for part in objects(normalizer)]
     replaced = [
         [normalize("NFKD", str(text)).casefold() for text in (part["pattern"].get("String", ""), part.get("content"))]
-        for part in _objects(normalizer)
+        for part in objects(normalizer)
         if isinstance(part.get("pattern"), dict)
     ]
     growth = 4.0 ** min(99, kinds.count("ByteLevel") + kinds.count("Precompiled"))
@@ -178,7 +178,7 @@ def faults_before(document: Mapping[str, Any], kind: str | None) -> Iterator[str
         yield f"normalizer: expected steps that keep a text's length, found some that multiply it by {growth:.0f}"
     slow = 0.0
     for section in ("normalizer", "pre_tokenizer", "decoder"):
-        for pattern in (part["Regex"] for part in _objects(document.get(section)) if "Regex" in part):
+        for pattern in (part["Regex"] for part in objects(document.get(section)) if "Regex" in part):
             slow += slowness(str(pattern))
             if not slow <= 1:
                 what = "is not known to run in linear time at each place of a text"
@@ -189,7 +189,7 @@ def template_of(document: Mapping[str, Any]) -> dict[str, tuple[list[str], list[
     """Name -> tokens and ids of what the template of a tokenizer.json, which the library has parsed, puts in."""
     stated: dict[str, tuple[list[str], list[int]]] = {}
     named: set[str] = set()
-    for part in _objects(document.get("post_processor")):
+    for part in objects(document.get("post_processor")):
         stated |= {part[key][0]: ([part[key][0]], [part[key][1]]) for key in ("sep", "cls") if key in part}
         stated |= {name: (new["tokens"], new["ids"]) for name, new in part.get("special_tokens", {}).items()}
         named |= {part["SpecialToken"]["id"]} if "SpecialToken" in part else set()

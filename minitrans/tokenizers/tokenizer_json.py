@@ -42,20 +42,20 @@ def read_options(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_tokenizer_json(
-    path: str | Path, model_kind: str | None, options: Mapping[str, Any]
+    given: str | Path | Backend, model_kind: str | None, options: Mapping[str, Any]
 ) -> tuple[Backend, dict[str, Any]]:
     """The backend that a tokenizer.json describes, without its truncation and padding, and the parsed file.
 
     Args:
-        path: the file.
+        given: the file, or a backend to copy.
         model_kind: the kind of model the caller needs ("WordPiece", "BPE", "Unigram"), or None for any.
         options: pipeline options to put in place of the file's own, by the names of PIPELINE_OPTIONS.
 
     Raises:
         CheckpointError: naming the file and the key, if it is broken, of another kind, or hostile.
     """
-    path = Path(path)
-    document = read_json(path)
+    path = Path("tokenizer_object" if isinstance(given, Backend) else given)
+    document = json.loads(given.to_str()) if isinstance(given, Backend) else read_json(path)
     if isinstance(document.get("model"), dict) and model_kind is not None:
         document["model"].setdefault("type", model_kind)  # files of tokenizers < 0.9 do not say
     refuse_first(path, faults_before(document, model_kind))

@@ -41,7 +41,6 @@ WRONG: list[tuple[Callable[[Any], Any], type[Exception], str]] = [
     (lambda t: t("a", padding="max"), ValueError, "padding='max': expected True, False or one of longest"),
     (lambda t: t("a", padding=1.5), TypeError, "padding"),
     (lambda t: t("a", truncation="middle"), ValueError, "truncation='middle'.*only_second"),
-    (lambda t: t("a", padding="max_length"), ValueError, "no model_max_length, so pass max_length"),
     (lambda t: t("a", truncation=True, max_length=1), ValueError, "max_length=1: too small, 2 special"),
     (lambda t: t("a", "b", truncation=True, max_length=2), ValueError, "max_length=2: too small, 3 special"),
     (lambda t: t("a", truncation=True, max_length=0), ValueError, "max_length=0: too small"),
@@ -74,7 +73,6 @@ WRONG: list[tuple[Callable[[Any], Any], type[Exception], str]] = [
     (lambda t: t.pad("a"), TypeError, "got str"),
     (lambda t: t.pad([{"ids": [1]}]), ValueError, "expected the field 'input_ids'"),
     (lambda t: t.pad([{"input_ids": [1]}, {"input_ids": [1], "labels": 1}]), ValueError, "encoding 1 has the fields"),
-    (lambda t: t.pad([{"input_ids": [1]}], padding="max_length"), ValueError, "pass max_length"),
     (lambda t: t.pad({"input_ids": [[1], [2]], "labels": [1]}), ValueError, "expected 2 rows in 'labels'"),
     (lambda t: t.add_tokens(5), TypeError, "got int 5"),
     (lambda t: t.add_tokens([""]), ValueError, "empty token"),
@@ -119,8 +117,20 @@ def test_padding_without_a_pad_token(bert: BertTokenizer) -> None:
 def test_arguments_that_can_have_no_effect_warn(bert: BertTokenizer) -> None:
     with pytest.warns(UserWarning, match="padding='max_length'"):
         bert("a", padding=True, max_length=9)
-    with pytest.warns(UserWarning, match="no model_max_length"):
-        assert len(bert("a " * 50, truncation=True).input_ids) == 52
+
+
+def test_no_limit_to_pad_or_cut_to_is_said_once(bert: BertTokenizer, caplog: pytest.LogCaptureFixture) -> None:
+    """The reference pads and cuts nothing then, and scripts rely on it."""
+    with caplog.at_level(logging.WARNING):
+        assert len(bert("a " * 50, truncation=True, verbose=False).input_ids) == 52
+        assert caplog.records == []
+        for _ in range(2):
+            assert len(bert("a " * 50, truncation=True).input_ids) == 52
+            assert len(bert("a", padding="max_length", truncation=True).input_ids) == 3
+            assert len(bert.pad([bert("a")], padding="max_length").input_ids[0]) == 3
+    assert [record.getMessage() for record in caplog.records] == [
+        "the tokenizer has no model_max_length and max_length was not given: truncation has no effect"
+    ]
 
 
 def test_a_text_too_long_for_the_model_is_logged_once(bert: BertTokenizer, caplog: pytest.LogCaptureFixture) -> None:
