@@ -105,7 +105,7 @@ def test_the_reference_s_own_config_is_understood(model_type: str) -> None:
         ("torch_dtype", 16, "torch_dtype: expected one of float16"),
         ("architectures", {"0": "BertModel"}, "architectures: expected a list of class names"),
         ("id2label", {"a": "x"}, 'id2label: expected a name for each id: an object whose keys are numbers, from "0" up'),
-        ("id2label", {"0": ["x"]}, "id2label: expected a name for each id, found ['x']"),
+        ("id2label", {"0": ["x"]}, "id2label: expected a name for each id, found [['x']]"),
         ("label2id", {"x": [0]}, "label2id: expected a whole number, found [0]"),
         ("label2id", {"x": 0.5}, "label2id: expected a whole number, found 0.5"),
         ("label2id", 7, "label2id: expected an id for each label"),
