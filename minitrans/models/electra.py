@@ -6,6 +6,7 @@ at the width of the embeddings, always with the exact gelu; sequences are classi
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Unpack, cast
 
@@ -21,6 +22,14 @@ from minitrans.models.backbone import Backbone, BodyOptions, build_block, return
 from minitrans.models.config import BertLikeConfig, EncoderConfig, Rule
 from minitrans.models.outputs import LogitsOutput
 
+# (B, T, D) -> (B, D), padding included (E1)
+SUMMARIES: dict[str, Callable[[Tensor], Tensor]] = {
+    "first": lambda hidden: hidden[:, 0],
+    "last": lambda hidden: hidden[:, -1],
+    "mean": lambda hidden: hidden.mean(dim=1),
+    "cls_index": lambda hidden: hidden[:, -1],  # the reference's forward is given no index, and takes the last
+}
+
 
 @dataclass(kw_only=True)
 class ElectraConfig(BertLikeConfig):
@@ -29,7 +38,7 @@ class ElectraConfig(BertLikeConfig):
     model_type: ClassVar[str] = "electra"
     rules: ClassVar[tuple[Rule, ...]] = (
         *BertLikeConfig.rules,
-        (("summary_type",), lambda kind, c: kind == "first", "'first', the first token"),
+        (("summary_type",), lambda kind, c: kind in SUMMARIES, f"one of {', '.join(SUMMARIES)}"),
     )
 
     vocab_size: int = 30522
@@ -42,7 +51,8 @@ class ElectraConfig(BertLikeConfig):
     type_vocab_size: int = 2
     layer_norm_eps: float = 1e-12
     pad_token_id: int | None = 0
-    summary_type: str = "first"  # the token that stands for a text of multiple choice
+    summary_type: str = "first"  # what stands for a text of multiple choice, see SUMMARIES
+    summary_first_dropout: float = 0.0  # on it
     summary_use_proj: bool = True  # whether it goes through a layer
     summary_activation: str = "gelu"  # of that layer; "" = none
     summary_last_dropout: float = 0.1  # after it
@@ -180,8 +190,9 @@ class ElectraForMultipleChoice(tasks.MultipleChoice):
     needs_pooler = False
 
     def build_head(self, config: EncoderConfig) -> None:
-        """`summary`, `dropout` and `classifier`; no dropout comes before (E1)."""
+        """`summary`, `dropout` and `classifier` (E1)."""
         config = cast("ElectraConfig", config)
+        self.first_dropout = nn.Dropout(config.summary_first_dropout)
         self.summary = nn.Linear(config.hidden_size, config.hidden_size) if config.summary_use_proj else None
         self.act = activation(config.summary_activation or "linear")
         self.dropout = nn.Dropout(config.summary_last_dropout)
@@ -189,6 +200,6 @@ class ElectraForMultipleChoice(tasks.MultipleChoice):
 
     def score(self, hidden: Tensor, pooled: Tensor | None) -> Tensor:
         """(B · choices, T, D) -> (B · choices, 1)."""
-        first = hidden[:, 0] if self.summary is None else self.summary(hidden[:, 0])
-        scores: Tensor = self.classifier(self.dropout(self.act(first)))
+        text = self.first_dropout(SUMMARIES[cast("ElectraConfig", self.config).summary_type](hidden))
+        scores: Tensor = self.classifier(self.dropout(self.act(text if self.summary is None else self.summary(text))))
         return scores

@@ -44,8 +44,8 @@ def test_E1_a_projection_only_where_the_widths_differ():
     assert narrow.eval()(inputs_embeds=torch.zeros(1, 3, 4))[0].shape == (1, 3, 6)
     with pytest.raises(ValueError, match=r"inputs_embeds must be \(B, T, D=4\)"):
         narrow(inputs_embeds=torch.zeros(1, 3, 6))
-    with pytest.raises(ValueError, match="summary_type must be 'first'"):
-        minitrans.ElectraConfig(summary_type="mean")
+    with pytest.raises(ValueError, match="summary_type must be one of first, last, mean"):
+        minitrans.ElectraConfig(summary_type="attn")
 
 
 def test_E1_only_real_tokens_are_discriminated():
@@ -64,7 +64,8 @@ def test_E1_only_real_tokens_are_discriminated():
 
 
 @pytest.mark.parametrize(
-    "changes", [{"summary_use_proj": False}, {"summary_activation": "", "summary_last_dropout": 0.0}]
+    "changes",
+    [{"summary_use_proj": False}, {"summary_activation": "", "summary_last_dropout": 0.0}, {"summary_type": "mean"}],
 )
 def test_the_summary_of_a_choice(pair, error, changes: dict):
     models = pair("electra", "ForMultipleChoice", **SIZES, **changes)

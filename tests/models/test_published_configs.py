@@ -181,6 +181,7 @@ REFUSED: list[tuple[str, str, Any, str]] = [
     ("bert", "pad_token_id", 41, "in [0, vocab_size=41), or -1 for none"),
     ("roberta", "pad_token_id", None, "a number, from which positions are counted"),
     ("bert", "attention", "evil:Evil", "pass attention= yourself"),
+    ("electra", "summary_type", "attn", "one of first, last, mean, cls_index"),
     ("bert", "to_dict", 1, "leave it out"),
     ("bert", "__class__", "x", "leave it out"),
     ("bert", "k" * 101, 1, "leave it out"),
@@ -200,6 +201,14 @@ def test_every_refusal_says_what_to_do(family: str, key: str, value: Any, what_t
         minitrans.AutoConfig.from_pretrained(tmp_path)
     assert what_to_do in str(caught.value)
     assert key[:40] in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["first", "last", "mean", "cls_index"])
+def test_what_stands_for_a_text_of_multiple_choice(kind: str, tmp_path: Path) -> None:
+    stored = {**PUBLISHED["ELECTRA, discriminator"], "summary_type": kind, "summary_first_dropout": 0.25}
+    theirs = reference(tmp_path, "ElectraForMultipleChoice", stored)
+    ours = check_equal(write(tmp_path, stored), "ElectraForMultipleChoice", theirs)
+    assert ours.first_dropout.p == theirs.sequence_summary.first_dropout.p == 0.25
 
 
 def test_a_contradiction_is_refused(tmp_path: Path) -> None:
