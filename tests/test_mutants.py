@@ -150,7 +150,7 @@ MUTANTS = {
         ["tests/models/test_variants.py", "-k", "sliding or dilated or composed"],
     ),
     "queries and keys turn alike": (
-        "minitrans/attention/rotary.py", "self.turn(key, cos, sin), value", "key, value", ["tests/layers/test_shape_of_the_house.py", "-k", "LLaMA"],
+        "minitrans/attention/variants/rotary.py", "self.turn(key, cos, sin), value", "key, value", ["tests/layers/test_shape_of_the_house.py", "-k", "LLaMA"],
     ),
     "M6 T5 does not scale": (
         "minitrans/layers/multi_head_attention.py", "context.layout, self.scale, ", "context.layout, None, ",

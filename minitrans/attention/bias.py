@@ -169,3 +169,8 @@ class SummedBias:
     def to_dense(self, query: Tensor, key: Tensor, scale: float) -> Tensor:
         """(B|1, H|1, T, S)."""
         return self.first.to_dense(query, key, scale) + self.second.to_dense(query, key, scale)
+
+
+def summed(bias: AttentionBias | None, own: AttentionBias) -> AttentionBias:
+    """Both, or the one there is."""
+    return own if bias is None else SummedBias(bias, own)

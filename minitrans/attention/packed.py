@@ -49,7 +49,9 @@ def by_sequence(
     for numbers, spans in _equal_lengths(lengths):
         q, k, v = (_stack(tensor, spans) for tensor in (query, key, value))
         bias = None if rules.bias is None else _of_sequences(rules.bias, spans)
-        part = replace(rules, mask=_mask_of(rules.mask, numbers, spans, query.device), bias=bias, layout=None)
+        mask = _mask_of(rules.mask, numbers, spans, query.device)
+        x = None if rules.x is None else torch.stack([rules.x[span] for span in spans])  # (b, n, D)
+        part = replace(rules, mask=mask, bias=bias, layout=None, x=x)
         result = compute(q, k, v, part)
         for row, span in enumerate(spans):
             outputs[span.start] = result.output[row].transpose(0, 1)  # (n, H, K)

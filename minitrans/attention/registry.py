@@ -8,14 +8,26 @@ from typing import Any
 
 # which attention a model has
 VARIANTS = {
-    "sliding_window": "minitrans.attention.sliding_window:SlidingWindow",
-    "dilated": "minitrans.attention.dilated:Dilated",
-    "rotary": "minitrans.attention.rotary:Rotary",
-    "qk_norm": "minitrans.attention.qk_norm:QueryKeyNorm",
-    "softcap": "minitrans.attention.softcap:Softcap",
-    "sink": "minitrans.attention.sink:Sink",
-    "talking_heads": "minitrans.attention.talking_heads:TalkingHeads",
-    "sigmoid": "minitrans.attention.sigmoid:Sigmoid",
+    "sliding_window": "minitrans.attention.variants.sliding_window:SlidingWindow",
+    "dilated": "minitrans.attention.variants.dilated:Dilated",
+    "cls_global": "minitrans.attention.variants.cls_global:FirstGlobal",
+    "window_sinks": "minitrans.attention.variants.cls_global:WindowSinks",
+    "strided": "minitrans.attention.variants.strided:Strided",
+    "blocks": "minitrans.attention.variants.blocks:Blocks",
+    "big_bird": "minitrans.attention.variants.big_bird:BigBird",
+    "prefix": "minitrans.attention.variants.prefix:Prefix",
+    "document": "minitrans.attention.variants.document:Document",
+    "alibi": "minitrans.attention.variants.alibi:LinearBiases",
+    "t5_bias": "minitrans.attention.variants.t5_bias:BucketedDistances",
+    "shaw": "minitrans.attention.variants.shaw:Shaw",
+    "transformer_xl": "minitrans.attention.variants.transformer_xl:TransformerXL",
+    "disentangled": "minitrans.attention.variants.disentangled:Disentangled",
+    "rotary": "minitrans.attention.variants.rotary:Rotary",
+    "qk_norm": "minitrans.attention.variants.qk_norm:QueryKeyNorm",
+    "softcap": "minitrans.attention.variants.softcap:Softcap",
+    "sink": "minitrans.attention.variants.sink:Sink",
+    "talking_heads": "minitrans.attention.variants.talking_heads:TalkingHeads",
+    "sigmoid": "minitrans.attention.variants.sigmoid:Sigmoid",
 }
 # ways to compute softmax attention
 BACKENDS = {

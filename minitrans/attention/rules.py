@@ -30,6 +30,7 @@ class AttentionRules:
         dropout_p: probability with which a probability is dropped.
         need_weights: return the probabilities too.
         need_logsumexp: return the logsumexp too.
+        x: (B, T, D) or (N, D), what the queries were projected from; for mechanisms, backends do not look at it.
     """
 
     mask: AttentionMask = field(default_factory=lambda: NO_MASK)
@@ -40,6 +41,7 @@ class AttentionRules:
     dropout_p: float = 0.0
     need_weights: bool = False
     need_logsumexp: bool = False
+    x: Tensor | None = None
 
     def scale_for(self, query: Tensor) -> float:
         """The factor of the scores of these queries (..., K) (M6)."""

@@ -7,7 +7,7 @@ MyAttention, lambda sizes: MyAttention(sizes, 3)  the class, or anything that ma
 MyAttention(sizes)                                a variant: every layer gets a copy
 ["rotary", "qk_norm"]                             several, one after the other; at most one of them computes
 {"layers": ["full", "rotary", ...]}               one a layer
-{"layers": {"0": "full", "1-": "rotary"}}         by number or range of numbers; "full" elsewhere
+{"layers": {"0": "full", "1-": "rotary"}}         by number, range of numbers or slice ("0::3"); "full" elsewhere
 """
 
 from __future__ import annotations
@@ -156,10 +156,13 @@ def _wrong_options(part: Any, make: Callable[..., Any], error: TypeError) -> str
 
 
 def _numbers(key: str, layers: int) -> range:
-    """The layers of "3", "0-2" or "4-". Raises ValueError for another key, or a layer that there is not."""
+    """The layers of "3", "0-2", "4-" or "0::3". Raises ValueError for another key, or a layer that there is not."""
+    first, colons, step = key.partition("::")
+    if colons and first.isdecimal() and step.isdecimal() and int(step) > 0:
+        return range(int(first), layers, int(step))
     first, dash, last = key.partition("-")
     if not first.isdecimal() or not (last.isdecimal() or last == ""):
-        raise ValueError(f"attention: a layer is written '3', '0-2' or '4-', got {key!r}")
+        raise ValueError(f"attention: a layer is written '3', '0-2', '4-' or '0::3', got {key!r}")
     begin, end = int(first), int(last) if last else (layers - 1 if dash else int(first))
     if begin > end or end >= layers:
         raise ValueError(f"attention: there are layers 0 to {layers - 1}, got {key!r}")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from minitrans.attention.context import Context
 from minitrans.attention.layout import PackedLayout
 from minitrans.attention.mask import AttentionMask
 from minitrans.attention.rules import AttentionResult, AttentionRules
+from minitrans.errors import NotSupportedError
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,8 @@ class CallSizes:
         heads: H.
         device: where the tensors are.
         layout: of a packed batch.
+        x: (B, T, D) or (N, D), what the queries were projected from.
+        positions: (B, T) or (N), where each token of x stands in its text.
     """
 
     batch: int
@@ -55,6 +59,31 @@ class CallSizes:
     heads: int
     device: torch.device
     layout: PackedLayout | None = None
+    x: Tensor | None = None
+    positions: Tensor | None = None
+
+    def require_whole(self, name: str) -> None:
+        """Raises NotSupportedError where there are other keys than those of the tokens of x: with a cache."""
+        if self.queries != self.keys:
+            raise NotSupportedError(f"attention {name!r} looks at whole texts: it does not support T != S, or a cache")
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Where a variant equals softmax attention; every row of the registry that has such a place says so, as data.
+
+    Attributes:
+        options: with which it is built.
+        parameters: names (as in `named_parameters`) and the number that fills each; those not named stay as they begin.
+        tolerance: of the largest difference, in float64; more than rounding where the place is a limit, and then `limit`
+            says of what.
+        limit: the limit in words; "" = exact.
+    """
+
+    options: Mapping[str, Any] = field(default_factory=dict)
+    parameters: Mapping[str, float] = field(default_factory=dict)
+    tolerance: float = 1e-10
+    limit: str = ""
 
 
 class Variant(nn.Module):
@@ -68,12 +97,19 @@ class Variant(nn.Module):
     """
 
     name: ClassVar[str] = ""
+    identity: ClassVar[Identity | None] = None
+    trial: ClassVar[Mapping[str, Any]] = {}  # options with which texts of a few tokens show what it does
+    laws: ClassVar[tuple[str, ...]] = ()  # what it keeps besides, by names of `tests/attention/test_rows.py`
+    whole_texts: ClassVar[bool] = False  # a token is not projected for itself: no cache
     softcap: float | None = None  # see `AttentionRules.softcap`
     needs_logsumexp: ClassVar[bool] = False  # `finish` looks at the logsumexp
 
     def __init__(self, sizes: LayerSizes) -> None:
         super().__init__()
         self.sizes = sizes
+
+    def adopt(self, attention: nn.Module) -> None:
+        """Parameters that begin as copies of the block's own take them; called once, where these are fresh."""
 
     def project(self, query: Tensor, key: Tensor, value: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor]:
         """What becomes of (B, H, T, K) queries, (B, G, T, K) keys and values before a cache: or (N, H, K), (N, G, K)."""

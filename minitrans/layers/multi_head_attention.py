@@ -93,6 +93,8 @@ class MultiHeadAttention(nn.Module):
         """(B, T, D) -> (B, T, D), or (N, D) -> (N, D); with a cache, keys and values of earlier tokens come before."""
         query, key, value = self._split(self.query(x)), self._split(self.key(x)), self._split(self.value(x))
         for variant in self.variants:
+            if cache is not None and variant.whole_texts:
+                raise NotSupportedError(f"attention {variant.name!r} looks at whole texts: it does not support a cache")
             query, key, value = variant.project(query, key, value, context)
         if cache is not None:
             key, value = cache.extend(key, value)  # (B, G, S, K)
@@ -131,14 +133,14 @@ class MultiHeadAttention(nn.Module):
         layout, mask, bias = rules.layout, rules.mask, rules.bias
         lengths = (query.shape[2], key.shape[2]) if layout is None else (layout.max_seqlen, layout.max_seqlen)
         batch = query.shape[0] if layout is None else len(layout.cu_seqlens) - 1
-        sizes = CallSizes(batch, *lengths, self.num_heads, query.device, layout)
+        sizes = CallSizes(batch, *lengths, self.num_heads, query.device, layout, x, context.positions)
         softcap, mechanism = rules.softcap, None
         for variant in self.variants:
             mask, bias = variant.restrict(mask, bias, sizes)
             softcap = softcap if variant.softcap is None else variant.softcap
             mechanism = variant if variant.is_mechanism else mechanism
         needs_logsumexp = any(variant.needs_logsumexp for variant in self.variants)
-        rules = replace(rules, mask=mask, bias=bias, softcap=softcap, need_logsumexp=needs_logsumexp)
+        rules = replace(rules, mask=mask, bias=bias, softcap=softcap, need_logsumexp=needs_logsumexp, x=x)
         if mechanism is None:
             result = attend(query, key, value, rules, backend=self.backend)
         else:

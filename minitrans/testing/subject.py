@@ -64,7 +64,7 @@ class Call:
     def __call__(self, inputs: Inputs, **changes: Any) -> AttentionResult:
         """The attention of these tensors, under the rules of the inputs with some changed."""
         query, key, value = inputs.query, inputs.key, inputs.value
-        rules = replace(inputs.all_rules(), **changes)
+        rules = replace(inputs.all_rules(), x=inputs.leaves.get("x"), **changes)
         result = self.compute(query, key, value, self.restricted(rules, query, key))
         if not isinstance(result, AttentionResult):
             raise wrong_return("compute", "AttentionResult", result)
@@ -79,7 +79,8 @@ class Call:
         layout = rules.layout
         lengths = (query.shape[2], key.shape[2]) if layout is None else (layout.max_seqlen,) * 2
         batch = query.shape[0] if layout is None else len(layout.cu_seqlens) - 1
-        sizes = CallSizes(batch, *lengths, query.shape[1], query.device, layout)
+        places = context_of(rules, query, key).positions
+        sizes = CallSizes(batch, *lengths, query.shape[1], query.device, layout, rules.x, places)
         for variant in self.variants:
             pair = variant.restrict(rules.mask, rules.bias, sizes)
             if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], AttentionMask)):
@@ -91,7 +92,7 @@ class Call:
 
     def why_not(self, inputs: Inputs, **changes: Any) -> str | None:
         """What of such a call it says it cannot do."""
-        rules = replace(inputs.all_rules(), **changes)
+        rules = replace(inputs.all_rules(), x=inputs.leaves.get("x"), **changes)
         reason = self.lacks(self.restricted(rules, inputs.query, inputs.key), inputs.query)
         if not (reason is None or isinstance(reason, str)):
             raise WrongKindError(f"`supports` must return what it cannot do, a str, or None, it returned {reason!r}")

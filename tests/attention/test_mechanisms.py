@@ -29,10 +29,10 @@ from minitrans.attention import (
 from minitrans.attention.mask import NO_MASK
 from minitrans.attention.packed import by_sequence
 from minitrans.attention.scores import dense_scores, over_values
-from minitrans.attention.sigmoid import Sigmoid
-from minitrans.attention.sink import Sink
-from minitrans.attention.sliding_window import SlidingWindow
-from minitrans.attention.talking_heads import TalkingHeads
+from minitrans.attention.variants.sigmoid import Sigmoid
+from minitrans.attention.variants.sink import Sink
+from minitrans.attention.variants.sliding_window import SlidingWindow
+from minitrans.attention.variants.talking_heads import TalkingHeads
 from minitrans.errors import NotSupportedError
 from minitrans.layers import multi_head_attention
 from minitrans.layers.multi_head_attention import MultiHeadAttention

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from minitrans.attention import AttentionMask, Context, LayerSizes, PackedLayout
-from minitrans.attention.rotary import Rotary
+from minitrans.attention.variants.rotary import Rotary
 from minitrans.layers.multi_head_attention import MultiHeadAttention
 
 B, H, T, K = 2, 4, 5, 8

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from minitrans.attention import AttentionMask, Context, DenseBias, LayerSizes, PackedLayout
 from minitrans.attention.registry import BACKENDS
-from minitrans.attention.sink import Sink
+from minitrans.attention.variants.sink import Sink
 from minitrans.errors import NotSupportedError
 from minitrans.layers.multi_head_attention import MultiHeadAttention
 

@@ -9,16 +9,16 @@ import pytest
 import torch
 from torch import nn
 
-from minitrans.attention.dilated import Dilated
 from minitrans.attention.mask import AttentionMask
-from minitrans.attention.qk_norm import QueryKeyNorm
 from minitrans.attention.registry import VARIANTS
-from minitrans.attention.rotary import Rotary
-from minitrans.attention.sigmoid import Sigmoid
-from minitrans.attention.sink import Sink
-from minitrans.attention.sliding_window import SlidingWindow
 from minitrans.attention.specs import build_variants, check_spec, names_code, of_layer, stored_spec
 from minitrans.attention.variant import LayerSizes, Variant
+from minitrans.attention.variants.dilated import Dilated
+from minitrans.attention.variants.qk_norm import QueryKeyNorm
+from minitrans.attention.variants.rotary import Rotary
+from minitrans.attention.variants.sigmoid import Sigmoid
+from minitrans.attention.variants.sink import Sink
+from minitrans.attention.variants.sliding_window import SlidingWindow
 
 SIZES = LayerSizes(48, 6, 3, 8, layer=2, longest=20)
 
@@ -133,8 +133,8 @@ def test_layers_one_by_one_and_by_number() -> None:
         ({"3": "sink"}, r"there are layers 0 to 2, got '3'"),
         ({"1-5": "sink"}, r"there are layers 0 to 2, got '1-5'"),
         ({"2-1": "sink"}, r"there are layers 0 to 2, got '2-1'"),
-        ({"first": "sink"}, r"a layer is written '3', '0-2' or '4-', got 'first'"),
-        ({"-1": "sink"}, r"a layer is written '3', '0-2' or '4-', got '-1'"),
+        ({"first": "sink"}, r"a layer is written '3', '0-2', '4-' or '0::3', got 'first'"),
+        ({"-1": "sink"}, r"a layer is written '3', '0-2', '4-' or '0::3', got '-1'"),
     ],
 )
 def test_layers_that_do_not_fit_are_refused(layers: Any, message: str) -> None:
@@ -164,7 +164,7 @@ WRONG: list[tuple[Any, type[Exception], str]] = [
     ({"name": "rotary", "theta": 9.0}, TypeError, "unexpected keyword argument 'theta'; its options: base, layout"),
     ({"name": "sigmoid", "sizes": 1}, TypeError, "multiple values for argument 'sizes'; its options: bias"),
     ("no.such.module:Own", ValueError, "'no.such.module:Own' cannot be imported: No module named 'no'"),
-    ("minitrans.attention.rotary:Missing", ValueError, "cannot be imported: .*has no attribute 'Missing'"),
+    ("minitrans.attention.variants.rotary:Missing", ValueError, "cannot be imported: .*has no attribute 'Missing'"),
     (
         7,
         TypeError,

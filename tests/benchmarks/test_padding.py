@@ -14,7 +14,7 @@ from minitrans import AutoModel
 
 
 @pytest.mark.parametrize(
-    "attention", ["rotary", {"name": "sliding_window", "window": 4}, "minitrans.attention.rotary:Rotary"]
+    "attention", ["rotary", {"name": "sliding_window", "window": 4}, "minitrans.attention.variants.rotary:Rotary"]
 )
 def test_its_rows(attention: Any, tiny_bert: Path, command: Any) -> None:
     given = attention if isinstance(attention, str) else json.dumps(attention)

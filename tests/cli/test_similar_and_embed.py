@@ -95,8 +95,8 @@ WINDOW = '{"name": "sliding_window", "window": 2}'
 @pytest.mark.parametrize(
     ("attention", "same_as"),
     [
-        ("minitrans.attention.sink:Sink", "sink"),
-        ('{"name": "minitrans.attention.sliding_window:SlidingWindow", "window": 2}', WINDOW),
+        ("minitrans.attention.variants.sink:Sink", "sink"),
+        ('{"name": "minitrans.attention.variants.sliding_window:SlidingWindow", "window": 2}', WINDOW),
         (f"[{WINDOW}]", WINDOW),
         (f'{{"layers": {{"0-": {WINDOW}}}}}', WINDOW),
     ],
@@ -113,7 +113,7 @@ def test_an_attention_is_a_name_a_place_or_json(body: str, sentences: Path, run,
 
 def test_an_attention_of_ones_own_lies_in_the_folder_one_works_in(body: str, sentences: Path, tmp_path: Path, run):
     (tmp_path / "my_attention.py").write_text(
-        "from minitrans.attention.sliding_window import SlidingWindow\n\n\nclass Narrow(SlidingWindow):\n"
+        "from minitrans.attention.variants.sliding_window import SlidingWindow\n\n\nclass Narrow(SlidingWindow):\n"
         "    def __init__(self, sizes):\n        super().__init__(sizes, window=2)\n"
     )
     call = f"['embed', {str(sentences)!r}, '-m', {body!r}, '--attention', 'my_attention:Narrow']"

@@ -12,8 +12,8 @@ import torch
 
 import minitrans
 from minitrans import AutoModel, AutoTokenizer, BertModel, Encoder
-from minitrans.attention.sigmoid import Sigmoid
 from minitrans.attention.variant import Variant
+from minitrans.attention.variants.sigmoid import Sigmoid
 from minitrans.embedding import POOLINGS, Recipe
 from minitrans.embedding.jobs.job import fingerprint
 from minitrans.errors import NotSupportedError

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from minitrans.attention.context import Context
 from minitrans.attention.rules import AttentionResult
-from minitrans.attention.variant import LayerSizes, Variant
+from minitrans.attention.variant import Identity, LayerSizes, Variant
 
 
 class Sink(Variant):
@@ -24,6 +24,8 @@ class Sink(Variant):
     """
 
     name = "sink"
+    identity = Identity({"initial": -1e4}, limit="s to minus infinity")
+    laws = ("rows sum to less than one", "linear in the values")
     needs_logsumexp = True
 
     def __init__(self, sizes: LayerSizes, *, initial: float = 0.0, learned: bool = True) -> None:

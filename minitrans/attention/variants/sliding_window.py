@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from minitrans.attention.bias import AttentionBias
 from minitrans.attention.mask import AttentionMask
-from minitrans.attention.variant import CallSizes, LayerSizes, Variant
+from minitrans.attention.variant import CallSizes, Identity, LayerSizes, Variant
 
 
 class SlidingWindow(Variant):
@@ -18,6 +18,9 @@ class SlidingWindow(Variant):
     """
 
     name = "sliding_window"
+    trial = {"window": 2}
+    identity = Identity({"window": 10**6})
+    laws = ("rows sum to one", "linear in the values")
 
     def __init__(self, sizes: LayerSizes, *, window: int) -> None:
         super().__init__(sizes)

@@ -1,13 +1,14 @@
-"""Dilated sliding-window attention: a window with gaps reaches further for the same cost (Beltagy et al. 2020, section 3.1)."""
+"""Dilated sliding-window attention: a window with gaps reaches further (Beltagy et al. 2020, section 3.1). O(n w K)."""
 
 from __future__ import annotations
 
-from minitrans.attention.bias import AttentionBias
-from minitrans.attention.mask import AttentionMask, MaskRule
-from minitrans.attention.variant import CallSizes, LayerSizes, Variant
+from torch import Tensor
+
+from minitrans.attention.pattern import Pattern
+from minitrans.attention.variant import Identity, LayerSizes
 
 
-class Dilated(Variant):
+class Dilated(Pattern):
     """i sees j where i - j is a multiple of `dilation` and |i - j| <= dilation · window // 2: window + 1 keys a row.
 
     Args:
@@ -17,6 +18,8 @@ class Dilated(Variant):
     """
 
     name = "dilated"
+    trial = {"window": 4, "dilation": 2}
+    identity = Identity({"dilation": 1})
 
     def __init__(self, sizes: LayerSizes, *, window: int | None = None, dilation: int = 2) -> None:
         super().__init__(sizes)
@@ -26,11 +29,9 @@ class Dilated(Variant):
             raise ValueError(f"dilation must be a number of at least 1, got {dilation!r}")
         self.window, self.dilation = window, dilation
 
-    def restrict(
-        self, mask: AttentionMask, bias: AttentionBias | None, sizes: CallSizes
-    ) -> tuple[AttentionMask, AttentionBias | None]:
-        """The mask with the rule of the distances; the bias unchanged."""
-        step = self.dilation
-        reach = max(sizes.queries, sizes.keys) if self.window is None else step * (self.window // 2)
-        rule = MaskRule(lambda b, h, i, j: ((i - j) % step == 0) & ((i - j).abs() <= reach))
-        return mask.narrowed(rule), bias
+    def allows(self, i: Tensor, j: Tensor, n: Tensor) -> Tensor:
+        """Multiples of the step, no further than the window."""
+        on_the_grid = (i - j) % self.dilation == 0
+        if self.window is None:
+            return on_the_grid
+        return on_the_grid & ((i - j).abs() <= self.dilation * (self.window // 2))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from minitrans.attention.variant import LayerSizes, Variant
+from minitrans.attention.variant import Identity, LayerSizes, Variant
 
 
 class Softcap(Variant):
@@ -14,6 +14,9 @@ class Softcap(Variant):
     """
 
     name = "softcap"
+    trial = {"cap": 1.5}
+    identity = Identity({"cap": 1e8}, tolerance=1e-10, limit="cap to infinity")
+    laws = ("rows sum to one", "linear in the values")
 
     def __init__(self, sizes: LayerSizes, *, cap: float = 50.0) -> None:
         super().__init__(sizes)

@@ -1,0 +1,226 @@
+"""Every row of the registry: its identity, its laws, padding, causality, packing, and the way into a file and back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from minitrans import BertConfig, BertModel
+from minitrans.attention import AttentionMask, Context, DenseBias, PackedLayout, Variant
+from minitrans.attention.registry import VARIANTS, load
+from minitrans.errors import NotSupportedError
+from minitrans.layers.multi_head_attention import MultiHeadAttention
+
+H, D, B, T = 4, 32, 2, 9
+LENGTHS = (T, 5)
+CLASSES: dict[str, type[Variant]] = {name: load(path) for name, path in VARIANTS.items()}
+WITH_IDENTITY = [name for name, row in CLASSES.items() if row.identity is not None]
+# rows that equal softmax attention nowhere, and why
+WITHOUT_IDENTITY = {"sigmoid", "qk_norm", "rotary"}
+# what a row cannot do, of "causal", "packed", "grouped heads", "bias", "left padding"; the table of what is supported
+CANNOT: dict[str, set[str]] = {}
+
+
+def module_with(name: str, options: dict[str, Any], kv_heads: int = H, moved: bool = False) -> MultiHeadAttention:
+    torch.manual_seed(3)
+    module = MultiHeadAttention(D, H, num_kv_heads=kv_heads).double()
+    module.set_attention({"name": name, **options}, longest=16)
+    for variant in module.variants:
+        variant.adopt(module)
+        for parameter in variant.parameters() if moved else ():
+            parameter.data += 0.3 * torch.randn_like(parameter)
+    return module.eval()
+
+
+def trial(name: str, kv_heads: int = H) -> MultiHeadAttention:
+    return module_with(name, dict(CLASSES[name].trial), kv_heads, moved=True)
+
+
+def tokens(batch: int = B) -> Tensor:
+    torch.manual_seed(5)
+    return torch.randn(batch, T, D, dtype=torch.float64)
+
+
+def run(module: MultiHeadAttention, x: Tensor, **context: Any) -> Tensor:
+    layout = context.get("layout")
+    positions = torch.arange(x.shape[1]).expand(len(x), -1) if layout is None else layout.positions()
+    return module(x, Context(**{"positions": positions, **context})).output  # type: ignore[no-any-return]
+
+
+REAL = torch.arange(T) < torch.tensor(LENGTHS)[:, None]
+CALLS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "padding": {"mask": AttentionMask(key_padding=REAL)},
+    "causal": {"mask": AttentionMask(causal=True)},
+    "causal, padding": {"mask": AttentionMask(key_padding=REAL, causal=True)},
+    "bias": {"bias": DenseBias(torch.randn(B, H, T, T, dtype=torch.float64))},
+}
+PACKED = PackedLayout.from_lengths(LENGTHS)
+
+
+def test_every_row_has_an_identity_or_says_that_it_has_none() -> None:
+    assert set(CLASSES) - set(WITH_IDENTITY) == WITHOUT_IDENTITY
+    for name, row in CLASSES.items():
+        assert row.name == name
+
+
+@pytest.mark.parametrize("kv_heads", [H, 2])
+@pytest.mark.parametrize("name", WITH_IDENTITY)
+@torch.no_grad()
+def test_identity(name: str, kv_heads: int) -> None:
+    identity = CLASSES[name].identity
+    assert identity is not None
+    assert identity.tolerance <= 1e-10 or identity.limit
+    module = module_with(name, dict(identity.options), kv_heads)
+    full = MultiHeadAttention(D, H, num_kv_heads=kv_heads).double()
+    full.load_state_dict({key: value for key, value in module.state_dict().items() if "variants" not in key})
+    for key, number in identity.parameters.items():
+        module.variants[0].get_parameter(key).fill_(number)
+    ran = []
+    for call, context in CALLS.items():
+        x = tokens()
+        try:
+            found = run(module, x, **context)
+        except NotSupportedError:
+            continue
+        shown = REAL if "padding" in call else REAL | True
+        torch.testing.assert_close(found[shown], run(full, x, **context)[shown], rtol=0, atol=identity.tolerance)
+        ran.append(call)
+    x = tokens()[REAL]
+    try:
+        found = run(module, x, layout=PACKED)
+    except NotSupportedError:
+        pass
+    else:
+        torch.testing.assert_close(found, run(full, x, layout=PACKED), rtol=0, atol=identity.tolerance)
+    assert "plain" in ran
+
+
+@pytest.mark.parametrize("name", CLASSES)
+@torch.no_grad()
+def test_padding_moves_nothing(name: str) -> None:
+    """On either side, and packed: each text gives what it gives alone."""
+    module, x = trial(name), tokens()
+    alone = [run(module, x[b : b + 1, :length])[0] for b, length in enumerate(LENGTHS)]
+    noise = 10 * torch.randn(B, T, D, dtype=torch.float64)
+    right = run(module, torch.where(REAL[..., None], x, noise), mask=AttentionMask(key_padding=REAL))
+    refused = set()
+    for b, length in enumerate(LENGTHS):
+        torch.testing.assert_close(right[b, :length], alone[b], rtol=0, atol=1e-10)
+    left, real = noise.clone(), REAL.flip(1)
+    for b, length in enumerate(LENGTHS):
+        left[b, T - length :] = x[b, :length]
+    positions = (real.long().cumsum(1) - 1).clamp(min=0)
+    if "left padding" in CANNOT.get(name, set()):
+        refused.add("left padding")
+    else:
+        found = run(module, left, mask=AttentionMask(key_padding=real), positions=positions)
+        for b, length in enumerate(LENGTHS):
+            torch.testing.assert_close(found[b, T - length :], alone[b], rtol=0, atol=1e-10)
+    try:
+        found = run(module, x[REAL], layout=PACKED)
+    except NotSupportedError:
+        refused.add("packed")
+    else:
+        torch.testing.assert_close(found, torch.cat(alone), rtol=0, atol=1e-10)
+    assert refused == CANNOT.get(name, set()) & {"packed", "left padding"}
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_nothing_comes_from_the_future(name: str) -> None:
+    """By gradients: those of token i end at i."""
+    module, x = trial(name), tokens(1).requires_grad_()
+    mask = AttentionMask(causal=True)
+    try:
+        output = run(module, x, mask=mask)
+    except NotSupportedError:
+        assert "causal" in CANNOT.get(name, set())
+        return
+    assert "causal" not in CANNOT.get(name, set())
+    for i in range(T):
+        (gradient,) = torch.autograd.grad(output[0, i].sum(), x, retain_graph=True)
+        assert (gradient[0, i + 1 :] == 0).all()
+        assert (gradient[0, i] != 0).any()
+
+
+def rows_sum(module: MultiHeadAttention, x: Tensor) -> Tensor:
+    weights = module(x, Context(positions=torch.arange(T).expand(B, -1), need_weights=True)).weights
+    assert weights is not None
+    return weights.sum(-1)
+
+
+def sum_to_one(module: MultiHeadAttention, x: Tensor) -> None:
+    torch.testing.assert_close(rows_sum(module, x), torch.ones(B, H, T, dtype=torch.float64), rtol=0, atol=1e-12)
+
+
+def sum_to_less_than_one(module: MultiHeadAttention, x: Tensor) -> None:
+    assert (rows_sum(module, x) < 1).all()
+
+
+def linear_in_the_values(module: MultiHeadAttention, x: Tensor) -> None:
+    one = run(module, x) - module.output.bias
+    module.value.weight.mul_(2)
+    module.value.bias.mul_(2)
+    for variant in module.variants:
+        variant.adopt(module)
+    torch.testing.assert_close(run(module, x) - module.output.bias, 2 * one, rtol=1e-10, atol=1e-10)
+
+
+def linear_is_quadratic(module: MultiHeadAttention, x: Tensor) -> None:
+    """What is computed in O(n) is what the whole matrix of weights, which is made where it is asked for, says."""
+    for context in (call for name, call in CALLS.items() if name != "bias"):
+        shown = REAL if "mask" in context and context["mask"].key_padding is not None else REAL | True
+        found, expected = run(module, x, **context), run(module, x, need_weights=True, **context)
+        torch.testing.assert_close(found[shown], expected[shown], rtol=1e-10, atol=1e-10)
+
+
+LAWS: dict[str, Callable[[MultiHeadAttention, Tensor], None]] = {
+    "rows sum to one": sum_to_one,
+    "rows sum to less than one": sum_to_less_than_one,
+    "linear in the values": linear_in_the_values,
+    "linear form = quadratic form": linear_is_quadratic,
+}
+
+
+@pytest.mark.parametrize(("name", "law"), [(name, law) for name, row in CLASSES.items() for law in row.laws])
+@torch.no_grad()
+def test_law(name: str, law: str) -> None:
+    LAWS[law](trial(name), tokens())
+
+
+SIZES = {
+    "vocab_size": 40,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "max_position_embeddings": 16,
+    "initializer_range": 0.3,
+}
+
+
+@pytest.mark.parametrize("name", CLASSES)
+@torch.no_grad()
+def test_into_a_file_and_back(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    model = BertModel(BertConfig(**SIZES)).double().eval()
+    batch = {"input_ids": torch.randint(1, 40, (2, 8)), "position_ids": torch.tensor([[0, 1, 2, 3, 4, 0, 1, 2]] * 2)}
+    before = model(**batch, padding="keep").last_hidden_state
+    model.set_attention({"name": name, **CLASSES[name].trial})
+    model.double()
+    fresh = [(key, tensor) for key, tensor in model.named_parameters() if ".variants." in key]
+    for _, tensor in fresh:
+        tensor.add_(0.3 * torch.randn_like(tensor))
+    swapped = model(**batch, padding="keep").last_hidden_state
+    assert (swapped - before).abs().max() > 1e-6
+    model.save_pretrained(tmp_path)
+    again = BertModel.from_pretrained(tmp_path)
+    assert torch.equal(again(**batch, padding="keep").last_hidden_state, swapped)
+    assert not again.load_report.fresh
+    model.set_attention("full")
+    assert torch.equal(model(**batch, padding="keep").last_hidden_state, before)
