@@ -33,6 +33,14 @@ class DenseMechanism(Variant):
         """
         return torch.softmax(scores, dim=-1)
 
+    def change(self, weights: Tensor, rules: AttentionRules) -> Tensor:
+        """What becomes of the weights (B, H, T, S), zero where forbidden, by what the rules say besides."""
+        return weights
+
+    def output(self, weights: Tensor, value: Tensor, rules: AttentionRules) -> Tensor:
+        """(B, H, T, S), (B, G, S, K) -> (B, H, T, K), with dropout."""
+        return over_values(dropout(weights, rules.dropout_p), value)
+
     def compute(self, query: Tensor, key: Tensor, value: Tensor, rules: AttentionRules) -> AttentionResult:
         """Sequence by sequence in a packed batch."""
         return by_sequence(self.rectangle, query, key, value, rules)
@@ -42,8 +50,8 @@ class DenseMechanism(Variant):
         scores = self.scores(query, key, rules)
         scores, allowed = biased(scores, query, key, rules)
         weights = self.weights(forbid(scores, allowed), allowed).masked_fill(~allowed, 0.0)
-        output = over_values(dropout(weights, rules.dropout_p), value)
-        return AttentionResult(output, weights if rules.need_weights else None)
+        weights = self.change(weights, rules)
+        return AttentionResult(self.output(weights, value, rules), weights if rules.need_weights else None)
 
     def supports(self, rules: AttentionRules, query: Tensor) -> str | None:
         """All but the logsumexp."""

@@ -28,6 +28,18 @@ VARIANTS = {
     "sink": "minitrans.attention.variants.sink:Sink",
     "talking_heads": "minitrans.attention.variants.talking_heads:TalkingHeads",
     "sigmoid": "minitrans.attention.variants.sigmoid:Sigmoid",
+    "relu_squared": "minitrans.attention.variants.relu_squared:ReluSquared",
+    "softpick": "minitrans.attention.variants.softpick:Softpick",
+    "scalable_softmax": "minitrans.attention.variants.scalable_softmax:ScalableSoftmax",
+    "entmax15": "minitrans.attention.variants.entmax:Entmax15",
+    "sparsemax": "minitrans.attention.variants.entmax:Sparsemax",
+    "top_k": "minitrans.attention.variants.top_k:TopK",
+    "stick_breaking": "minitrans.attention.variants.stick_breaking:StickBreaking",
+    "selective": "minitrans.attention.variants.selective:Selective",
+    "differential": "minitrans.attention.variants.differential:Differential",
+    "differential_v1": "minitrans.attention.variants.differential:DifferentialV1",
+    "forgetting": "minitrans.attention.variants.forgetting:Forgetting",
+    "gated_output": "minitrans.attention.variants.gated_output:GatedOutput",
 }
 # ways to compute softmax attention
 BACKENDS = {

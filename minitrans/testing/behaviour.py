@@ -120,7 +120,7 @@ def _bias_as_mask(subject: Subject, mask: MaskOf, sizes: Sizes) -> None:
     """Where a query sees anything at all, -1e9 on its score hides a key as a mask does; and nothing lifts a mask."""
     call, inputs = draw(subject, "bias as mask", sizes, mask)
     allowed = inputs.allowed(inputs.rules.mask)
-    rules = call.restricted(inputs.rules, inputs.query, inputs.key)
+    rules = call.restricted(inputs.all_rules(), inputs.query, inputs.key)
     sees = inputs.allowed(rules.mask).any(dim=-1, keepdim=True)  # (B, H, T, 1)
     inputs = replace(inputs, gradients={"output": inputs.gradients["output"] * sees})
     zero = torch.zeros(allowed.shape, dtype=subject.dtype, device=allowed.device)
@@ -166,7 +166,7 @@ def _heads_have_masks(subject: Subject) -> None:
 def _empty_rows(subject: Subject, sizes: Sizes, mask: MaskOf) -> None:
     """A query with nothing to attend to gives zeros, and gets no gradient; nothing becomes NaN."""
     call, inputs = draw(subject, "empty rows", sizes, mask)
-    rules = call.restricted(inputs.rules, inputs.query, inputs.key)
+    rules = call.restricted(inputs.all_rules(), inputs.query, inputs.key)
     empty = ~inputs.allowed(rules.mask).any(dim=(1, 3))  # (B, T)
     for finishes in (True, False):
         found, _ = outcome(replace(call, finishes=finishes), inputs, call.parameters)
@@ -383,7 +383,7 @@ def _narrows(subject: Subject) -> None:
     in_packed = ("causal", "window", "window and global tokens", "rule")
     for name, sizes, mask in [*cases, *((f"packed, {name}", _PACKED, MASKS[name]) for name in in_packed)]:
         call, inputs = draw(subject, "narrows", sizes, mask)
-        rules = call.restricted(inputs.rules, inputs.query, inputs.key)
+        rules = call.restricted(inputs.all_rules(), inputs.query, inputs.key)
         rules.mask.check(inputs.query.shape, inputs.key.shape)
         widened = inputs.allowed(rules.mask) & ~inputs.allowed(inputs.rules.mask)
         expect(not bool(widened.any()), f"`restrict` allows pairs that the mask forbids ({name}): it may only narrow")

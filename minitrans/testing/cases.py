@@ -162,8 +162,9 @@ class Inputs:
         return (everything if dense is None else dense).expand(self.sizes)
 
     def all_rules(self) -> AttentionRules:
-        """The rules, with the bias made of its parameter."""
-        return self.rules if self.bias is None else replace(self.rules, bias=self.bias(self.leaves["bias parameter"]))
+        """The rules, with x, and with the bias made of its parameter."""
+        rules = replace(self.rules, x=self.leaves.get("x"))
+        return rules if self.bias is None else replace(rules, bias=self.bias(self.leaves["bias parameter"]))
 
 
 # name -> (shape of the parameter, the bias made of it)

@@ -64,7 +64,7 @@ class Call:
     def __call__(self, inputs: Inputs, **changes: Any) -> AttentionResult:
         """The attention of these tensors, under the rules of the inputs with some changed."""
         query, key, value = inputs.query, inputs.key, inputs.value
-        rules = replace(inputs.all_rules(), x=inputs.leaves.get("x"), **changes)
+        rules = replace(inputs.all_rules(), **changes)
         result = self.compute(query, key, value, self.restricted(rules, query, key))
         if not isinstance(result, AttentionResult):
             raise wrong_return("compute", "AttentionResult", result)
@@ -92,7 +92,7 @@ class Call:
 
     def why_not(self, inputs: Inputs, **changes: Any) -> str | None:
         """What of such a call it says it cannot do."""
-        rules = replace(inputs.all_rules(), x=inputs.leaves.get("x"), **changes)
+        rules = replace(inputs.all_rules(), **changes)
         reason = self.lacks(self.restricted(rules, inputs.query, inputs.key), inputs.query)
         if not (reason is None or isinstance(reason, str)):
             raise WrongKindError(f"`supports` must return what it cannot do, a str, or None, it returned {reason!r}")

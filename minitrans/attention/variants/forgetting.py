@@ -1,0 +1,50 @@
+"""Forgetting attention (Lin et al. 2025, "Forgetting Transformer"): data-dependent penalties for distance. + O(n²)."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn.functional import logsigmoid
+
+from minitrans.attention.bias import AttentionBias, DenseBias, summed
+from minitrans.attention.mask import AttentionMask
+from minitrans.attention.variant import CallSizes, Identity, LayerSizes, Variant
+
+
+class Forgetting(Variant):
+    """score_ij + sum of log f_l over the tokens from j to i, f_l = sigmoid(x_l w_h + b_h) a gate of each token and head.
+
+    To the left of i these are j < l <= i, the paper's; to the right, in a bidirectional model, i <= l < j by a gate of
+    their own. With constant gates that is symmetric ALiBi. b is so high at first that nothing is forgotten.
+
+    Args:
+        sizes: of the block.
+        start: b at first.
+    """
+
+    name = "forgetting"
+    trial = {"start": 0.0}
+    identity = Identity({"start": 40.0}, limit="b to infinity")
+    laws = ("rows sum to one", "linear in the values")
+    whole_texts = True
+
+    def __init__(self, sizes: LayerSizes, *, start: float = 20.0) -> None:
+        super().__init__(sizes)
+        self.gate = nn.Linear(sizes.width, 2 * sizes.heads)
+        nn.init.zeros_(self.gate.weight)
+        nn.init.constant_(self.gate.bias, start)
+
+    def restrict(
+        self, mask: AttentionMask, bias: AttentionBias | None, sizes: CallSizes
+    ) -> tuple[AttentionMask, AttentionBias | None]:
+        """The mask unchanged; what is forgotten added to the bias."""
+        sizes.require_whole(self.name)
+        assert sizes.x is not None
+        x = sizes.x if sizes.layout is None else sizes.x[None]
+        kept = logsigmoid(self.gate(x)).transpose(1, 2)  # (B, 2 H, T)
+        left, right = kept.cumsum(-1).chunk(2, dim=1)
+        right = right - kept.chunk(2, dim=1)[1]  # what comes before a token
+        behind = left[..., :, None] - left[..., None, :]  # (B, H, T, S): the gates of j + 1 .. i
+        ahead = right[..., None, :] - right[..., :, None]  # those of i .. j - 1
+        places = torch.arange(kept.shape[-1], device=kept.device)
+        return mask, summed(bias, DenseBias(torch.where(places[:, None] >= places, behind, ahead)))

@@ -1,0 +1,48 @@
+"""Gated attention: the output of each head times a sigmoid of x (Qiu et al. 2025, "Gated Attention for Large Language Models",
+G1). + O(n D²), or O(n D H) head by head."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from minitrans.attention.context import Context
+from minitrans.attention.rules import AttentionResult
+from minitrans.attention.variant import Identity, LayerSizes, Variant
+
+
+class GatedOutput(Variant):
+    """output · sigmoid(x W + b), elementwise or one gate a head; b is so high at first that every gate is open.
+
+    Args:
+        sizes: of the block.
+        by_head: one gate for all K numbers of a head; the probabilities are gated too then.
+        start: b at first.
+    """
+
+    name = "gated_output"
+    trial = {"start": 0.0}
+    identity = Identity({"start": 40.0}, limit="b to infinity")
+    laws = ("linear in the values",)
+
+    def __init__(self, sizes: LayerSizes, *, by_head: bool = False, start: float = 20.0) -> None:
+        super().__init__(sizes)
+        self.by_head = by_head
+        self.gate = nn.Linear(sizes.width, sizes.heads * (1 if by_head else sizes.head_width))
+        nn.init.zeros_(self.gate.weight)
+        nn.init.constant_(self.gate.bias, start)
+
+    def finish(self, result: AttentionResult, x: Tensor, context: Context) -> AttentionResult:
+        """The result with its output gated."""
+        gates = torch.sigmoid(self.gate(x)).unflatten(-1, (self.sizes.heads, -1))  # (..., T, H, K|1)
+        weights = result.weights
+        if self.by_head and weights is not None:
+            rows = gates.transpose(0, 1)[None] if context.layout is not None else gates.transpose(1, 2)
+            weights = weights * rows
+        return replace(
+            result,
+            output=result.output * (gates if context.layout is not None else gates.transpose(1, 2)),
+            weights=weights,
+        )
