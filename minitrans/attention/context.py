@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from torch import Tensor
 
@@ -24,6 +25,7 @@ class Context:
         memory_mask: of the cross-attention.
         head_mask: (L, H) factors of the heads' probabilities, in both attentions.
         need_weights: return the probabilities too.
+        shared: what variants leave for those of later blocks, in this pass.
     """
 
     mask: AttentionMask = field(default_factory=lambda: NO_MASK)
@@ -34,6 +36,7 @@ class Context:
     memory_mask: AttentionMask = field(default_factory=lambda: NO_MASK)
     head_mask: Tensor | None = None
     need_weights: bool = False
+    shared: dict[str, Any] = field(default_factory=dict)
 
     def at(self, layer: int) -> Context:
         """What the block of this layer gets: its own row (H) of the head mask."""

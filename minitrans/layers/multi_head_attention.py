@@ -7,7 +7,7 @@ x (B, T, D) ──query──► (B, H, T, K) ─┐
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
@@ -166,6 +166,7 @@ class MultiHeadAttention(nn.Module):
             NotSupportedError: for a backend with a mechanism.
         """
         self.install(self.build(attention, backend, **place), backend, dropout)
+        self.adopt()
 
     def build(self, attention: VariantSpec, backend: str = "auto", **place: Any) -> list[Variant]:
         """The variants for the sizes of this module."""
@@ -182,6 +183,14 @@ class MultiHeadAttention(nn.Module):
         self.variants = cast("Sequence[Variant]", modules)
         self.backend = backend
         self.dropout_p = self.dropout_p if dropout is None else dropout
+
+    def adopt(self, fresh: Container[int] | None = None) -> None:
+        """Lets variants take what they begin with from the weights; of all, or of those with these places in the list."""
+        if self.query.weight.device.type != "meta":
+            for place, variant in enumerate(self.variants):
+                if fresh is None or place in fresh:
+                    with torch.no_grad():
+                        variant.adopt(self)
 
     def set_backend(self, backend: str) -> None:
         """Changes how softmax attention is computed. Raises as `set_attention` does."""

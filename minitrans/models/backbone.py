@@ -208,6 +208,7 @@ class Backbone(PreTrainedModel):
         ]
         for module, variants in zip(self.attentions, built, strict=True):
             module.install(variants, backend, dropout)
+            module.adopt()
         for crossing in self.modules():
             if isinstance(crossing, CrossAttention):
                 crossing.install([], backend, dropout)

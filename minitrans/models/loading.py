@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 from minitrans.errors import CheckpointError
 from minitrans.families import family_row
 from minitrans.files import printable
+from minitrans.layers.multi_head_attention import MultiHeadAttention
 from minitrans.models.config_file import read_stored_config
 from minitrans.models.hostile import check_room
 from minitrans.models.padding import check_mode
@@ -135,7 +136,19 @@ def load_folder(
         job.require_sound(folder.root, cls.__name__)
         materialise(model, wanted_dtype or stored.dtype or job.dtype, device, job.report.fresh)
         fill_parameters(job, model.state_dict(keep_vars=True), hashes=hashes)
+    _adopt(model, set(job.report.fresh))
     return model.eval(), job.report
+
+
+def _adopt(model: Any, fresh: set[str]) -> None:
+    """Variants of which no parameter was in the file begin with what the weights say."""
+    for path, module in model.named_modules():
+        if isinstance(module, MultiHeadAttention):
+            own = (
+                [f"{path}.variants.{place}.{name}" for name, _ in v.named_parameters()]
+                for place, v in enumerate(module.variants)
+            )
+            module.adopt({place for place, names in enumerate(own) if names and fresh.issuperset(names)})
 
 
 class _NoInitialisation(TorchFunctionMode):

@@ -22,7 +22,7 @@ CLASSES: dict[str, type[Variant]] = {name: load(path) for name, path in VARIANTS
 WITH_IDENTITY = [name for name, row in CLASSES.items() if row.identity is not None]
 # rows that equal softmax attention nowhere, and why
 WITHOUT_IDENTITY = {
-    "sigmoid", "qk_norm", "rotary", "relu_squared", "entmax15", "sparsemax", "stick_breaking", "differential_v1",
+    "sigmoid", "qk_norm", "relu_squared", "entmax15", "sparsemax", "stick_breaking", "differential_v1",
 }  # fmt: skip
 CAUSAL = {"selective"}  # rows that see no future whatever the mask says
 # what a row cannot do, of "causal", "packed", "grouped heads", "bias", "left padding"; the table of what is supported
@@ -34,7 +34,6 @@ def module_with(name: str, options: dict[str, Any], kv_heads: int = H, moved: bo
     module = MultiHeadAttention(D, H, num_kv_heads=kv_heads).double()
     module.set_attention({"name": name, **options}, longest=16)
     for variant in module.variants:
-        variant.adopt(module)
         for parameter in variant.parameters() if moved else ():
             parameter.data += 0.3 * torch.randn_like(parameter)
     return module.eval()
@@ -172,8 +171,7 @@ def linear_in_the_values(module: MultiHeadAttention, x: Tensor) -> None:
     one = run(module, x) - module.output.bias
     module.value.weight.mul_(2)
     module.value.bias.mul_(2)
-    for variant in module.variants:
-        variant.adopt(module)
+    module.adopt()
     torch.testing.assert_close(run(module, x) - module.output.bias, 2 * one, rtol=1e-10, atol=1e-10)
 
 
@@ -185,10 +183,16 @@ def linear_is_quadratic(module: MultiHeadAttention, x: Tensor) -> None:
         torch.testing.assert_close(found[shown], expected[shown], rtol=1e-10, atol=1e-10)
 
 
+def positions_by_distance(module: MultiHeadAttention, x: Tensor) -> None:
+    found = run(module, x, positions=torch.arange(T).expand(B, -1) + 5)
+    torch.testing.assert_close(found, run(module, x), rtol=1e-10, atol=1e-10)
+
+
 LAWS: dict[str, Callable[[MultiHeadAttention, Tensor], None]] = {
     "rows sum to one": sum_to_one,
     "rows sum to less than one": sum_to_less_than_one,
     "linear in the values": linear_in_the_values,
+    "positions enter by their distances": positions_by_distance,
     "linear form = quadratic form": linear_is_quadratic,
 }
 

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from minitrans.attention.context import Context
-from minitrans.attention.variant import LayerSizes, Variant
+from minitrans.attention.variant import Identity, LayerSizes, Variant
 
 RotaryLayout = Literal["halves", "interleaved"]
+RotaryScaling = Literal["linear", "ntk"]
 
 
 class Rotary(Variant):
@@ -20,17 +21,38 @@ class Rotary(Variant):
         sizes: of the block.
         base: of the frequencies.
         layout: which columns make a pair: "halves", i and i + K/2 (LLaMA, GPT-NeoX); "interleaved", 2i and 2i + 1 (RoFormer).
+        scaling: how to reach further than in training: "linear", positions over the factor (Chen et al. 2023); "ntk", a
+            larger base, so that the slowest pair turns slower by the factor and the fastest as before.
+        factor: of the scaling.
     """
 
     name = "rotary"
+    identity = Identity({"scaling": "linear", "factor": 1e12}, limit="factor to infinity: nothing turns")
+    laws = ("rows sum to one", "linear in the values", "positions enter by their distances")
 
-    def __init__(self, sizes: LayerSizes, *, base: float = 10000.0, layout: RotaryLayout = "halves") -> None:
+    def __init__(
+        self,
+        sizes: LayerSizes,
+        *,
+        base: float = 10000.0,
+        layout: RotaryLayout = "halves",
+        scaling: RotaryScaling | None = None,
+        factor: float = 1.0,
+    ) -> None:
         super().__init__(sizes)
         if sizes.head_width % 2:
             raise ValueError(f"rotary attention turns pairs: the head width must be even, got {sizes.head_width}")
         if layout not in get_args(RotaryLayout):
             raise ValueError(f"unknown rotary layout {layout!r}; known: {', '.join(get_args(RotaryLayout))}")
+        if scaling not in (None, *get_args(RotaryScaling)) or not factor >= 1:
+            known = ", ".join(get_args(RotaryScaling))
+            raise ValueError(
+                f"scaling must be one of {known} or None, and factor at least 1, got {scaling!r}, {factor!r}"
+            )
+        if scaling == "ntk":
+            base *= factor ** (sizes.head_width / max(sizes.head_width - 2, 1))
         self.base, self.layout = base, layout
+        self.stretch = factor if scaling == "linear" else 1.0
 
     def project(self, query: Tensor, key: Tensor, value: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor]:
         """Queries and keys turned; values as they are."""
@@ -42,7 +64,7 @@ class Rotary(Variant):
     def angles(self, positions: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """cos and sin (B, 1, T, K/2) of positions (B, T), or (N, 1, K/2) of (N); in float64, rounded once."""
         exponents = torch.arange(0, self.sizes.head_width, 2, dtype=torch.float64, device=positions.device)
-        angles = positions.double()[..., None] * self.base ** (-exponents / self.sizes.head_width)
+        angles = positions.double()[..., None] / self.stretch * self.base ** (-exponents / self.sizes.head_width)
         angles = angles.unsqueeze(-2 if positions.dim() == 1 else -3)
         return angles.cos().to(like.dtype), angles.sin().to(like.dtype)
 
