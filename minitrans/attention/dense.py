@@ -33,7 +33,7 @@ class DenseMechanism(Variant):
         """
         return torch.softmax(scores, dim=-1)
 
-    def change(self, weights: Tensor, rules: AttentionRules) -> Tensor:
+    def reweigh(self, weights: Tensor, rules: AttentionRules) -> Tensor:
         """What becomes of the weights (B, H, T, S), zero where forbidden, by what the rules say besides."""
         return weights
 
@@ -50,7 +50,7 @@ class DenseMechanism(Variant):
         scores = self.scores(query, key, rules)
         scores, allowed = biased(scores, query, key, rules)
         weights = self.weights(forbid(scores, allowed), allowed).masked_fill(~allowed, 0.0)
-        weights = self.change(weights, rules)
+        weights = self.reweigh(weights, rules)
         return AttentionResult(self.output(weights, value, rules), weights if rules.need_weights else None)
 
     def supports(self, rules: AttentionRules, query: Tensor) -> str | None:

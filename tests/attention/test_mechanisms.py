@@ -28,7 +28,6 @@ from minitrans.attention import (
 )
 from minitrans.attention.mask import NO_MASK
 from minitrans.attention.packed import by_sequence
-from minitrans.attention.scores import dense_scores, over_values
 from minitrans.attention.variants.sigmoid import Sigmoid
 from minitrans.attention.variants.sink import Sink
 from minitrans.attention.variants.sliding_window import SlidingWindow
@@ -191,14 +190,8 @@ class Linear(Variant):
 class Relu(Sigmoid):
     """ReLU in the place of softmax, over the number of keys (Wortsman et al. 2023)."""
 
-    def _rectangle(self, query: Tensor, key: Tensor, value: Tensor, rules: AttentionRules) -> AttentionResult:
-        scores = dense_scores(query, key, rules)
-        if rules.bias is not None:
-            scores = scores + rules.bias.to_dense(query, key, rules.scale_for(query))
-        allowed = rules.mask.to_dense(query.shape[2], key.shape[2], query.device)
-        scores = scores if allowed is None else scores.masked_fill(~allowed, -torch.inf)
-        weights = torch.relu(scores) / (scores > -1e4).sum(-1, keepdim=True).clamp(min=1)
-        return AttentionResult(over_values(dropout(weights, rules.dropout_p), value), weights)
+    def weights(self, scores: Tensor, allowed: Tensor) -> Tensor:
+        return torch.relu(scores) / allowed.sum(-1, keepdim=True).clamp(min=1)
 
 
 @pytest.mark.parametrize("variant", [Gate, LearnedSlopes, Linear, Relu])
@@ -379,10 +372,10 @@ class OtherWeights(Sigmoid):
 class NarrowWindow(Sigmoid):
     """A window one key too narrow; without a bias to compare it with."""
 
-    def _rectangle(self, query: Tensor, key: Tensor, value: Tensor, rules: AttentionRules) -> AttentionResult:
+    def rectangle(self, query: Tensor, key: Tensor, value: Tensor, rules: AttentionRules) -> AttentionResult:
         if rules.mask.window == (2, 1):
             rules = replace(rules, mask=replace(rules.mask, window=(1, 1)))
-        return super()._rectangle(query, key, value, rules)
+        return super().rectangle(query, key, value, rules)
 
     def supports(self, rules: AttentionRules, query: Tensor) -> str | None:
         return "a bias" if rules.bias is not None else super().supports(rules, query)
@@ -391,14 +384,8 @@ class NarrowWindow(Sigmoid):
 class CountsPadding(Sigmoid):
     """n is the length of the padded row: the same sentence is another one in another batch."""
 
-    def _rectangle(self, query: Tensor, key: Tensor, value: Tensor, rules: AttentionRules) -> AttentionResult:
-        scores = dense_scores(query, key, rules)
-        if rules.bias is not None:
-            scores = scores + rules.bias.to_dense(query, key, rules.scale_for(query))
-        allowed = rules.mask.to_dense(query.shape[2], key.shape[2], query.device)
-        scores = scores if allowed is None else scores.masked_fill(~allowed, -torch.inf)
-        weights = torch.sigmoid(scores - torch.tensor(float(key.shape[2])).log())
-        return AttentionResult(over_values(dropout(weights, rules.dropout_p), value), weights)
+    def weights(self, scores: Tensor, allowed: Tensor) -> Tensor:
+        return torch.sigmoid(scores - torch.tensor(float(scores.shape[-1])).log())
 
 
 class ForgetsAParameter(TalkingHeads):

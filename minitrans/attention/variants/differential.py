@@ -40,7 +40,7 @@ class Differential(DenseMechanism):
         nn.init.zeros_(self.gate.weight)
         nn.init.constant_(self.gate.bias, start)
 
-    def change(self, weights: Tensor, rules: AttentionRules) -> Tensor:
+    def reweigh(self, weights: Tensor, rules: AttentionRules) -> Tensor:
         """What the partner attends to, taken off."""
         assert rules.x is not None
         partner = torch.arange(weights.shape[1], device=weights.device) ^ 1
