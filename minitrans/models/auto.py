@@ -69,13 +69,15 @@ class AutoConfig:
     """The configuration of a checkpoint, of whichever family it is."""
 
     @staticmethod
-    def from_pretrained(name_or_path: str | Path, **options: Any) -> Any:
+    def from_pretrained(pretrained_model_name_or_path: str | Path, **options: Any) -> Any:
         """Reads config.json; the options are those of `config_file.load_config`, fields of the configuration among them.
 
         Raises:
             CheckpointError: naming file, key, value and what is accepted. TypeError, ValueError: for wrong options.
         """
-        return load_config(name_or_path, lambda stored, path: config_class(model_type_of(stored, path)), **options)
+        return load_config(
+            pretrained_model_name_or_path, lambda stored, path: config_class(model_type_of(stored, path)), **options
+        )
 
     @staticmethod
     def for_model(model_type: str, **fields: Any) -> EncoderConfig:

@@ -15,7 +15,7 @@ import torch
 from minitrans.attention.specs import VariantSpec, stored_spec
 from minitrans.errors import CheckpointError
 from minitrans.files import printable, read_json
-from minitrans.hub import local_folder
+from minitrans.hub import HubOptions, local_folder
 from minitrans.models.hostile import architectures_of, known_values, stored_dtype
 from weights_convert.checkpoint import CONFIG
 from weights_convert.journal import Folder, saving
@@ -84,38 +84,35 @@ def load_config(
     name_or_path: str | Path,
     choose: Callable[[Mapping[str, Any], Path], Any],
     *,
-    revision: str | None = None,
-    local_files_only: bool = False,
     strict_config: bool = False,
     return_unused_kwargs: bool = False,
-    **changes: Any,
+    **options: Any,
 ) -> Any:
-    """The configuration of a checkpoint, or of a JSON file, with `changes` of its fields.
+    """The configuration of a checkpoint, or of a JSON file.
 
     Args:
         name_or_path: a folder, a file, or a name on the hub.
         choose: the class, from the content and the path of the file.
-        revision: of a hub repository.
-        local_files_only: never ask the network.
         strict_config: refuse keys that nothing reads.
-        return_unused_kwargs: return two things: the configuration, and those of `changes` that are no fields of it.
-        changes: fields and their values.
+        return_unused_kwargs: return two things: the configuration, and those of `options` that are no fields of it.
+        options: those of `HubOptions`, and fields of the configuration with the values that they shall have.
 
     Raises:
-        CheckpointError: naming file, key, value and what is accepted. TypeError, ValueError: for wrong changes.
+        CheckpointError: naming file, key, value and what is accepted. TypeError, ValueError: for wrong options.
     """
+    where = {name: options.pop(name) for name in HubOptions.__annotations__ if name in options}
     path = Path(name_or_path)
     if not os.path.isfile(path):
-        root = local_folder(name_or_path, patterns=[CONFIG], revision=revision, local_files_only=local_files_only)
+        root = local_folder(name_or_path, patterns=[CONFIG], **where)  # type: ignore[arg-type]
         path = Folder(root).path(CONFIG)
     stored = read_json(path)
-    found = interpret_config(stored, path, choose(stored, path), changes.get("attention"), strict=strict_config)
+    found = interpret_config(stored, path, choose(stored, path), options.get("attention"), strict=strict_config)
     for line in found.notes:
         logger.warning("%s", line)
     unused = {
-        name: changes.pop(name) for name in list(changes) if return_unused_kwargs and not hasattr(found.config, name)
+        name: options.pop(name) for name in list(options) if return_unused_kwargs and not hasattr(found.config, name)
     }
-    config = found.config.updated(**{"name_or_path": str(name_or_path), **changes})
+    config = found.config.updated(**{"name_or_path": str(name_or_path), **options})
     return (config, unused) if return_unused_kwargs else config
 
 

@@ -162,9 +162,9 @@ class ConfigObject:
     # -- files and plain values --------------------------------------------------------------------------------------
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str | Path, **options: Any) -> Self:
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> Self:
         """The config.json of a checkpoint of this family; the options are those of `AutoConfig.from_pretrained`."""
-        return cast("Self", load_config(name_or_path, lambda stored, path: cls, **options))
+        return cast("Self", load_config(pretrained_model_name_or_path, lambda stored, path: cls, **options))
 
     @classmethod
     def from_json_file(cls, path: str | Path) -> Self:

@@ -265,6 +265,14 @@ def test_options_of_auto_config(tmp_path: Path) -> None:
         AutoConfig.from_pretrained(tmp_path, foo=False)
     with pytest.raises(ValueError, match="model_type: expected roberta for this class"):
         minitrans.RobertaConfig.from_pretrained(tmp_path)
+    tiny(num_labels=5).save_pretrained(tmp_path / "below")
+    assert (
+        AutoConfig.from_pretrained(
+            pretrained_model_name_or_path=tmp_path, subfolder="below", cache_dir=tmp_path, token=False
+        ).num_labels
+        == 5
+    )
+    assert BertConfig.from_pretrained(tmp_path, subfolder="below", force_download=True, revision="main").num_labels == 5
     assert AutoConfig.for_model("bert", **TINY) == tiny()
 
 
