@@ -192,6 +192,10 @@ class ConfigObject:
         dtype = None if self.dtype is None else dtype_name(self.dtype)
         return {**values, **extra, "dtype": dtype, "_name_or_path": name}
 
+    def get_text_config(self, decoder: bool = False, encoder: bool = False) -> Self:
+        """Itself: libraries ask so for the part of a configuration that is about text, encoder or decoder."""
+        return self
+
     def to_diff_dict(self) -> dict[str, Any]:
         """What config.json says: `to_dict` without what a reader takes for granted."""
         return telling(self)
