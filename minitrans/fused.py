@@ -18,12 +18,12 @@ from torch.nn import functional as F
 from minitrans.attention.context import Context
 from minitrans.errors import NotSupportedError
 from minitrans.layers.activations import Activation, gelu_erf, gelu_new, gelu_tanh
-from minitrans.layers.block import Block, BlockOutput
+from minitrans.layers.block import Block
 from minitrans.layers.cache import LayerCache
 from minitrans.layers.embeddings import Embeddings
 from minitrans.layers.feed_forward import FeedForward
 from minitrans.layers.heads import LanguageModelHead
-from minitrans.layers.losses import check_labels
+from minitrans.layers.losses import IGNORED, Items, check_labels
 from minitrans.layers.norms import LayerNorm, RMSNorm
 from minitrans.models.backbone import EncoderOutput
 from minitrans.models.language_tasks import MaskedLM
@@ -77,7 +77,7 @@ def fuse(model: M) -> M:
 class FusedBlock(Block):
     """A block whose residual sums and the norms after them are one pass."""
 
-    def forward(self, x: Tensor, context: Context, cache: LayerCache | None = None) -> BlockOutput:
+    def forward(self, x: Tensor, context: Context, cache: LayerCache | None = None) -> Tensor:
         """As of `Block`."""
         crossing = None if context.memory is None else self.cross_attention
         first, last = self.attention_LayerNorm, self.feed_forward_LayerNorm
@@ -96,7 +96,9 @@ class FusedBlock(Block):
             x = x + self.feed_forward_dropout(fed)
         else:
             x, _ = self._add(fed, x, self.feed_forward_dropout, last)
-        return BlockOutput(x, attended.weights, None if crossed is None else crossed.weights)
+        if context.kept is not None:
+            context.kept.add(attended.weights, None if crossed is None else crossed.weights)
+        return x
 
     def _add(self, y: Tensor, x: Tensor, dropout: nn.Dropout, norm: nn.Module | None) -> tuple[Tensor, Tensor]:
         """(what enters the next sub-layer, what goes past it): `norm` of x + dropout(y), and where norms come first the sum."""
@@ -164,13 +166,13 @@ class FusedLanguageModelHead(LanguageModelHead):
 class FusedMaskedLM(MaskedLM):
     """What comes before a family's masked language model: its loss in training."""
 
-    def head(self, body: EncoderOutput, labels: Tensor | None) -> LogitsOutput:
+    def head(self, body: EncoderOutput, labels: Tensor | None, items: Items) -> LogitsOutput:
         """As of `MaskedLM`, but without logits in training with labels."""
         head = self.lm_head
         if not isinstance(head, FusedLanguageModelHead) or type(head.decoder) is not nn.Linear:
-            return super().head(body, labels)
+            return super().head(body, labels, items)
         if not self.training or labels is None:
-            return super().head(body, labels)
+            return super().head(body, labels, items)
         targets = unpadded_labels(body, labels)
         check_labels(targets, head.decoder.out_features)
         hidden, weight = head.transform(body.last_hidden_state), head.decoder.weight
@@ -178,6 +180,9 @@ class FusedMaskedLM(MaskedLM):
             dtype = torch.get_autocast_dtype(hidden.device.type)
             hidden, weight = hidden.to(dtype), weight.to(dtype)
         loss = masked_lm_loss(hidden, targets.long(), weight, head.decoder.bias)
+        if items is not None:
+            learnt = (targets != IGNORED).sum()
+            loss = torch.where(learnt > 0, loss, 0.0) * learnt / items
         return LogitsOutput(loss, **body.by_layer)
 
 

@@ -29,10 +29,10 @@ MUTANTS = {
         [PARITY, "-k", "bert-Model"],
     ),
     "B4 -100 is left out of the mean": (
-        "minitrans/layers/losses.py", "flat, ignore_index=ignored, label_smoothing", "flat.clamp(min=0), label_smoothing", [PARITY, "-k", "bert-ForMaskedLM"],
+        "minitrans/layers/losses.py", "flat, items, ignore_index=ignored, label_smoothing", "flat.clamp(min=0), items, label_smoothing", [PARITY, "-k", "bert-ForMaskedLM"],
     ),
     "B5 span positions past the text are ignored": (
-        "minitrans/layers/losses.py", ".clamp(0, length), ignore_index=length)", ".clamp(0, length - 1))",
+        "minitrans/layers/losses.py", ".clamp(0, length)\n", ".clamp(0, length - 1)\n",
         [PARITY, "-k", "bert-ForQuestionAnswering"],
     ),
     "B6 BERT counts positions from 0": (

@@ -13,6 +13,20 @@ from minitrans.attention.mask import NO_MASK, AttentionMask
 
 
 @dataclass(frozen=True, eq=False)
+class Probabilities:
+    """Where blocks leave those of their attentions, (B, H, T, S): one entry a block, nothing of a mixer that has none."""
+
+    own: list[Tensor] = field(default_factory=list)
+    cross: list[Tensor] = field(default_factory=list)
+
+    def add(self, own: Tensor | None, cross: Tensor | None) -> None:
+        """What one block adds."""
+        for kept, weights in ((self.own, own), (self.cross, cross)):
+            if weights is not None:
+                kept.append(weights)
+
+
+@dataclass(frozen=True, eq=False)
 class Context:
     """One thing more that travels through the blocks is one field more.
 
@@ -26,6 +40,7 @@ class Context:
         head_mask: (L, H) factors of the heads' probabilities, in both attentions.
         need_weights: return the probabilities too.
         shared: what variants leave for those of later blocks, in this pass.
+        kept: where a block, which returns nothing but its output, leaves them.
     """
 
     mask: AttentionMask = field(default_factory=lambda: NO_MASK)
@@ -37,6 +52,7 @@ class Context:
     head_mask: Tensor | None = None
     need_weights: bool = False
     shared: dict[str, Any] = field(default_factory=dict)
+    kept: Probabilities | None = None
 
     def at(self, layer: int) -> Context:
         """What the block of this layer gets: its own row (H) of the head mask."""

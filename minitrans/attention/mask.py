@@ -7,12 +7,20 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.functional import pad
 
 from minitrans.attention.layout import PackedLayout
 from minitrans.attention.recording import being_traced
 
 _ALL = slice(None)
+
+
+def has_values(x: Tensor) -> bool:
+    """Whether there are numbers to look at: not while x is recorded, mapped over by `torch.func`, or nothing but a shape."""
+    recorded = torch.compiler.is_compiling() or torch._C._is_tracing()
+    return not (recorded or x.is_meta or isinstance(x, FakeTensor) or is_functorch_wrapped_tensor(x))
 
 
 @dataclass(frozen=True, eq=False)

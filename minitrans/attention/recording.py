@@ -1,4 +1,4 @@
-"""Whether what happens is being written down, to be run again on other values and in other sizes; see `inputs.being_recorded`."""
+"""Whether what happens is being written down, to be run again in other sizes and on other values (see `mask.has_values`)."""
 
 from __future__ import annotations
 

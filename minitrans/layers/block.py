@@ -20,7 +20,6 @@ feed-forward│      feed-forward│
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from torch import Tensor, nn
 
@@ -28,14 +27,6 @@ from minitrans.attention.context import Context
 from minitrans.layers.cache import LayerCache
 
 # Norms carry "LayerNorm" in their names: fine-tuning scripts exempt parameters from weight decay by that substring.
-
-
-class BlockOutput(NamedTuple):
-    """What a block returns: (B, T, D) or (N, D), and the probabilities if asked for."""
-
-    output: Tensor
-    weights: Tensor | None
-    cross_weights: Tensor | None
 
 
 class Block(nn.Module):
@@ -74,7 +65,7 @@ class Block(nn.Module):
         self.feed_forward_dropout = nn.Dropout(dropout if feed_forward_dropout is None else feed_forward_dropout)
         self.norm_first = norm_first
 
-    def forward(self, x: Tensor, context: Context, cache: LayerCache | None = None) -> BlockOutput:
+    def forward(self, x: Tensor, context: Context, cache: LayerCache | None = None) -> Tensor:
         """(B, T, D) -> (B, T, D), or (N, D) -> (N, D) where the context has a layout."""
         past = None if cache is None else cache.self_attention
         attended = self.attention(self._before(self.attention_LayerNorm, x), context, past)
@@ -88,7 +79,9 @@ class Block(nn.Module):
 
         fed = self.feed_forward(self._before(self.feed_forward_LayerNorm, x))
         x = self._after(self.feed_forward_LayerNorm, x + self.feed_forward_dropout(fed))
-        return BlockOutput(x, attended.weights, None if crossed is None else crossed.weights)
+        if context.kept is not None:
+            context.kept.add(attended.weights, None if crossed is None else crossed.weights)
+        return x
 
     def _before(self, norm: nn.Module | None, x: Tensor) -> Tensor:
         return norm(x) if norm is not None and self.norm_first else x

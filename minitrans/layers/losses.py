@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from minitrans.attention.layout import PackedLayout
+from minitrans.attention.mask import has_values
 
 IGNORED = -100
 
 ProblemType = Literal["regression", "single_label_classification", "multi_label_classification"]
+# Over how many labels a loss is averaged, where that is not those of the call: batches whose gradients are added count all
+Items = Tensor | float | None
 
 
-def token_loss(logits: Tensor, labels: Tensor) -> Tensor:
+def token_loss(logits: Tensor, labels: Tensor, items: Items = None) -> Tensor:
     """Cross-entropy averaged over the labels that are not -100 (B4: NaN where all of them are).
 
     Args:
         logits: (..., C).
         labels: (...) integers in [0, C), or -100 to leave a place out.
+        items: see `Items`.
 
     Raises:
         ValueError: where shapes differ or a label is out of range. TypeError: where labels are not integers.
     """
-    return smoothed_loss(logits, labels, smoothing=0.0)
+    return smoothed_loss(logits, labels, smoothing=0.0, items=items)
 
 
 def next_token_labels(labels: Tensor, layout: PackedLayout | None = None) -> Tensor:
@@ -42,28 +47,32 @@ def next_token_labels(labels: Tensor, layout: PackedLayout | None = None) -> Ten
     return following.masked_fill(torch.isin(after, layout.cu_seqlens), IGNORED)
 
 
-def replaced_token_loss(logits: Tensor, labels: Tensor, real: Tensor | None) -> Tensor:
+def replaced_token_loss(logits: Tensor, labels: Tensor, real: Tensor | None, items: Items = None) -> Tensor:
     """Binary cross-entropy of "this token was replaced", averaged over the real tokens (E1; Clark et al. 2020).
 
     Args:
         logits: (...).
         labels: (...), 1 = replaced, 0 = original.
         real: (...) bool, the tokens that count; None = all.
+        items: see `Items`.
 
     Raises:
-        ValueError: where shapes differ or a label is neither.
+        ValueError: where shapes differ or a label of a token that counts is neither.
     """
     check_shape(labels, logits.shape)
-    targets = labels.to(logits.dtype)
-    if not torch.compiler.is_compiling() and bool(((targets != 0) & (targets != 1)).any()):
-        raise ValueError("labels must be 1 where a token was replaced and 0 where it was not")
+    targets, counts = labels.to(logits.dtype), None
     if real is not None:
         check_shape(real, logits.shape, "attention_mask must have shape")
-        logits, targets = logits[real], targets[real]
-    return F.binary_cross_entropy_with_logits(logits, targets)
+        targets, counts = targets.masked_fill(~real, 0), real.to(logits.dtype)
+        items = counts.sum() if items is None else items
+    if has_values(targets) and bool(((targets != 0) & (targets != 1)).any()):
+        raise ValueError("labels must be 1 where a token was replaced and 0 where it was not")
+    return _averaged(F.binary_cross_entropy_with_logits, logits, targets, items, weight=counts)
 
 
-def classification_loss(logits: Tensor, labels: Tensor, problem_type: ProblemType | None) -> Tensor:
+def classification_loss(
+    logits: Tensor, labels: Tensor, problem_type: ProblemType | None, items: Items = None
+) -> Tensor:
     """The loss of a sequence classifier (B5).
 
     Without a `problem_type` the labels tell: one column is a regression, integers a single label, floats many labels.
@@ -72,6 +81,7 @@ def classification_loss(logits: Tensor, labels: Tensor, problem_type: ProblemTyp
         logits: (B, C).
         labels: (B) class ids; or (B, C) floats (multi label); or (B) / (B, C) floats (regression).
         problem_type: which of the three, or None.
+        items: see `Items`.
 
     Raises:
         ValueError, TypeError: where labels do not fit the problem.
@@ -87,22 +97,28 @@ def classification_loss(logits: Tensor, labels: Tensor, problem_type: ProblemTyp
             else "multi_label_classification"
         )
     if problem_type == "single_label_classification":
+        if classes == 1:
+            raise ValueError(
+                "one class cannot be learnt, its loss is always 0: load the model with num_labels=2, or more"
+            )
         labels = labels.squeeze(-1) if labels.dim() == 2 and labels.shape[-1] == 1 else labels
-        return token_loss(logits, labels)
+        return token_loss(logits, labels, items)
     targets = labels.to(logits.dtype)
     if problem_type == "regression" and classes == 1:
         if targets.numel() != logits.numel():
             raise ValueError(f"regression labels must hold {logits.numel()} numbers, got shape {tuple(labels.shape)}")
-        return F.mse_loss(logits.flatten(), targets.flatten())
+        return _averaged(F.mse_loss, logits.flatten(), targets.flatten(), items)
     check_shape(labels, logits.shape, f"{problem_type} labels must have the shape of the logits")
     if problem_type == "regression":
-        return F.mse_loss(logits, targets)
-    if not torch.compiler.is_compiling() and targets.numel() and (targets.min() < 0 or targets.max() > 1):
+        return _averaged(F.mse_loss, logits, targets, items)
+    if has_values(targets) and targets.numel() and (targets.min() < 0 or targets.max() > 1):
         raise ValueError("multi-label targets must be between 0 and 1")
-    return F.binary_cross_entropy_with_logits(logits, targets)
+    return _averaged(F.binary_cross_entropy_with_logits, logits, targets, items)
 
 
-def span_loss(start_logits: Tensor, end_logits: Tensor, start_positions: Tensor, end_positions: Tensor) -> Tensor:
+def span_loss(
+    start_logits: Tensor, end_logits: Tensor, start_positions: Tensor, end_positions: Tensor, items: Items = None
+) -> Tensor:
     """Mean of the cross-entropies of a span's first and last token; a position outside [0, T) is ignored (B5).
 
     As the reference does, positions are clamped to [0, T] and T is left out: a negative one counts as token 0.
@@ -112,6 +128,7 @@ def span_loss(start_logits: Tensor, end_logits: Tensor, start_positions: Tensor,
         end_logits: (B, T).
         start_positions: (B) or (B, 1) integers.
         end_positions: (B) or (B, 1) integers.
+        items: see `Items`.
     """
     length = start_logits.shape[1]
     losses = []
@@ -119,11 +136,14 @@ def span_loss(start_logits: Tensor, end_logits: Tensor, start_positions: Tensor,
         if positions.is_floating_point() or positions.numel() != logits.shape[0]:
             got = f"got shape {tuple(positions.shape)} of {positions.dtype}"
             raise ValueError(f"start and end positions must be {logits.shape[0]} integers, {got}")
-        losses.append(F.cross_entropy(logits, positions.flatten().long().clamp(0, length), ignore_index=length))
+        targets = positions.flatten().long().clamp(0, length)
+        losses.append(_averaged(F.cross_entropy, logits, targets, items, ignore_index=length))
     return (losses[0] + losses[1]) / 2
 
 
-def smoothed_loss(logits: Tensor, labels: Tensor, smoothing: float, ignored: int = IGNORED) -> Tensor:
+def smoothed_loss(
+    logits: Tensor, labels: Tensor, smoothing: float, ignored: int = IGNORED, items: Items = None
+) -> Tensor:
     """Cross-entropy against (1 - ε) on the label plus ε / V on every token (Szegedy et al. 2016, section 7).
 
     Args:
@@ -131,6 +151,7 @@ def smoothed_loss(logits: Tensor, labels: Tensor, smoothing: float, ignored: int
         labels: (...) integers in [0, V), or `ignored`.
         smoothing: ε.
         ignored: the label that is left out.
+        items: see `Items`.
 
     Raises:
         ValueError: where shapes differ or a label is out of range. TypeError: where labels are not integers.
@@ -138,7 +159,15 @@ def smoothed_loss(logits: Tensor, labels: Tensor, smoothing: float, ignored: int
     check_labels(labels, logits.shape[-1], ignored)
     check_shape(labels, logits.shape[:-1])
     flat = labels.flatten().long()
-    return F.cross_entropy(logits.flatten(0, -2), flat, ignore_index=ignored, label_smoothing=smoothing)
+    return _averaged(
+        F.cross_entropy, logits.flatten(0, -2), flat, items, ignore_index=ignored, label_smoothing=smoothing
+    )
+
+
+def _averaged(loss: Callable[..., Tensor], scores: Tensor, targets: Tensor, items: Items, **options: Any) -> Tensor:
+    return (
+        loss(scores, targets, **options) if items is None else loss(scores, targets, reduction="sum", **options) / items
+    )
 
 
 def check_labels(labels: Tensor, classes: int, ignored: int = IGNORED) -> None:
@@ -146,7 +175,7 @@ def check_labels(labels: Tensor, classes: int, ignored: int = IGNORED) -> None:
     if labels.is_floating_point() or labels.dtype == torch.bool:
         raise TypeError(f"labels must be integers, got {labels.dtype}")
     wrong = (labels != ignored) & ((labels < 0) | (labels >= classes))
-    if not torch.compiler.is_compiling() and bool(wrong.any()):
+    if has_values(labels) and bool(wrong.any()):
         got = f"{int(labels[wrong][0])}; for another number of classes load the model with num_labels=..."
         raise ValueError(f"labels must be in [0, {classes}) or {ignored} (ignored), got {got}")
 

@@ -9,6 +9,8 @@ from typing import Literal, Self, get_args
 import torch
 from torch import Tensor, nn
 
+from minitrans.attention.mask import has_values
+
 SinusoidLayout = Literal["interleaved", "halves", "halves_offset"]
 
 
@@ -74,7 +76,7 @@ class SinusoidalPositions(nn.Module):
         Raises:
             ValueError: for a position outside the table (on the CPU; another device would have to be waited for).
         """
-        if positions.device.type == "cpu" and positions.numel() and not torch.compiler.is_compiling():
+        if positions.device.type == "cpu" and has_values(positions) and positions.numel():
             low, high = (int(end) for end in torch.aminmax(positions))
             if low < self.first or high >= self.num_positions:
                 got = f"of at most {self.num_positions} tokens, got position {low if low < self.first else high}"

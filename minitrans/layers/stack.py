@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import NamedTuple
 
 from torch import Tensor, nn
 
 from minitrans.attention.bias import SummedBias
-from minitrans.attention.context import Context
+from minitrans.attention.context import Context, Probabilities
 from minitrans.layers.block import Block
 from minitrans.layers.cache import Cache
 from minitrans.layers.position_bias import BucketBias
@@ -25,7 +25,12 @@ class StackOutput(NamedTuple):
 
 
 def run_blocks(
-    blocks: Iterable[nn.Module], x: Tensor, context: Context, cache: Cache | None = None, *, keep_states: bool = False
+    blocks: Iterable[Callable[..., Tensor]],
+    x: Tensor,
+    context: Context,
+    cache: Cache | None = None,
+    *,
+    keep_states: bool = False,
 ) -> StackOutput:
     """(B, T, D) -> (B, T, D), or (N, D) -> (N, D), through every block.
 
@@ -36,22 +41,15 @@ def run_blocks(
         cache: what earlier calls left, a layer a block; every block extends its own.
         keep_states: return x and the output of every block too (M7).
     """
-    states = [x] if keep_states else []
-    weights, cross_weights = [], []
+    states, kept = [x] if keep_states else [], Probabilities()
+    if context.need_weights:
+        context = replace(context, kept=kept)
     for index, block in enumerate(blocks):
         of_block = context if context.head_mask is None else context.at(index)
-        out = block(x, of_block, None if cache is None else cache.layers[index])
-        x = out.output
+        x = block(x, of_block, None if cache is None else cache.layers[index])
         if keep_states:
             states.append(x)
-        if context.need_weights:
-            weights.append(out.weights)
-            cross_weights.append(out.cross_weights)
-    return StackOutput(x, tuple(states), _given(weights), _given(cross_weights))
-
-
-def _given(weights: Iterable[Tensor | None]) -> tuple[Tensor, ...]:
-    return tuple(each for each in weights if each is not None)
+    return StackOutput(x, tuple(states), tuple(kept.own), tuple(kept.cross))
 
 
 class Stack(nn.Module):

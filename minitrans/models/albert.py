@@ -8,15 +8,15 @@ two sentences were swapped (A1).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Unpack, cast
+from typing import Any, ClassVar, cast
 
 from torch import Tensor, nn
 
 from minitrans.layers.embeddings import Embeddings
-from minitrans.layers.losses import token_loss
+from minitrans.layers.losses import Items
 from minitrans.layers.stack import Stack
 from minitrans.models import language_tasks, tasks
-from minitrans.models.backbone import Backbone, BodyOptions, build_block, returned
+from minitrans.models.backbone import Backbone, build_block, returned
 from minitrans.models.config import SIZE, BertSizesConfig, EncoderConfig, Rule
 from minitrans.models.outputs import SentenceOrderOutput
 
@@ -98,11 +98,10 @@ class AlbertModel(Backbone):
         )
 
 
-class AlbertForPreTraining(language_tasks.WithLanguageModelHead):
+class AlbertForPreTraining(language_tasks.TwoLosses):
     """ALBERT with its two pre-training heads: masked tokens, and whether two sentences were swapped."""
 
     body_class = AlbertModel
-    needs_pooler = True
     head_has_labels = True
 
     def build_head(self, config: EncoderConfig) -> None:
@@ -123,18 +122,20 @@ class AlbertForPreTraining(language_tasks.WithLanguageModelHead):
         labels: Tensor | None = None,
         sentence_order_label: Tensor | None = None,
         *,
+        num_items_in_batch: tuple[Items, Items] | None = None,
         return_dict: bool | None = None,
-        **options: Unpack[BodyOptions],
+        **options: Any,
     ) -> SentenceOrderOutput:
         """`labels` as in `MaskedLM`, `sentence_order_label` (B): 0 = in order (A1); the loss needs both."""
-        given = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
-        body = self.run_body(*given, labels=labels, **options)
+        body = self.run_body(
+            labels, input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids,
+            position_ids=position_ids, inputs_embeds=inputs_embeds, **options,
+        )  # fmt: skip
         scores = self.lm_head(body.last_hidden_state)
         order = self.sop_classifier(self.dropout(body.pooler_output))  # (B, 2)
         loss = None
         if labels is not None and sentence_order_label is not None:
-            loss = token_loss(scores, tasks.unpadded_labels(body, labels))
-            loss = loss + token_loss(order, sentence_order_label.flatten())
+            loss = self.both_losses(body, scores, labels, order, sentence_order_label, num_items_in_batch)
         output = SentenceOrderOutput(loss, tasks.pad_scores(body, scores), order, **body.by_layer)
         return returned(output, return_dict)
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypedDict, TypeVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from minitrans.layers.multi_head_attention import CrossAttention, MultiHeadAtten
 from minitrans.layers.norms import LayerNorm
 from minitrans.layers.position_bias import DistanceEmbedding
 from minitrans.layers.stack import Stack
+from minitrans.models.arguments import refuse_unknown
 from minitrans.models.config import EncoderConfig
 from minitrans.models.inputs import ModelInputs, prepare_batch
 from minitrans.models.outputs import ModelOutput
@@ -42,16 +43,6 @@ class Pooler(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         """(B, T, D) -> (B, D)."""
         return torch.tanh(self.dense(hidden[:, 0]))
-
-
-class BodyOptions(TypedDict, total=False):
-    """The arguments that a model with a head hands on to its body."""
-
-    head_mask: Tensor | None
-    output_attentions: bool | None
-    output_hidden_states: bool | None
-    layout: PackedLayout | None
-    padding: str | None
 
 
 @dataclass(repr=False)
@@ -137,13 +128,14 @@ class Backbone(PreTrainedModel):
         past_key_values: Cache | None = None,
         use_cache: bool | None = None,
         *,
-        head_mask: Tensor | None = None,
+        head_mask: Tensor | Sequence[Tensor | None] | None = None,
         layout: PackedLayout | None = None,
         padding: str | None = None,
         unpack: bool | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
+        **others: Any,
     ) -> EncoderOutput:
         """Runs the body.
 
@@ -151,14 +143,14 @@ class Backbone(PreTrainedModel):
             input_ids: (B, T) token ids.
             attention_mask: (B, S), 1 = a token, 0 = padding; None = all are tokens (M4: padding ids are not guessed).
                 4-D forms: see `inputs.attention_mask`.
-            token_type_ids: (B, T); None = zeros.
-            position_ids: (B, T); None = the family's rule.
+            token_type_ids: (B, T), (1, T) or (T); None = zeros.
+            position_ids: (B, T), (1, T) or (T); None = the family's rule.
             inputs_embeds: (B, T, D) instead of ids.
             encoder_hidden_states: (B, S, D) for cross-attention (B7).
             encoder_attention_mask: (B, S) over those.
             past_key_values: what an earlier call of a decoder returned; this call's tokens come after.
             use_cache: return that (decoders only); None = the configuration's.
-            head_mask: (H) or (L, H) factors of the attention heads.
+            head_mask: (H) or (L, H) factors of the attention heads; or a list of L rows, where None stands for ones.
             layout: where the sequences of a packed batch lie: then the inputs are (N), without a mask, and so are the outputs.
             padding: "keep", "remove" or "auto", see `padding.choose_packing`; None = the model's.
             unpack: whether the last hidden state is (B, T, D) in any case, or (N, D) where padding was left out;
@@ -166,10 +158,13 @@ class Backbone(PreTrainedModel):
             output_attentions: return the probabilities; None = the configuration's.
             output_hidden_states: return every layer's output; None = the configuration's.
             return_dict: False returns a plain tuple.
+            others: words of `arguments.IGNORED_WORDS`, which change nothing.
 
         Raises:
-            ValueError, TypeError: for input that does not fit the model.
+            ValueError, TypeError: for input that does not fit the model, and for any other word.
         """
+        if others:
+            refuse_unknown(others, self)
         config = self.config
         need_weights = config.output_attentions if output_attentions is None else output_attentions
         need_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states

@@ -64,7 +64,7 @@ class BertForPreTraining(language_tasks.PreTraining):
     body_class = BertModel
 
 
-class BertForMaskedLM(language_tasks.MaskedLM):
+class BertForMaskedLM(language_tasks.MaskedLMWithMemory):
     """BERT with a head that scores the vocabulary at every token."""
 
     body_class = BertModel

@@ -17,8 +17,11 @@ from minitrans.layers.embeddings import Embeddings
 from minitrans.layers.positions import sinusoidal_table
 from minitrans.layers.stack import Stack
 from minitrans.models import language_tasks, tasks
+from minitrans.models.arguments import in_order
 from minitrans.models.backbone import Backbone, build_block
 from minitrans.models.config import EncoderConfig
+
+ORDER = "input_ids attention_mask inputs_embeds {}position_ids"  # of the reference's forwards, with labels between
 
 
 @dataclass(kw_only=True)
@@ -66,6 +69,7 @@ class DistilBertModel(Backbone):
     config_class = DistilBertConfig
     base_model_prefix = "distilbert"
     has_pooler = False  # D1
+    forward = in_order(Backbone, ORDER.format(""))
 
     def build(self, config: EncoderConfig) -> None:
         """As BERT, without token types."""
@@ -116,12 +120,14 @@ class DistilBertForMaskedLM(language_tasks.MaskedLM):
     """DistilBERT with a head that scores the vocabulary at every token."""
 
     body_class = DistilBertModel
+    forward = in_order(language_tasks.MaskedLM, ORDER.format("labels "))
 
 
 class DistilBertForSequenceClassification(_FirstTokenHead, tasks.SequenceClassification):
     """DistilBERT with a two-layer classifier on the first token (D2)."""
 
     body_class = DistilBertModel
+    forward = in_order(tasks.SequenceClassification, ORDER.format("labels "))
     needs_pooler = False
 
     def build_head(self, config: EncoderConfig) -> None:
@@ -133,12 +139,14 @@ class DistilBertForTokenClassification(tasks.TokenClassification):
     """DistilBERT with a linear classifier on every token."""
 
     body_class = DistilBertModel
+    forward = in_order(tasks.TokenClassification, ORDER.format("labels "))
 
 
 class DistilBertForQuestionAnswering(tasks.QuestionAnswering):
     """DistilBERT with a head that scores every token as the first and as the last of the answer."""
 
     body_class = DistilBertModel
+    forward = in_order(tasks.QuestionAnswering, ORDER.format("start_positions end_positions "))
 
     def dropout_of(self, config: EncoderConfig) -> float:
         """D2: unlike BERT, there is one."""
@@ -149,6 +157,7 @@ class DistilBertForMultipleChoice(_FirstTokenHead, tasks.MultipleChoice):
     """DistilBERT with a two-layer score of the first token of each of several texts (D2)."""
 
     body_class = DistilBertModel
+    forward = in_order(tasks.MultipleChoice, ORDER.format("labels "))
     needs_pooler = False
 
     def build_head(self, config: EncoderConfig) -> None:

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Unpack, cast
+from typing import Any, ClassVar, cast
 
 from torch import Tensor, nn
 
 from minitrans.layers.activations import activation
 from minitrans.layers.embeddings import Embeddings
 from minitrans.layers.heads import ClassificationHead
-from minitrans.layers.losses import replaced_token_loss
+from minitrans.layers.losses import Items, replaced_token_loss
 from minitrans.layers.stack import Stack
 from minitrans.models import language_tasks, tasks
-from minitrans.models.backbone import Backbone, BodyOptions, build_block, returned
+from minitrans.models.backbone import Backbone, build_block, returned
 from minitrans.models.config import BertLikeConfig, EncoderConfig, Rule
 from minitrans.models.outputs import LogitsOutput
 
@@ -127,16 +127,20 @@ class ElectraForPreTraining(tasks.TaskModel):
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         *,
+        num_items_in_batch: Items = None,
         return_dict: bool | None = None,
-        **options: Unpack[BodyOptions],
+        **options: Any,
     ) -> LogitsOutput:
         """`labels` (B, T): 1 = replaced, 0 = original; padding does not count."""
-        given = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
-        body = self.run_body(*given, labels=labels, **options)
+        body = self.run_body(
+            labels, input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids,
+            position_ids=position_ids, inputs_embeds=inputs_embeds, **options,
+        )  # fmt: skip
         logits = tasks.pad_scores(body, self.discriminator_predictions(body.last_hidden_state))  # (B, T)
         loss = None
         if labels is not None:
-            loss = replaced_token_loss(logits, labels, None if attention_mask is None else attention_mask == 1)
+            real = None if attention_mask is None else attention_mask == 1
+            loss = replaced_token_loss(logits, labels, real, num_items_in_batch)
         return returned(LogitsOutput(loss, logits, **body.by_layer), return_dict)
 
 

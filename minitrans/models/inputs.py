@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -12,7 +13,7 @@ from torch.nn.functional import pad
 from minitrans.attention.bias import AttentionBias, DenseBias
 from minitrans.attention.context import Context
 from minitrans.attention.layout import PackedLayout
-from minitrans.attention.mask import NO_MASK, AttentionMask
+from minitrans.attention.mask import NO_MASK, AttentionMask, has_values
 from minitrans.layers.cache import Cache
 from minitrans.models.config import EncoderConfig
 from minitrans.models.padding import MODES, Packing, check_mode, choose_packing, refuse_obstacles
@@ -48,6 +49,60 @@ class Body(Protocol):
         ...
 
 
+# What a call may get wrong: the error, and its words for what was given
+WRONG: dict[str, tuple[type[Exception], str]] = {
+    "one input": (ValueError, "give exactly one of input_ids and inputs_embeds, got {}"),
+    "two dimensions": (ValueError, "input_ids must be (B, T), got {}; for one sequence write input_ids[None]"),
+    "integers": (TypeError, "{} must be a tensor of integers, got {}"),
+    "range": (ValueError, "{} must be in [0, {}={}), got {}"),
+    "vectors": (TypeError, "inputs_embeds must be a floating-point tensor, got {}"),
+    "width": (ValueError, "inputs_embeds must be (B, T, D={}), got {}"),
+    "no token": (ValueError, "the sequences are empty: at least one token is needed"),
+    "length": (
+        ValueError,
+        "the sequences have {} tokens, the model has positions for {}; cut them: tokenizer(..., truncation=True, max_length={})",
+    ),
+    "shape": (ValueError, "{} must be {} = {}, got {}"),
+    "mask": (
+        ValueError,
+        "{} must hold 1 for tokens to attend to and 0 for padding, got negative or NaN values; scores to be added are 4-D: "
+        "(B, 1, T, S)",
+    ),
+    "mask of tensors": (TypeError, "{} must be a tensor, got {}"),
+    "mask of a shape": (
+        ValueError, "{} must be (B, S) = ({}, {}), or 4-D, got {}; 4-D is (B|1, H|1, T|1, S) of B, T, S = {}",
+    ),
+    "square mask": (TypeError, "a 4-D {} must be bool (True = may attend) or floating point (added), got {}"),
+    "cross-attention": (
+        ValueError, "encoder_hidden_states needs cross-attention: set is_decoder=True, add_cross_attention=True",
+    ),
+    "memory mask": (TypeError, "encoder_attention_mask must be (B, S), or 4-D and bool"),
+    "layout": (ValueError, "a packed batch has no padding: give no attention_mask with a layout"),
+    "decoder": (ValueError, "past_key_values needs a decoder: set is_decoder=True in the configuration"),
+    "cache": (TypeError, "past_key_values must be a minitrans Cache, as a call returns it, got {}"),
+    "sizes of a cache": (
+        ValueError,
+        "past_key_values must have the layers and sequences of this call, got {}, the model and the call are of {}; see "
+        "Cache.reorder",
+    ),
+    "memory of a cache": (
+        ValueError,
+        "past_key_values holds the keys of a memory of {} tokens: give the same encoder_hidden_states in every call, got {}",
+    ),
+    "static": (ValueError, "a static cache does not go with {}; use a growing one"),
+}  # fmt: skip
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.uint8)
+# Ids that go with the tokens: the field that says how many there are
+_ROWS = {"position_ids": "max_position_embeddings", "token_type_ids": "type_vocab_size"}
+
+
+def require(holds: bool, what: str, *given: object) -> None:
+    """Raises the error of WRONG unless it holds."""
+    if not holds:
+        error, words = WRONG[what]
+        raise error(words.format(*given))
+
+
 @dataclass(frozen=True)
 class ModelInputs:
     """The arguments of a body's forward that say what to run on; their meaning is explained there."""
@@ -61,7 +116,7 @@ class ModelInputs:
     encoder_attention_mask: Tensor | None
     past_key_values: Cache | None
     use_cache: bool
-    head_mask: Tensor | None
+    head_mask: Tensor | Sequence[Tensor | None] | None
     layout: PackedLayout | None
     padding: str | None
     need_weights: bool
@@ -106,26 +161,13 @@ def prepare_batch(body: Body, given: ModelInputs) -> Batch:
     cache = _cache(body, given, batch) if given.use_cache or given.past_key_values is not None else None
     past = 0 if cache is None else cache.get_seq_length()
     check_length(past + length, body.longest)
-    positions = body.positions(tokens, past)
-    if given.position_ids is not None:
-        most = config.max_position_embeddings
-        positions = check_ids("position_ids", given.position_ids, most, "max_position_embeddings")
-        check_shape("position_ids", positions, "(B, T) or (1, T)", grid, (1, length), (length,))
-        positions = positions.expand(grid)
-    types, kinds = given.token_type_ids, config.type_vocab_size  # without a table (D1, P1) none is looked at
-    if types is None:
-        types = torch.zeros(grid, dtype=torch.long, device=tokens.device)  # B6
-    else:
-        types = check_ids("token_type_ids", types, kinds, "type_vocab_size") if kinds else types
-        check_shape("token_type_ids", types, "(B, T)", grid)
-    sizes, causal = (batch, length, past + length), config.is_decoder
-    mask, bias = attention_mask("attention_mask", given.attention_mask, sizes, causal=causal)
-    memory, head_mask = given.encoder_hidden_states, given.head_mask
+    positions = body.positions(tokens, past) if given.position_ids is None else _also("position_ids", given, body, grid)
+    types = torch.zeros(grid, dtype=torch.long, device=tokens.device)  # B6
+    types = types if given.token_type_ids is None else _also("token_type_ids", given, body, grid)
+    sizes, memory = (batch, length, past + length), given.encoder_hidden_states
+    mask, bias = attention_mask("attention_mask", given.attention_mask, sizes, causal=config.is_decoder)
     memory_mask = NO_MASK if memory is None else _memory_mask(memory, given.encoder_attention_mask, tokens, config)
-    if head_mask is not None:
-        every = body.num_layers, config.num_attention_heads
-        check_shape("head_mask", head_mask, "(H) or (L, H)", every, every[1:])
-        head_mask = head_mask.expand(every)
+    head_mask = None if given.head_mask is None else _head_mask(given.head_mask, body.num_layers, config)
 
     mode = body.padding if given.padding is None else given.padding
     if packing is not None or mode not in MODES or (mode != "keep" and mask.key_padding is not None):
@@ -141,49 +183,57 @@ def prepare_batch(body: Body, given: ModelInputs) -> Batch:
 
 def _tokens(ids: Tensor | None, vectors: Tensor | None, config: EncoderConfig) -> Tensor:
     """The one of the two that was given: (B, T) ids in [0, V), or (B, T, D) vectors; T is at least 1."""
-    if (ids is None) == (vectors is None):
-        given = "neither" if ids is None else "both"
-        raise ValueError(f"give exactly one of input_ids and inputs_embeds, got {given}")
+    require((ids is None) != (vectors is None), "one input", "neither" if ids is None else "both")
     if vectors is None:
         tokens = check_ids("input_ids", ids, config.vocab_size, "vocab_size")
-        if tokens.dim() != 2:
-            raise ValueError(
-                f"input_ids must be (B, T), got {tuple(tokens.shape)}; for one sequence write input_ids[None]"
-            )
+        require(tokens.dim() == 2, "two dimensions", tuple(tokens.shape))
     else:
         tokens, width = vectors, config.embedding_size
-        if not isinstance(vectors, Tensor) or not vectors.is_floating_point():
-            raise TypeError(f"inputs_embeds must be a floating-point tensor, got {_kind(vectors)}")
-        if vectors.dim() != 3 or vectors.shape[2] != width:
-            raise ValueError(f"inputs_embeds must be (B, T, D={width}), got {tuple(vectors.shape)}")
-    if tokens.shape[1] == 0:
-        raise ValueError("the sequences are empty: at least one token is needed")
+        require(isinstance(vectors, Tensor) and vectors.is_floating_point(), "vectors", _kind(vectors))
+        require(vectors.dim() == 3 and vectors.shape[2] == width, "width", width, tuple(vectors.shape))
+    require(tokens.shape[1] != 0, "no token")
     return tokens
+
+
+def _also(name: str, given: ModelInputs, body: Body, grid: tuple[int, ...]) -> Tensor:
+    """What was given besides the tokens, (B, T), (1, T) or (T), as (B, T)."""
+    of = _ROWS[name]  # without a table of types (D1, P1) none is looked at
+    ids = check_ids(name, getattr(given, name), getattr(body.config, of) or 2**63, of)
+    check_shape(name, ids, "(B, T) or (1, T)", grid, (1, *grid[1:]), grid[1:])
+    return ids.expand(grid)
+
+
+def _head_mask(given: Tensor | Sequence[Tensor | None], layers: int, config: EncoderConfig) -> Tensor | None:
+    """(L, H) factors from (H), (L, H), or a list of L rows of which None stands for ones."""
+    heads = config.num_attention_heads
+    if not isinstance(given, Tensor):
+        row = next((row for row in given if row is not None), None)
+        if row is None:
+            return None
+        given = torch.stack([torch.ones_like(row) if each is None else each for each in given])
+    check_shape("head_mask", given, "(H) or (L, H)", (layers, heads), (heads,))
+    return given.expand(layers, heads)
 
 
 def check_shape(name: str, given: Tensor, letters: str, *shapes: tuple[int, ...]) -> None:
     """Raises ValueError unless `given` has one of these shapes, of which the first shows what the letters stand for."""
-    if given.shape not in shapes:
-        raise ValueError(f"{name} must be {letters} = {tuple(shapes[0])}, got {tuple(given.shape)}")
+    require(given.shape in shapes, "shape", name, letters, tuple(shapes[0]), tuple(given.shape))
 
 
 def check_ids(name: str, ids: Tensor | None, size: int, of: str) -> Tensor:
     """`ids` as int64. Raises TypeError unless they are integers, ValueError unless all are in [0, size)."""
-    if not isinstance(ids, Tensor) or ids.dtype not in (torch.int64, torch.int32, torch.int16, torch.uint8):
-        hint = "; tokenizers give tensors with return_tensors='pt'" if not isinstance(ids, Tensor) else ""
-        raise TypeError(f"{name} must be a tensor of integers, got {_kind(ids)}{hint}")
-    if ids.numel() and not being_recorded():
+    if not isinstance(ids, Tensor) or ids.dtype not in _INTEGERS:
+        hint = "" if isinstance(ids, Tensor) else "; tokenizers give tensors with return_tensors='pt'"
+        raise TypeError(WRONG["integers"][1].format(name, _kind(ids) + hint))
+    if has_values(ids) and ids.numel():
         low, high = (int(end) for end in torch.stack(torch.aminmax(ids)).tolist())
-        if low < 0 or high >= size:
-            raise ValueError(f"{name} must be in [0, {of}={size}), got {low if low < 0 else high}")
+        require(low >= 0 and high < size, "range", name, of, size, low if low < 0 else high)
     return ids.long()
 
 
 def check_length(length: int, most: int) -> None:
     """Raises ValueError for sequences longer than the positions of the model (B6, R2)."""
-    if length > most:
-        hint = f"cut them: tokenizer(..., truncation=True, max_length={most})"
-        raise ValueError(f"the sequences have {length} tokens, the model has positions for {most}; {hint}")
+    require(length <= most, "length", length, most, most)
 
 
 def attention_mask(
@@ -193,7 +243,7 @@ def attention_mask(
 
     Args:
         name: of the argument, for messages.
-        given: (B, S), non-zero = attend; or (B|1, H|1, T, S).
+        given: (B, S), non-zero = attend; or (B|1, H|1, T|1, S).
         sizes: B, T and S, with the tokens of a cache.
         causal: whether a token sees only itself and those before it.
 
@@ -205,12 +255,9 @@ def attention_mask(
         return no_padding, None
     if not isinstance(given, Tensor) or given.shape != (sizes[0], sizes[2]):
         return _square_mask(name, given, sizes)
-    recorded = being_recorded()
-    if given.dtype != torch.bool and not recorded and not bool((given >= 0).all()):
-        hint = "got negative or NaN values; scores to be added are 4-D: (B, 1, T, S)"
-        raise ValueError(f"{name} must hold 1 for tokens to attend to and 0 for padding, {hint}")
-    keys = given.bool()
-    if not recorded and bool(keys.all()):  # what is recorded keeps the mask as an input, whatever it holds today
+    keys, known = given.bool(), has_values(given)
+    require(not known or given.dtype == torch.bool or bool((given >= 0).all()), "mask", name)
+    if known and bool(keys.all()):  # what is recorded keeps the mask as an input, whatever it holds today
         return no_padding, None
     return AttentionMask(key_padding=keys, causal=causal), None
 
@@ -218,36 +265,32 @@ def attention_mask(
 def _square_mask(name: str, given: Tensor, sizes: tuple[int, int, int]) -> tuple[AttentionMask, AttentionBias | None]:
     """A 4-D mask is the whole truth: a decoder adds no causal one to it."""
     batch, query_length, key_length = sizes
-    if not isinstance(given, Tensor):
-        raise TypeError(f"{name} must be a tensor, got {type(given).__name__}")
-    if given.dim() != 4 or given.shape[0] not in (1, batch) or given.shape[2:] != (query_length, key_length):
-        hint = f"got {tuple(given.shape)}; 4-D is (B|1, H|1, T, S) of B, T, S = {sizes}"
-        raise ValueError(f"{name} must be (B, S) = ({batch}, {key_length}), or 4-D, {hint}")
+    require(isinstance(given, Tensor), "mask of tensors", name, type(given).__name__)
+    fits = given.dim() == 4 and given.shape[0] in (1, batch) and given.shape[2] in (1, query_length)
+    fits = fits and given.shape[3] == key_length
+    require(fits, "mask of a shape", name, batch, key_length, tuple(given.shape), sizes)
+    given = given.expand(-1, -1, query_length, -1)
     if given.dtype == torch.bool:
         return AttentionMask(dense=given), None
-    if given.is_floating_point():
-        # -inf and the most negative number both mean forbidden: as scores they would make an empty row NaN
-        allowed = given > torch.finfo(given.dtype).min / 2
-        return AttentionMask(dense=allowed), DenseBias(given.masked_fill(~allowed, 0.0))
-    raise TypeError(f"a 4-D {name} must be bool (True = may attend) or floating point (added), got {given.dtype}")
+    require(given.is_floating_point(), "square mask", name, given.dtype)
+    # -inf and the most negative number both mean forbidden: as scores they would make an empty row NaN
+    allowed = given > torch.finfo(given.dtype).min / 2
+    return AttentionMask(dense=allowed), DenseBias(given.masked_fill(~allowed, 0.0))
 
 
 def _memory_mask(memory: Tensor, given: Tensor | None, tokens: Tensor, config: EncoderConfig) -> AttentionMask:
     """The mask of the cross-attention of these tokens (B7)."""
-    if not config.add_cross_attention:
-        raise ValueError("encoder_hidden_states needs cross-attention: set is_decoder=True, add_cross_attention=True")
+    require(config.add_cross_attention, "cross-attention")
     batch, length = tokens.shape[:2]
     check_shape("encoder_hidden_states", memory, "(B, S, D)", (batch, *memory.shape[1:2], config.hidden_size))
     mask, bias = attention_mask("encoder_attention_mask", given, (batch, length, memory.shape[1]), causal=False)
-    if bias is not None:
-        raise TypeError("encoder_attention_mask must be (B, S), or 4-D and bool")
+    require(bias is None, "memory mask")
     return mask
 
 
 def _laid_out(given: ModelInputs, layout: PackedLayout, fill: int) -> tuple[ModelInputs, Packing]:
     """A packed batch as the padded one (B, T) that it stands for, with `fill` as the ids of padding."""
-    if given.attention_mask is not None:
-        raise ValueError("a packed batch has no padding: give no attention_mask with a layout")
+    require(given.attention_mask is None, "layout")
     packing = Packing.of_layout(layout)
     padded = replace(
         given,
@@ -261,8 +304,7 @@ def _laid_out(given: ModelInputs, layout: PackedLayout, fill: int) -> tuple[Mode
 
 
 def _cache(body: Body, given: ModelInputs, batch: int) -> Cache:
-    if not body.config.is_decoder:
-        raise ValueError("past_key_values needs a decoder: set is_decoder=True in the configuration")
+    require(body.config.is_decoder, "decoder")
     return cache_to_extend(given.past_key_values, body.num_layers, batch, given.encoder_hidden_states)
 
 
@@ -280,18 +322,16 @@ def cache_to_extend(past: Cache | None, layers: int, batch: int, memory: Tensor 
     """
     if past is None:
         return Cache.growing(layers)
-    if not isinstance(past, Cache):
-        raise TypeError(f"past_key_values must be a minitrans Cache, as a call returns it, got {type(past).__name__}")
+    require(isinstance(past, Cache), "cache", type(past).__name__)
     first = past.layers[0] if past.layers else None
     key, memory_key = (None, None) if first is None else (first.self_attention.key, first.cross_attention.key)
-    held = len(past.layers), batch if key is None else key.shape[0]
-    if held != (layers, batch):
-        of_both = f"{held}, the model and the call are of {(layers, batch)}; see Cache.reorder"
-        raise ValueError(f"past_key_values must have the layers and sequences of this call, got {of_both}")
-    if memory_key is not None and (memory is None or memory.shape[1] != memory_key.shape[2]):
-        got = "none" if memory is None else f"shape {tuple(memory.shape)}"
-        hint = f"give the same encoder_hidden_states in every call, got {got}"
-        raise ValueError(f"past_key_values holds the keys of a memory of {memory_key.shape[2]} tokens: {hint}")
+    held, of_call = (len(past.layers), batch if key is None else key.shape[0]), (layers, batch)
+    require(held == of_call, "sizes of a cache", held, of_call)
+    if memory_key is not None:
+        length, given = memory_key.shape[2], None if memory is None else tuple(memory.shape)
+        require(
+            given is not None and given[1] == length, "memory of a cache", length, f"shape {given}" if given else "none"
+        )
     return past.fork()
 
 
@@ -312,14 +352,9 @@ def _packing(body: Body, given: ModelInputs, real: Tensor | None, mode: str, pac
     if packing is not None:
         refuse_obstacles("a packed batch does not go with", obstacles(), "pad it, with padding='keep'")
         return packing
-    if mode == "auto" and (torch.is_grad_enabled() or being_recorded()):
+    if mode == "auto" and (torch.is_grad_enabled() or (real is not None and not has_values(real))):
         return None
     return choose_packing(mode, real, width=body.config.hidden_size, obstacles=obstacles)
-
-
-def being_recorded() -> bool:
-    """Whether a compiler, an exporter or a tracer writes down what happens: then nothing may depend on values."""
-    return torch.compiler.is_compiling() or bool(torch._C._is_tracing())
 
 
 def _over_capacity(
@@ -327,8 +362,7 @@ def _over_capacity(
 ) -> tuple[AttentionMask, AttentionBias | None]:
     """Mask and bias over all places of a static cache, of which those after the token are hidden."""
     reason = body.why_not("static")
-    if reason is not None:
-        raise ValueError(f"a static cache does not go with {reason}; use a growing one")
+    require(reason is None, "static", reason)
     further = (0, capacity - past - length)
     if mask.dense is not None:
         dense = pad(mask.dense, further, value=False)

@@ -12,11 +12,13 @@ from typing import ClassVar, cast
 from minitrans.layers.embeddings import Embeddings
 from minitrans.layers.position_bias import BucketBias
 from minitrans.layers.stack import Stack
-from minitrans.models import roberta, tasks
-from minitrans.models.backbone import build_block
+from minitrans.models import language_tasks, roberta, tasks
+from minitrans.models.arguments import in_order
+from minitrans.models.backbone import Backbone, build_block
 from minitrans.models.config import BertSizesConfig, EncoderConfig, Rule
 
 PADDING = 1  # P1: not config.pad_token_id
+ORDER = "input_ids attention_mask position_ids inputs_embeds {}output_attentions output_hidden_states return_dict"
 BUCKETS = 32  # P1: not config.relative_attention_num_buckets, which only gives the table its rows
 
 
@@ -55,6 +57,7 @@ class MPNetModel(roberta.RobertaBody):
 
     config_class = MPNetConfig
     base_model_prefix = "mpnet"
+    forward = in_order(Backbone, ORDER.format(""))
 
     def build(self, config: EncoderConfig) -> None:
         """As RoBERTa, without token types, with a table of distances."""
@@ -78,27 +81,32 @@ class MPNetForMaskedLM(roberta.MaskedLM):
     """MPNet with a head that scores the vocabulary at every token."""
 
     body_class = MPNetModel
+    forward = in_order(language_tasks.MaskedLM, ORDER.format("labels "))
 
 
 class MPNetForSequenceClassification(roberta.SequenceClassification):
     """MPNet with a two-layer classifier on the first token."""
 
     body_class = MPNetModel
+    forward = in_order(roberta.SequenceClassification, ORDER.format("labels "))
 
 
 class MPNetForTokenClassification(tasks.TokenClassification):
     """MPNet with a linear classifier on every token."""
 
     body_class = MPNetModel
+    forward = in_order(tasks.TokenClassification, ORDER.format("labels "))
 
 
 class MPNetForQuestionAnswering(tasks.QuestionAnswering):
     """MPNet with a head that scores every token as the first and as the last of the answer."""
 
     body_class = MPNetModel
+    forward = in_order(tasks.QuestionAnswering, ORDER.format("start_positions end_positions "))
 
 
 class MPNetForMultipleChoice(tasks.MultipleChoice):
     """MPNet with a head that scores each of several texts."""
 
     body_class = MPNetModel
+    forward = in_order(tasks.MultipleChoice, ORDER.format("labels "))

@@ -15,6 +15,7 @@ from minitrans.layers.embeddings import Embeddings
 from minitrans.layers.heads import ClassificationHead
 from minitrans.layers.stack import Stack
 from minitrans.models import language_tasks, tasks
+from minitrans.models.arguments import in_order
 from minitrans.models.backbone import Backbone, build_block
 from minitrans.models.config import BertLikeConfig, EncoderConfig, Rule
 
@@ -101,7 +102,7 @@ class RobertaModel(RobertaBody):
     config_class = RobertaConfig
 
 
-class MaskedLM(language_tasks.MaskedLM):
+class MaskedLM(language_tasks.MaskedLMWithMemory):
     """Scores of the vocabulary at every token."""
 
     head_act = "gelu"  # R4
@@ -130,6 +131,10 @@ class SequenceClassification(tasks.SequenceClassification):
 
 class MultipleChoice(tasks.MultipleChoice):
     """A score for each of several texts, with BERT's hidden dropout whatever `classifier_dropout` says."""
+
+    forward = in_order(
+        tasks.MultipleChoice, "input_ids token_type_ids attention_mask labels position_ids inputs_embeds"
+    )
 
     def dropout_of(self, config: EncoderConfig) -> float:
         """The reference ignores `classifier_dropout` here."""

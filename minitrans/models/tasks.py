@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Unpack
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from minitrans.layers.losses import IGNORED, check_shape, classification_loss, span_loss, token_loss
-from minitrans.models.backbone import Backbone, BodyOptions, EncoderOutput, returned
+from minitrans.attention.mask import has_values
+from minitrans.layers.losses import IGNORED, Items, check_shape, classification_loss, span_loss, token_loss
+from minitrans.models.backbone import Backbone, EncoderOutput, returned
 from minitrans.models.config import EncoderConfig
 from minitrans.models.outputs import LogitsOutput, SpanOutput
 from minitrans.models.pretrained import PreTrainedModel
@@ -17,7 +18,9 @@ from minitrans.models.pretrained import PreTrainedModel
 class TaskModel(PreTrainedModel):
     """A body under the family's prefix (`model.bert`), and what `build_head` puts on it.
 
-    The arguments of every forward that are not explained there are those of `Backbone.forward`.
+    The arguments of every forward that are not explained there, and `options`, are those of `Backbone.forward`. With
+    `num_items_in_batch` a loss is its sum over the labels, divided by that number: the gradients of the parts of a batch add
+    up to those of the whole where each is given the number of labels in all parts.
     """
 
     body_class: ClassVar[type[Backbone]]
@@ -42,22 +45,19 @@ class TaskModel(PreTrainedModel):
         """Adds the modules above the body."""
         raise NotImplementedError
 
-    def run_body(self, *arguments: Any, labels: Tensor | None, **options: Unpack[BodyOptions]) -> EncoderOutput:
-        """The body's output; the arguments are those of its forward, in order.
-
-        With labels, "auto" keeps the padding: a loss may count it (B5).
-        """
-        if labels is not None and (options.get("padding") or self.base_model.padding) == "auto":
-            options["padding"] = "keep"
-        output: EncoderOutput = self.base_model(*arguments, unpack=self.needs_grid, **options)
+    def run_body(self, labels: Tensor | None, /, **given: Any) -> EncoderOutput:
+        """The body's output. With labels, "auto" keeps the padding: a loss may count it (B5)."""
+        if labels is not None and (given.get("padding") or self.base_model.padding) == "auto":
+            given["padding"] = "keep"
+        output: EncoderOutput = self.base_model(unpack=self.needs_grid, **given)
         return output
 
 
 class LabelledModel(TaskModel):
     """A model whose head looks at what the body returns, and learns from one kind of labels."""
 
-    def head(self, body: EncoderOutput, labels: Tensor | None) -> LogitsOutput:
-        """Scores, and their loss where there are labels."""
+    def head(self, body: EncoderOutput, labels: Tensor | None, items: Items) -> LogitsOutput:
+        """Scores, and their loss where there are labels: over so many `items`, or over all that are given."""
         raise NotImplementedError
 
     def forward(
@@ -69,12 +69,16 @@ class LabelledModel(TaskModel):
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         *,
+        num_items_in_batch: Items = None,
         return_dict: bool | None = None,
-        **options: Unpack[BodyOptions],
+        **options: Any,
     ) -> LogitsOutput:
         """`labels`: see `head`; the other arguments: see `Backbone.forward`."""
-        given = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
-        return returned(self.head(self.run_body(*given, labels=labels, **options), labels), return_dict)
+        body = self.run_body(
+            labels, input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids,
+            position_ids=position_ids, inputs_embeds=inputs_embeds, **options,
+        )  # fmt: skip
+        return returned(self.head(body, labels, num_items_in_batch), return_dict)
 
 
 class SequenceClassification(LabelledModel):
@@ -94,10 +98,10 @@ class SequenceClassification(LabelledModel):
         scores: Tensor = self.classifier(self.dropout(pooled))
         return scores
 
-    def head(self, body: EncoderOutput, labels: Tensor | None) -> LogitsOutput:
+    def head(self, body: EncoderOutput, labels: Tensor | None, items: Items) -> LogitsOutput:
         """`labels`: see `classification_loss`."""
         logits = self.score(body.last_hidden_state, body.pooler_output)  # (B, C)
-        loss = None if labels is None else classification_loss(logits, labels, self.config.problem_type)
+        loss = None if labels is None else classification_loss(logits, labels, self.config.problem_type, items)
         return LogitsOutput(loss, logits, **body.by_layer)
 
 
@@ -111,10 +115,10 @@ class TokenClassification(LabelledModel):
         self.dropout = nn.Dropout(config.head_dropout)
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
 
-    def head(self, body: EncoderOutput, labels: Tensor | None) -> LogitsOutput:
+    def head(self, body: EncoderOutput, labels: Tensor | None, items: Items) -> LogitsOutput:
         """`labels` (B, T): class ids, -100 where none is to be learnt; padding counts unless it has -100 (B5)."""
         scores = self.classifier(self.dropout(body.last_hidden_state))
-        loss = None if labels is None else token_loss(scores, unpadded_labels(body, labels))
+        loss = None if labels is None else token_loss(scores, unpadded_labels(body, labels), items)
         return LogitsOutput(loss, pad_scores(body, scores), **body.by_layer)  # logits (B, T, C)
 
 
@@ -144,12 +148,15 @@ class QuestionAnswering(TaskModel):
         start_positions: Tensor | None = None,
         end_positions: Tensor | None = None,
         *,
+        num_items_in_batch: Items = None,
         return_dict: bool | None = None,
-        **options: Unpack[BodyOptions],
+        **options: Any,
     ) -> SpanOutput:
         """`start_positions`, `end_positions` (B): see `span_loss`; the loss needs both."""
-        given = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
-        body = self.run_body(*given, labels=start_positions, **options)
+        body = self.run_body(
+            start_positions, input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids,
+            position_ids=position_ids, inputs_embeds=inputs_embeds, **options,
+        )  # fmt: skip
         scores = self.qa_outputs(self.dropout(body.last_hidden_state))
         start, end = pad_scores(body, scores).unbind(dim=-1)  # (B, T) each
         loss = None
@@ -157,7 +164,7 @@ class QuestionAnswering(TaskModel):
             lowest = pad_scores(
                 body, scores, fill=torch.finfo(scores.dtype).min
             )  # padding that was left out is no candidate
-            loss = span_loss(lowest[..., 0], lowest[..., 1], start_positions, end_positions)
+            loss = span_loss(lowest[..., 0], lowest[..., 1], start_positions, end_positions, num_items_in_batch)
         return returned(SpanOutput(loss, start, end, **body.by_layer), return_dict)
 
 
@@ -190,18 +197,21 @@ class MultipleChoice(TaskModel):
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         *,
+        num_items_in_batch: Items = None,
         return_dict: bool | None = None,
-        **options: Unpack[BodyOptions],
+        **options: Any,
     ) -> LogitsOutput:
         """`labels` (B): the number of the right text."""
         given = inputs_embeds if input_ids is None else input_ids
         if given is not None and given.dim() != (4 if input_ids is None else 3):
             raise ValueError(f"multiple choice needs (B, choices, T) inputs, got {tuple(given.shape)}")
         choices = 1 if given is None else given.shape[1]
-        flat = (_merge(part) for part in (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds))
-        body = self.run_body(*flat, labels=labels, **options)
+        body = self.run_body(
+            labels, input_ids=_merge(input_ids), attention_mask=_merge(attention_mask), position_ids=_merge(position_ids),
+            token_type_ids=_merge(token_type_ids), inputs_embeds=_merge(inputs_embeds), **options,
+        )  # fmt: skip
         logits = self.score(body.last_hidden_state, body.pooler_output).view(-1, choices)  # (B, choices)
-        loss = None if labels is None else token_loss(logits, labels.flatten())
+        loss = None if labels is None else token_loss(logits, labels.flatten(), num_items_in_batch)
         return returned(LogitsOutput(loss, logits, **body.by_layer), return_dict)
 
 
@@ -216,7 +226,7 @@ def unpadded_labels(body: EncoderOutput, labels: Tensor) -> Tensor:
         return labels
     check_shape(labels, body.packing.shape)
     kept = body.packing.pack(labels)
-    if not torch.compiler.is_compiling() and int((kept != IGNORED).sum()) != int((labels != IGNORED).sum()):
+    if has_values(labels) and int((kept != IGNORED).sum()) != int((labels != IGNORED).sum()):
         raise ValueError(f"there are labels at padding: set them to {IGNORED}, or learn them with padding='keep' (B5)")
     return kept
 

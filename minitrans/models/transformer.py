@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minitrans.attention.context import Context
-from minitrans.attention.mask import AttentionMask
+from minitrans.attention.mask import AttentionMask, has_values
 from minitrans.layers.block import Block
 from minitrans.layers.cache import Cache
 from minitrans.layers.feed_forward import FeedForward
@@ -25,7 +25,7 @@ from minitrans.layers.norms import LayerNorm
 from minitrans.layers.positions import SinusoidalPositions
 from minitrans.layers.stack import run_blocks
 from minitrans.models.config import RATE, SIZE, TOKEN, Rule, check_fields
-from minitrans.models.inputs import being_recorded, cache_to_extend, check_ids, check_length
+from minitrans.models.inputs import cache_to_extend, check_ids, check_length
 from minitrans.models.outputs import LogitsOutput
 
 
@@ -146,7 +146,7 @@ class Transformer(nn.Module):
         if sources != targets:
             raise ValueError(f"source and target must be pairs, got {sources} and {targets} sequences")
         padding = target_ids == self.config.pad_token_id
-        if not being_recorded() and bool((padding[:, :-1] & ~padding[:, 1:]).any()):
+        if has_values(padding) and bool((padding[:, :-1] & ~padding[:, 1:]).any()):
             raise ValueError("target_ids must be padded on the right: a token comes after pad_token_id")
         # the causal mask hides the padding from the tokens too, as it comes after them
         context = Context(mask=AttentionMask(causal=True), memory=memory.output, memory_mask=memory.mask)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minitrans.attention.bias import DenseBias
-from minitrans.attention.context import Context
+from minitrans.attention.context import Context, Probabilities
 from minitrans.attention.layout import PackedLayout
 from minitrans.attention.mask import AttentionMask
 from minitrans.layers.block import Block
@@ -106,7 +106,7 @@ def test_encoder_block(norm_first: bool, randomized: Randomized, error: Error) -
     x = random(B, S, D)
     mask = AttentionMask(key_padding=torch.tensor([[True] * 5, [False, True, True, True, False]]))
     expected = figure_1(block, x, mask, None, mask, norm_first)
-    compare(block(x, Context(mask=mask)).output, expected, [x, *block.parameters()], error)
+    compare(block(x, Context(mask=mask)), expected, [x, *block.parameters()], error)
 
 
 @pytest.mark.parametrize("with_memory", [True, False])
@@ -119,22 +119,21 @@ def test_decoder_block(norm_first: bool, with_memory: bool, randomized: Randomiz
     got = block(x, Context(mask=CAUSAL, memory=memory, memory_mask=memory_mask))
     expected = figure_1(block, x, CAUSAL, memory, memory_mask, norm_first)
     leaves = [x, *block.parameters()] + ([] if memory is None else [memory])
-    compare(got.output, expected, leaves, error)
+    compare(got, expected, leaves, error)
 
 
 def test_without_its_memory_a_decoder_block_skips_cross_attention(randomized: Randomized, error: Error) -> None:
     block = make(randomized, crosses=True)
     x = random(B, T, D)
     out = block(x, Context(mask=CAUSAL))
-    assert error(out.output, figure_1(block, x, CAUSAL, None, CAUSAL, False)) <= 1e-12
-    assert out.cross_weights is None
+    assert error(out, figure_1(block, x, CAUSAL, None, CAUSAL, False)) <= 1e-12
 
 
 def test_an_encoder_block_does_not_look_at_a_memory(randomized: Randomized, error: Error) -> None:
     block = make(randomized)
     x = random(B, T, D)
     out = block(x, Context(mask=CAUSAL, memory=random(B, S, D)))
-    assert error(out.output, figure_1(block, x, CAUSAL, None, CAUSAL, False)) <= 1e-12
+    assert error(out, figure_1(block, x, CAUSAL, None, CAUSAL, False)) <= 1e-12
 
 
 @pytest.mark.parametrize("options", [{}, {"norm_first": True}, {"relative": 9}, {"gated": True}])
@@ -142,11 +141,11 @@ def test_cache_step_by_step_equals_all_at_once(options: Any, randomized: Randomi
     block = make(randomized, crosses=True, **options)
     x, memory = random(B, 6, D), random(B, S, D)
     memory_mask = AttentionMask(key_padding=torch.tensor([[True] * 5, [False, False, True, True, True]]))
-    whole = block(x, Context(mask=CAUSAL, memory=memory, memory_mask=memory_mask)).output
+    whole = block(x, Context(mask=CAUSAL, memory=memory, memory_mask=memory_mask))
     layer = Cache.growing(1).layers[0]
     steps = []
     for part in x.split_with_sizes([2, 1, 3], dim=1):
-        steps.append(block(part, Context(mask=CAUSAL, memory=memory, memory_mask=memory_mask), layer).output)
+        steps.append(block(part, Context(mask=CAUSAL, memory=memory, memory_mask=memory_mask), layer))
         memory = torch.full_like(memory, torch.nan)  # after the first step the cache has what is needed of it
     assert error(torch.cat(steps, dim=1), whole) <= 1e-12
     assert Cache([layer]).get_seq_length() == 6
@@ -159,8 +158,8 @@ def test_packed_equals_padded(randomized: Randomized, error: Error) -> None:
     lengths = [4, 1, 3]
     padded = random(3, 4, D)
     real = torch.arange(4) < torch.tensor(lengths)[:, None]
-    got = block(padded[real], Context(mask=CAUSAL, layout=PackedLayout.from_lengths(lengths))).output
-    expected = block(padded, Context(mask=AttentionMask(causal=True, key_padding=real))).output[real]
+    got = block(padded[real], Context(mask=CAUSAL, layout=PackedLayout.from_lengths(lengths)))
+    expected = block(padded, Context(mask=AttentionMask(causal=True, key_padding=real)))[real]
     assert error(got, expected) <= 1e-12
 
 
@@ -169,15 +168,16 @@ def test_hands_mask_bias_heads_and_weights_to_attention(randomized: Randomized, 
     x, memory = random(B, T, D), random(B, S, D)
     factors = torch.tensor([1.0, 0.0, 0.5, 1.0, 1.0, 0.0, 2.0], dtype=torch.float64)
     bias = DenseBias(random(1, H, T, T))
-    context = Context(mask=CAUSAL, memory=memory, bias=bias, head_mask=factors, need_weights=True)
+    kept = Probabilities()
+    context = Context(mask=CAUSAL, memory=memory, bias=bias, head_mask=factors, need_weights=True, kept=kept)
     out, expected = block(x, context), block.attention(x, context)
-    assert error(out.weights, expected.weights) <= 1e-15
-    assert out.weights.shape == (B, H, T, T)
-    assert out.cross_weights.shape == (B, H, T, S)
-    assert error(out.cross_weights.sum(-1), factors[:, None].expand(B, H, T)) <= 1e-14
+    (own,), (cross,) = kept.own, kept.cross
+    assert error(own, expected.weights) <= 1e-15
+    assert own.shape == (B, H, T, T)
+    assert cross.shape == (B, H, T, S)
+    assert error(cross.sum(-1), factors[:, None].expand(B, H, T)) <= 1e-14
     plain = block(x, Context(mask=CAUSAL, memory=memory))
-    assert (plain.weights, plain.cross_weights) == (None, None)
-    assert error(plain.output, out.output) > 1e-3
+    assert error(plain, out) > 1e-3
 
 
 @pytest.mark.parametrize(("crosses", "sublayers"), [(False, 2), (True, 3)], ids=["encoder", "decoder"])
@@ -206,7 +206,7 @@ def test_a_mixer_is_anything_with_the_signature(randomized: Randomized, error: E
     x = random(B, T, D)
     summed = block.attention_LayerNorm(x + torch.fft.fft(torch.fft.fft(x, dim=-1), dim=-2).real)
     expected = block.feed_forward_LayerNorm(summed + block.feed_forward(summed))
-    assert error(block(x, Context()).output, expected) <= 1e-12
+    assert error(block(x, Context()), expected) <= 1e-12
     assert Stack([block])(x, Context(need_weights=True)).weights == ()
 
 
@@ -220,7 +220,7 @@ def test_a_stack_runs_its_blocks_in_order_and_norms_the_last_state(randomized: R
     states = [x]
     for layer, number in enumerate([1, 0, 1]):
         states.append(
-            stack.layer[number](states[-1], Context(mask=CAUSAL, head_mask=factors[layer], need_weights=True)).output
+            stack.layer[number](states[-1], Context(mask=CAUSAL, head_mask=factors[layer], need_weights=True))
         )
     states[-1] = stack.LayerNorm(states[-1])
     assert error(out.output, states[-1]) <= 1e-15
@@ -252,3 +252,18 @@ def test_parameter_names_are_public() -> None:
     assert set(build(8, 2, 5, gated=True).state_dict()) == {*ENCODER, *gate}
     table = {"attention.distance_embedding.weight"}
     assert set(build(8, 2, 5, crosses=True, relative=3).state_dict()) == {*ENCODER, *CROSS, *table}
+
+
+def test_hooks_on_a_block_see_a_tensor_and_may_change_it(randomized: Randomized, error: Error) -> None:
+    stack = randomized(Stack([build(D, H, F_WIDTH), build(D, H, F_WIDTH)]))
+    x, seen = random(B, T, D), []
+
+    def double(module: nn.Module, given: Any, out: Any) -> Any:
+        seen.append(out)
+        return out * 2
+
+    stack.layer[0].register_forward_hook(double)
+    out = stack(x, Context(need_weights=True))
+    assert isinstance(seen[0], Tensor)
+    assert error(out.output, stack.layer[1](seen[0] * 2, Context())) <= 1e-14
+    assert len(out.weights) == 2

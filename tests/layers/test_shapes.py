@@ -84,9 +84,9 @@ CASES: dict[str, Case] = {
     "CrossAttention weights": (
         lambda: multi_head_attention.CrossAttention(D, H), lambda m: m(torch.randn(B, T, D), memory()).weights, (B, H, T, S)
     ),
-    "Block": (lambda: make_block(), lambda m: m(torch.randn(B, T, D), CAUSAL).output, (B, T, D)),
-    "Block packed": (lambda: make_block(), lambda m: m(torch.randn(N, D), PACKED).output, (N, D)),
-    "Block crossing": (lambda: make_block(crosses=True), lambda m: m(torch.randn(B, T, D), memory()).output, (B, T, D)),
+    "Block": (lambda: make_block(), lambda m: m(torch.randn(B, T, D), CAUSAL), (B, T, D)),
+    "Block packed": (lambda: make_block(), lambda m: m(torch.randn(N, D), PACKED), (N, D)),
+    "Block crossing": (lambda: make_block(crosses=True), lambda m: m(torch.randn(B, T, D), memory()), (B, T, D)),
     "Stack": (
         lambda: stack.Stack([make_block(), make_block()], norms.LayerNorm(D), order=[0, 1, 0]),
         lambda m: torch.stack(m(torch.randn(B, T, D), CAUSAL, keep_states=True).hidden_states),

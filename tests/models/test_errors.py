@@ -66,7 +66,7 @@ CALLS = {
         lambda: body()(IDS, token_type_ids=ONES * 2), ValueError, r"token_type_ids must be in \[0, type_vocab_size=2\), got 2",
     ),
     "token types of another shape": (
-        lambda: body()(IDS, token_type_ids=ONES[:, :2]), ValueError, r"token_type_ids must be \(B, T\) = \(2, 3\), got \(2, 2\)",
+        lambda: body()(IDS, token_type_ids=ONES[:, :2]), ValueError, r"token_type_ids must be \(B, T\) or \(1, T\) = \(2, 3\), got \(2, 2\)",
     ),
     "position out of range": (
         lambda: body()(IDS, position_ids=ONES * 10), ValueError, r"position_ids must be in \[0, max_position_embeddings=10\)",
