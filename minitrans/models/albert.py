@@ -137,7 +137,7 @@ class AlbertForPreTraining(language_tasks.TwoLosses):
         if labels is not None and sentence_order_label is not None:
             loss = self.both_losses(body, scores, labels, order, sentence_order_label, num_items_in_batch)
         output = SentenceOrderOutput(loss, tasks.pad_scores(body, scores), order, **body.by_layer)
-        return returned(output, return_dict)
+        return returned(output, return_dict, self.config)
 
 
 class AlbertForMaskedLM(language_tasks.MaskedLM):

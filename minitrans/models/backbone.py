@@ -157,7 +157,7 @@ class Backbone(PreTrainedModel):
                 None = as the input came.
             output_attentions: return the probabilities; None = the configuration's.
             output_hidden_states: return every layer's output; None = the configuration's.
-            return_dict: False returns a plain tuple.
+            return_dict: False returns a plain tuple; None = the configuration's, and a tuple under `torch.jit.trace`.
             others: words of `arguments.IGNORED_WORDS`, which change nothing.
 
         Raises:
@@ -186,7 +186,7 @@ class Backbone(PreTrainedModel):
             hidden if unpacks else out.output, pooled, batch.cache if keep_cache else None, states or None,
             out.weights or None, out.cross_weights or None, batch.packing if layout is None and not unpacks else None,
         )  # fmt: skip
-        return returned(output, return_dict)
+        return returned(output, return_dict, config)
 
     @property
     def attentions(self) -> list[MultiHeadAttention]:
@@ -242,6 +242,8 @@ def build_block(config: EncoderConfig, *, norm_first: bool = False, **dropouts: 
     )
 
 
-def returned(output: Output, return_dict: bool | None) -> Output:
-    """The output, or (for the few callers that unpack) a plain tuple of its entries where `return_dict` is False."""
-    return cast("Output", output.to_tuple()) if return_dict is False else output
+def returned(output: Output, return_dict: bool | None, config: EncoderConfig) -> Output:
+    """The output, or a plain tuple of its entries for the callers that unpack, and for a tracer, which knows nothing else."""
+    if return_dict is None:
+        return_dict = vars(config).get("return_dict", True) and not torch.jit.is_tracing()
+    return output if return_dict else cast("Output", output.to_tuple())

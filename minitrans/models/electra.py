@@ -141,7 +141,7 @@ class ElectraForPreTraining(tasks.TaskModel):
         if labels is not None:
             real = None if attention_mask is None else attention_mask == 1
             loss = replaced_token_loss(logits, labels, real, num_items_in_batch)
-        return returned(LogitsOutput(loss, logits, **body.by_layer), return_dict)
+        return returned(LogitsOutput(loss, logits, **body.by_layer), return_dict, self.config)
 
 
 class ElectraForMaskedLM(language_tasks.MaskedLM):

@@ -130,7 +130,7 @@ class CausalLM(WithLanguageModelHead):
             cross_attentions=body.cross_attentions,
             **body.by_layer,
         )
-        return returned(output, return_dict)
+        return returned(output, return_dict, self.config)
 
 
 class TwoLosses(WithLanguageModelHead):
@@ -186,7 +186,7 @@ class PreTraining(TwoLosses):
         if labels is not None and next_sentence_label is not None:
             loss = self.both_losses(body, scores, labels, relationship, next_sentence_label, num_items_in_batch)
         output = PreTrainingOutput(loss, pad_scores(body, scores), relationship, **body.by_layer)  # logits (B, T, V)
-        return returned(output, return_dict)
+        return returned(output, return_dict, self.config)
 
 
 class NextSentencePrediction(LabelledModel):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -27,7 +27,7 @@ class ModelOutput:
         register_pytree_node(
             cls,
             lambda out: (list(out.values()), out.keys()),
-            lambda values, names: cls(**dict(zip(names, values, strict=True))),
+            lambda values, names: _made(cls, values, names),
             flatten_with_keys_fn=lambda out: ([(GetAttrKey(name), value) for name, value in out.items()], out.keys()),
             serialized_type_name=f"{cls.__module__}.{cls.__qualname__}",
         )
@@ -68,6 +68,9 @@ class ModelOutput:
     def __getitem__(self, key: int | slice | str) -> Any:
         return dict(self.items())[key] if isinstance(key, str) else self.to_tuple()[key]
 
+    def __setitem__(self, key: str, value: Any) -> None:
+        setattr(self, key, value)
+
     def __contains__(self, key: object) -> bool:
         return key in self.keys()
 
@@ -87,8 +90,17 @@ Mapping.register(ModelOutput)  # by which accelerate knows what it may look into
 
 
 def _names(output: ModelOutput) -> list[str]:
-    """Of all entries: those that heads share come after their own."""
-    return [item.name for item in sorted(fields(output), key=lambda item: item.kw_only is True)]
+    """Of all entries: those that heads share come after their own, those that a caller has set besides at the end."""
+    own = [item.name for item in sorted(fields(output), key=lambda item: item.kw_only is True)]
+    return [*own, *(name for name in vars(output) if name not in own)]
+
+
+def _made(cls: type[Any], values: Iterable[Any], names: Iterable[str]) -> Any:
+    """The output of these entries."""
+    given = dict(zip(names, values, strict=True))
+    output = cls(**{item.name: given.pop(item.name, None) for item in fields(cls)})
+    vars(output).update(given)
+    return output
 
 
 @dataclass(repr=False)

@@ -49,7 +49,7 @@ class TaskModel(PreTrainedModel):
         """The body's output. With labels, "auto" keeps the padding: a loss may count it (B5)."""
         if labels is not None and (given.get("padding") or self.base_model.padding) == "auto":
             given["padding"] = "keep"
-        output: EncoderOutput = self.base_model(unpack=self.needs_grid, **given)
+        output: EncoderOutput = self.base_model(unpack=self.needs_grid, return_dict=True, **given)
         return output
 
 
@@ -78,7 +78,7 @@ class LabelledModel(TaskModel):
             labels, input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids,
             position_ids=position_ids, inputs_embeds=inputs_embeds, **options,
         )  # fmt: skip
-        return returned(self.head(body, labels, num_items_in_batch), return_dict)
+        return returned(self.head(body, labels, num_items_in_batch), return_dict, self.config)
 
 
 class SequenceClassification(LabelledModel):
@@ -165,7 +165,7 @@ class QuestionAnswering(TaskModel):
                 body, scores, fill=torch.finfo(scores.dtype).min
             )  # padding that was left out is no candidate
             loss = span_loss(lowest[..., 0], lowest[..., 1], start_positions, end_positions, num_items_in_batch)
-        return returned(SpanOutput(loss, start, end, **body.by_layer), return_dict)
+        return returned(SpanOutput(loss, start, end, **body.by_layer), return_dict, self.config)
 
 
 class MultipleChoice(TaskModel):
@@ -212,7 +212,7 @@ class MultipleChoice(TaskModel):
         )  # fmt: skip
         logits = self.score(body.last_hidden_state, body.pooler_output).view(-1, choices)  # (B, choices)
         loss = None if labels is None else token_loss(logits, labels.flatten(), num_items_in_batch)
-        return returned(LogitsOutput(loss, logits, **body.by_layer), return_dict)
+        return returned(LogitsOutput(loss, logits, **body.by_layer), return_dict, self.config)
 
 
 def pad_scores(body: EncoderOutput, scores: Tensor, fill: float = 0.0) -> Tensor:
