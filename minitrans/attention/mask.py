@@ -7,8 +7,10 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torch._C._functorch import is_functorch_wrapped_tensor
+from torch._C import _is_tracing
+from torch._C._functorch import is_functorch_wrapped_tensor as is_mapped
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.compiler import is_compiling
 from torch.nn.functional import pad
 
 from minitrans.attention.layout import PackedLayout
@@ -19,8 +21,7 @@ _ALL = slice(None)
 
 def has_values(x: Tensor) -> bool:
     """Whether there are numbers to look at: not while x is recorded, mapped over by `torch.func`, or nothing but a shape."""
-    recorded = torch.compiler.is_compiling() or torch._C._is_tracing()
-    return not (recorded or x.is_meta or isinstance(x, FakeTensor) or is_functorch_wrapped_tensor(x))
+    return not (is_compiling() or _is_tracing() or x.is_meta or isinstance(x, FakeTensor) or is_mapped(x))
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -55,12 +56,17 @@ def run_blocks(
 class Stack(nn.Module):
     """Blocks, and what belongs to all of them.
 
+    Attributes:
+        gradient_checkpointing: how each block is run in training: (block, x, context, cache) -> its output; None = it is called.
+
     Args:
         blocks: L of them, or fewer where layers share blocks.
         norm: what follows the last of pre-norm blocks.
         order: which block makes each layer; None = each its own.
         position_bias: what every block adds to the scores of its self-attention, besides the bias of the context (T2, P1).
     """
+
+    gradient_checkpointing: Callable[..., Tensor] | None = None
 
     def __init__(
         self,
@@ -82,7 +88,9 @@ class Stack(nn.Module):
         if self.relative_attention_bias is not None:
             bias = self.relative_attention_bias.bias()
             context = replace(context, bias=bias if context.bias is None else SummedBias(bias, context.bias))
-        blocks = (self.layer[number] for number in self.order)
+        blocks: Iterable[Callable[..., Tensor]] = (self.layer[number] for number in self.order)
+        if self.gradient_checkpointing is not None and self.training and cache is None:
+            blocks = (partial(self.gradient_checkpointing, block) for block in blocks)
         out = run_blocks(blocks, x, context, cache, keep_states=keep_states)
         if self.LayerNorm is None:
             return out

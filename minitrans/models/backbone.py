@@ -8,6 +8,7 @@ from typing import Any, ClassVar, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 
 from minitrans.attention.layout import PackedLayout
 from minitrans.attention.specs import VariantSpec, of_layer
@@ -93,6 +94,8 @@ class Backbone(PreTrainedModel):
         if config.pruned_heads:
             self.remove_heads(config.pruned_heads)
         self.install_attention(config.attention)
+        if getattr(config, "gradient_checkpointing", False):
+            self.gradient_checkpointing_enable()
 
     def build(self, config: EncoderConfig) -> None:
         """Makes `embeddings` and `encoder`."""
@@ -168,7 +171,7 @@ class Backbone(PreTrainedModel):
         config = self.config
         need_weights = config.output_attentions if output_attentions is None else output_attentions
         need_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        keep_cache = config.is_decoder and (config.use_cache if use_cache is None else use_cache)
+        keep_cache = config.is_decoder and self._keeps_cache(use_cache)
         given = ModelInputs(
             input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, encoder_hidden_states,
             encoder_attention_mask, past_key_values, keep_cache, head_mask, layout, padding, need_weights,
@@ -187,6 +190,11 @@ class Backbone(PreTrainedModel):
             out.weights or None, out.cross_weights or None, batch.packing if layout is None and not unpacks else None,
         )  # fmt: skip
         return returned(output, return_dict, config)
+
+    def _keeps_cache(self, asked: bool | None) -> bool:
+        """As asked, or configured; blocks that run again in the backward pass would extend a cache twice."""
+        wanted = self.config.use_cache if asked is None else asked
+        return wanted and not (self.training and self.is_gradient_checkpointing)
 
     @property
     def attentions(self) -> list[MultiHeadAttention]:
@@ -245,5 +253,5 @@ def build_block(config: EncoderConfig, *, norm_first: bool = False, **dropouts: 
 def returned(output: Output, return_dict: bool | None, config: EncoderConfig) -> Output:
     """The output, or a plain tuple of its entries for the callers that unpack, and for a tracer, which knows nothing else."""
     if return_dict is None:
-        return_dict = vars(config).get("return_dict", True) and not torch.jit.is_tracing()
+        return_dict = vars(config).get("return_dict", True) and (is_compiling() or not torch._C._is_tracing())
     return output if return_dict else cast("Output", output.to_tuple())

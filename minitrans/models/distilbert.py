@@ -89,7 +89,7 @@ class DistilBertModel(Backbone):
         )
         self.encoder = Stack(blocks)
 
-    def init_weights(self, module: nn.Module) -> None:
+    def init_weights(self, module: nn.Module | None = None) -> None:
         """D3: sinusoids are only where the position table begins; it is trained and stored like any other."""
         super().init_weights(module)
         if isinstance(module, Embeddings) and cast("DistilBertConfig", self.config).sinusoidal_pos_embds:

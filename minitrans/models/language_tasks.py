@@ -24,6 +24,7 @@ class WithLanguageModelHead(TaskModel):
 
     def build_head(self, config: EncoderConfig) -> None:
         """`lm_head`."""
+        self.base_model.below_decoder = True
         self.lm_head = LanguageModelHead(
             config.hidden_size,
             config.vocab_size,
@@ -131,6 +132,13 @@ class CausalLM(WithLanguageModelHead):
             **body.by_layer,
         )
         return returned(output, return_dict, self.config)
+
+    def prepare_inputs_for_generation(
+        self, input_ids: Tensor, past_key_values: Cache | None = None, **options: Any
+    ) -> dict[str, Any]:
+        """What a loop that writes text gives to the next call: the ids that the cache does not hold yet."""
+        held = 0 if past_key_values is None else past_key_values.get_seq_length()
+        return {"input_ids": input_ids[:, held:], "past_key_values": past_key_values, **options}
 
 
 class TwoLosses(WithLanguageModelHead):

@@ -31,6 +31,7 @@ class MPNetConfig(BertSizesConfig):
         *BertSizesConfig.rules,
         (("relative_attention_num_buckets",), lambda rows, c: rows >= BUCKETS, f"at least {BUCKETS}, one a kind of distance"),
         (("vocab_size",), lambda rows, c: rows > PADDING, f"more than {PADDING}, the row of padding"),
+        (("pruned_heads",), lambda pruned, c: not pruned, "empty: layers share a table with a column a head; use head_mask"),
         (("max_position_embeddings",), lambda rows, c: rows > PADDING + 1, f"more than {PADDING + 1}: they begin after it"),
     )  # fmt: skip
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from minitrans.attention.specs import VariantSpec
 from minitrans.attention.variant import Variant
 from minitrans.layers.multi_head_attention import MultiHeadAttention
 from minitrans.layers.norms import LayerNorm, RMSNorm
+from minitrans.models.clients import ForClients
 from minitrans.models.config import EncoderConfig
 from minitrans.models.loading import load_model
 from minitrans.models.padding import check_mode
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from weights_convert.report import ConversionReport
 
 
-class PreTrainedModel(nn.Module):
+class PreTrainedModel(ForClients):
     """Base of bodies and of models with a head. Subclasses build their modules, then call `finish_init`."""
 
     config_class: ClassVar[type[EncoderConfig]]
@@ -31,6 +33,7 @@ class PreTrainedModel(nn.Module):
 
     config: EncoderConfig
     padding: str = "auto"
+    below_decoder: bool = False  # a body whose token table has as many rows as the decoder of its head
     load_report: ConversionReport | None = None
 
     def __init__(self, config: EncoderConfig) -> None:
@@ -61,8 +64,10 @@ class PreTrainedModel(nn.Module):
                 self._initialise(child)
         self.init_weights(module)
 
-    def init_weights(self, module: nn.Module) -> None:
-        """Fresh weights for one module: normal ones, zero biases, unit norms, zero rows for padding (M10)."""
+    def init_weights(self, module: nn.Module | None = None) -> None:
+        """Fresh weights for one module: normal ones, zero biases, unit norms, zero rows for padding (M10); None = all."""
+        if module is None:
+            self.finish_init()
         if isinstance(module, nn.Linear | nn.Embedding):
             nn.init.normal_(module.weight, std=self.config.initializer_range)
         elif isinstance(module, LayerNorm | RMSNorm):
@@ -140,7 +145,7 @@ class PreTrainedModel(nn.Module):
         return cast("nn.Embedding", self.base_model.get_submodule("embeddings.word_embeddings"))
 
     def set_input_embeddings(self, table: nn.Embedding) -> None:
-        """Replaces the token table, and with it a tied decoder."""
+        """Replaces the token table, and with it a tied decoder. For another number of rows see `resize_token_embeddings`."""
         self.base_model.get_submodule("embeddings").word_embeddings = table
         self.tie_weights()
 
@@ -151,20 +156,6 @@ class PreTrainedModel(nn.Module):
     def set_output_embeddings(self, decoder: nn.Linear) -> None:
         """Replaces that decoder, bias included (C4). Raises ValueError where there is no such head."""
         raise ValueError(f"{type(self).__name__} has no language-modelling head")
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the parameters."""
-        return next(self.parameters()).dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Of the parameters."""
-        return next(self.parameters()).device
-
-    def num_parameters(self, only_trainable: bool = False) -> int:
-        """How many numbers the parameters hold; tied ones count once."""
-        return sum(p.numel() for p in self.parameters() if p.requires_grad or not only_trainable)
 
     # -- surgery -----------------------------------------------------------------------------------------------------
 
@@ -227,30 +218,62 @@ class PreTrainedModel(nn.Module):
             kept = [head for head in range(self.config.num_attention_heads) if head not in gone]
             attention.prune_heads([kept.index(head) for head in chosen])
 
-    def resize_token_embeddings(self, size: int) -> nn.Embedding:
-        """Cuts or lengthens the token table, and a decoder with its bias, to `size` rows; new biases are 0."""
-        if size < 1:
-            raise ValueError(f"the new vocabulary size must be at least 1, got {size}")
-        old = self.get_input_embeddings()
-        decoder = self.get_output_embeddings()
-        kept = min(size, old.num_embeddings)
+    def resize_token_embeddings(
+        self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
+    ) -> nn.Embedding:
+        """Cuts or lengthens the token table, and a decoder with its bias.
+
+        Args:
+            new_num_tokens: rows; None = as many as there are.
+            pad_to_multiple_of: round them up.
+            mean_resizing: new rows are drawn closely around the mean of the old ones (Hewitt 2021, "Initializing New Word
+                Embeddings for Pretrained Language Models"); False = as a fresh model draws them. The bias of an untied
+                decoder goes with them, that of a tied one is 0 for new rows, as in the reference.
+
+        Returns:
+            The table.
+        """
+        table, decoder = self.get_input_embeddings(), self.get_output_embeddings()
+        size, step = table.num_embeddings if new_num_tokens is None else new_num_tokens, pad_to_multiple_of or 1
+        if size < 1 or step < 1:
+            raise ValueError(f"the new vocabulary size must be at least 1, got {size}, padded to a multiple of {step}")
+        size = math.ceil(size / step) * step
+        if size == table.num_embeddings:
+            return table
+        if self.below_decoder:
+            raise ValueError(
+                f"the head above has as many rows: resize the whole model, with resize_token_embeddings({size})"
+            )
         config = self.config.updated(vocab_size=size)
-        table = nn.Embedding(size, old.embedding_dim, padding_idx=old.padding_idx, device=self.device, dtype=self.dtype)
-        self.init_weights(table)
-        with torch.no_grad():
-            table.weight[:kept] = old.weight[:kept]
-        table.weight.requires_grad_(old.weight.requires_grad)
+        deviation = None if mean_resizing else config.initializer_range
         if decoder is not None:
-            longer = nn.Linear(decoder.in_features, size, device=self.device, dtype=self.dtype)
-            self.init_weights(longer)
-            with torch.no_grad():
-                longer.weight[:kept] = decoder.weight[:kept]
-                longer.bias[:kept] = decoder.bias[:kept]
-            self.set_output_embeddings(longer)
-        self.set_input_embeddings(table)
+            decoder.weight = _resized(decoder.weight, size, deviation)
+            decoder.bias = _resized(
+                decoder.bias, size, None if mean_resizing and not config.tie_word_embeddings else 0.0
+            )
+            decoder.out_features = size
+        table.weight, table.num_embeddings = _resized(table.weight, size, deviation), size
+        self.tie_weights()
         self._set_config(config)
         return table
 
     def _set_config(self, config: EncoderConfig) -> None:
         """What `config` says becomes what this model's own says, which its body and its head share."""
         self.config.rebuild(**config.fields())
+
+
+def _resized(old: Tensor, size: int, deviation: float | None) -> nn.Parameter:
+    """`size` rows: the old ones, then new ones of this deviation around 0; None = around the old mean, closely."""
+    values = old.detach()
+    fresh = values.new_zeros(max(size - len(values), 0), *values.shape[1:])
+    if deviation is not None:
+        fresh.normal_(std=deviation)
+    elif len(fresh):
+        shrink = 1e-9 if values.dim() > 1 else 1e-18  # of the covariance; of a bias the deviation is shrunk so
+        rows = values.to(torch.promote_types(values.dtype, torch.float32)).reshape(len(values), -1)
+        mean = rows.mean(dim=0)
+        factor, failed = torch.linalg.cholesky_ex((rows - mean).T @ (rows - mean) / len(rows) * shrink)
+        noise = torch.randn(len(fresh), len(mean), device=mean.device, dtype=mean.dtype) @ factor.T
+        noise = torch.zeros_like(noise) if bool(failed) else noise  # too few rows span no volume
+        fresh.copy_((mean + noise).view(fresh.shape))
+    return nn.Parameter(torch.cat([values[:size], fresh]), requires_grad=old.requires_grad)

@@ -41,13 +41,22 @@ class TaskModel(PreTrainedModel):
         self.build_head(config)
         self.finish_init()
 
+    @property
+    def padding(self) -> str:
+        """What becomes of padding: the body's."""
+        return self.base_model.padding
+
+    @padding.setter
+    def padding(self, padding: str) -> None:
+        self.base_model.padding = padding
+
     def build_head(self, config: EncoderConfig) -> None:
         """Adds the modules above the body."""
         raise NotImplementedError
 
     def run_body(self, labels: Tensor | None, /, **given: Any) -> EncoderOutput:
         """The body's output. With labels, "auto" keeps the padding: a loss may count it (B5)."""
-        if labels is not None and (given.get("padding") or self.base_model.padding) == "auto":
+        if labels is not None and (given.get("padding") or self.padding) == "auto":
             given["padding"] = "keep"
         output: EncoderOutput = self.base_model(unpack=self.needs_grid, return_dict=True, **given)
         return output
