@@ -57,7 +57,8 @@ class Stack(nn.Module):
     """Blocks, and what belongs to all of them.
 
     Attributes:
-        gradient_checkpointing: how each block is run in training: (block, x, context, cache) -> its output; None = it is called.
+        gradient_checkpointing: what runs a function of x in training, and again in the backward pass: (function, x) -> its
+            value; None = blocks are called, once.
 
     Args:
         blocks: L of them, or fewer where layers share blocks.
@@ -90,9 +91,25 @@ class Stack(nn.Module):
             context = replace(context, bias=bias if context.bias is None else SummedBias(bias, context.bias))
         blocks: Iterable[Callable[..., Tensor]] = (self.layer[number] for number in self.order)
         if self.gradient_checkpointing is not None and self.training and cache is None:
-            blocks = (partial(self.gradient_checkpointing, block) for block in blocks)
+            blocks = (partial(_run_twice, self.gradient_checkpointing, block) for block in blocks)
         out = run_blocks(blocks, x, context, cache, keep_states=keep_states)
         if self.LayerNorm is None:
             return out
         x = self.LayerNorm(out.output)
         return out._replace(output=x, hidden_states=(*out.hidden_states[:-1], x) if keep_states else ())  # M7
+
+
+def _run_twice(
+    run: Callable[..., Tensor], block: Callable[..., Tensor], x: Tensor, context: Context, cache: Cache | None
+) -> Tensor:
+    """A block that finds, whenever it runs, what the blocks before it have left in the context."""
+    before = dict(context.shared)
+
+    def once(x: Tensor) -> Tensor:
+        own = replace(context, shared=dict(before))
+        y = block(x, own, cache)
+        if own.shared:
+            context.shared.update(own.shared)
+        return y
+
+    return run(once, x)

@@ -27,6 +27,7 @@ from minitrans import (
     MPNetForMaskedLM,
     MPNetModel,
     NotSupportedError,
+    Variant,
 )
 
 SIZES: dict[str, Any] = {
@@ -207,6 +208,25 @@ def test_gradient_checkpointing_changes_no_number(name: str, padding: str) -> No
     assert not model.is_gradient_checkpointing
     learnt(model.train(), **given)
     assert len(runs) == 4 * per_pass
+
+
+class Chained(Variant):
+    """Each block adds the values of the one before it, and leaves its own."""
+
+    def project(self, query: Tensor, key: Tensor, value: Tensor, context: Any) -> tuple[Tensor, Tensor, Tensor]:
+        value = value + context.shared.get("chained", 0.0)
+        context.shared["chained"] = value
+        return query, key, value
+
+
+@pytest.mark.parametrize("attention", [Chained, "value_residual"])
+def test_what_blocks_leave_for_each_other_is_found_again(attention: Any) -> None:
+    model = build(BertForMaskedLM, attention=attention).train()
+    expected = learnt(model, input_ids=IDS, labels=IDS)
+    model.gradient_checkpointing_enable()
+    found = learnt(model, input_ids=IDS, labels=IDS)
+    for key, value in expected.items():
+        torch.testing.assert_close(found[key], value, rtol=0, atol=1e-13)
 
 
 def test_a_decoder_whose_blocks_run_again_returns_no_cache_and_extends_a_given_one_once() -> None:
