@@ -17,6 +17,8 @@ HEADS = (
 )  # fmt: skip
 _ENCODER = tuple(head for head in HEADS if head not in ("ForCausalLM", "ForPreTraining", "ForNextSentencePrediction"))
 _DECODER = (*_ENCODER, "ForCausalLM")
+# The head that an Auto class means where a family lacks the one it is named after: what the family was pre-trained with.
+OTHERWISE = {"ForPreTraining": "ForMaskedLM"}
 # the one class whose name does not follow the pattern
 _NAMES = {"BertForCausalLM": "BertLMHeadModel"}
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from minitrans.files import is_inside, printable
+
+if TYPE_CHECKING:
+    from huggingface_hub import CommitInfo
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
@@ -78,3 +81,50 @@ def local_folder(name_or_path: str | Path, *, patterns: Sequence[str], **where: 
         raise ValueError(f"{name_or_path}: no such folder here, {hint}") from None
     except HfHubHTTPError as error:
         raise ValueError(f"{name_or_path}: the Hugging Face hub refused: {printable(error, 200)}") from None
+
+
+def upload(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    files: Sequence[str],
+    instead_of: Sequence[str] = (),
+    commit_message: str | None = None,
+    commit_description: str | None = None,
+    private: bool | None = None,
+    token: str | bool | None = None,
+    revision: str | None = None,
+    create_pr: bool = False,
+) -> CommitInfo:
+    """Uploads these files of a folder to a repository of the Hugging Face hub in one commit; both are made if they are new.
+
+    Args:
+        folder: where the files are.
+        repo_id: "owner/name", or "name" of whoever asks.
+        files: their names.
+        instead_of: patterns of files in the repository that go unless they are among these.
+        commit_message: of the commit.
+        commit_description: of the commit.
+        private: whether a new repository is; None = as its owner's are.
+        token: who asks; True = the one that was stored at login.
+        revision: the branch; None = the main one.
+        create_pr: propose the commit instead of making it.
+
+    Raises:
+        ValueError: where the hub refuses.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    api = HfApi(token=token)
+    try:
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        if revision is not None and not revision.startswith("refs/"):
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
+        return api.upload_folder(
+            repo_id=repo_id, folder_path=folder, allow_patterns=list(files), delete_patterns=list(instead_of),
+            commit_message=commit_message or "Upload a model", commit_description=commit_description, revision=revision,
+            create_pr=create_pr,
+        )  # fmt: skip
+    except HfHubHTTPError as error:
+        raise ValueError(f"{printable(repo_id)}: the Hugging Face hub refused: {printable(error, 200)}") from None

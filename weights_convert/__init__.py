@@ -3,7 +3,7 @@
     family = weights_convert.families.bert.FAMILY                  # names there -> names here, one table for each family
     with open_checkpoint(find_folder("bert-base-uncased")) as checkpoint:
         job = translate(checkpoint, family, config, shapes)        # every tensor accounted for, nothing read yet
-        job.require_sound("bert-base-uncased", "BertModel")
+        job.require_sound("BertModel")
         fill_parameters(job, parameters)                           # {name: tensor}; job.report has a row for each
     report = ConversionReport()
     write_files("folder", file_tensors(parameters, family, config, report), {"model_type": "bert"}, report)

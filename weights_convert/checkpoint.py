@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, Unpack
 
@@ -19,13 +20,65 @@ from weights_convert.pickles import load_pickled
 from weights_convert.plan import TensorInfo
 
 CONFIG = "config.json"
-SAFE, SAFE_INDEX = "model.safetensors", "model.safetensors.index.json"
-BIN, BIN_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
-# What to ask the hub for, in this order: pickles are fetched only where there is nothing better.
-SAFE_PATTERNS = (CONFIG, "model*.safetensors", SAFE_INDEX)
-BIN_PATTERNS = (CONFIG, "pytorch_model*.bin", BIN_INDEX)
+ADAPTER = "adapter_config.json"  # what a folder of peft has
+BESIDE = (CONFIG, ADAPTER)
 PIECE_BYTES = 512 * 1024  # a fraction of a core's cache, and many enough that a call costs nothing beside it
 REOPEN_AFTER = 64 * 1024 * 1024  # pages read through a mapping count as ours until it is closed
+
+
+@dataclass(frozen=True)
+class WeightFiles:
+    """The names that files with weights have.
+
+    Attributes:
+        stem: how they begin.
+        suffix: how they end.
+        variant: which of several sets in one folder, such as "fp16"; None = the one without a name.
+    """
+
+    stem: str
+    suffix: str
+    variant: str | None = None
+
+    @property
+    def _named(self) -> str:
+        return f".{self.variant}" if self.variant else ""
+
+    @property
+    def single(self) -> str:
+        """The one file that holds all of them."""
+        return f"{self.stem}{self._named}{self.suffix}"
+
+    @property
+    def index(self) -> str:
+        """The file that says which of several holds which."""
+        return f"{self.stem}{self.suffix}.index{self._named}.json"
+
+    def shard(self, number: int, count: int, mark: str) -> str:
+        """One of `count` files; `mark` tells those of one save from those of another."""
+        return f"{self.stem}{self._named}-{number:05d}-of-{count:05d}-{mark}{self.suffix}"
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """What to ask the hub for."""
+        shards = f"{self.stem}{self._named}-*{self.suffix}"
+        older = (f"{self.stem}-*{self._named}{self.suffix}",) if self.variant else ()
+        return (self.single, self.index, shards, *older)
+
+
+def weight_files(variant: str | None = None, use_safetensors: bool | None = None) -> tuple[WeightFiles, ...]:
+    """The files to look for, in this order: pickles are the last resort. Raises ValueError for a variant that is no name."""
+    if variant is not None and not (variant and variant.replace("-", "").replace("_", "").isalnum()):
+        raise ValueError(f"variant: expected a name such as 'fp16', got {printable(variant)!r}")
+    kinds = ((True, "model", ".safetensors"), (False, "pytorch_model", ".bin"))
+    return tuple(
+        WeightFiles(stem, suffix, variant)
+        for safe, stem, suffix in kinds
+        if use_safetensors is None or bool(use_safetensors) is safe
+    )
+
+
+SAFE, BIN = weight_files()
 
 
 class Checkpoint:
@@ -34,9 +87,10 @@ class Checkpoint:
     safetensors are read, not mapped: a file that is cut meanwhile gives an error, where a mapping would give a signal.
     """
 
-    def __init__(self, folder: Folder) -> None:
+    def __init__(self, folder: Folder, kinds: tuple[WeightFiles, ...] = (SAFE, BIN)) -> None:
         """Reads and checks names, dtypes and shapes. Raises CheckpointError if there are no weights or any file is faulty."""
         self._folder = folder
+        self._kinds = kinds
         self._mapped: tuple[str, dict[str, torch.Tensor]] | None = None  # the pickle that is open
         self._read_bytes = 0
         self.files = self._find()
@@ -54,6 +108,11 @@ class Checkpoint:
     def source(self) -> str:
         """The name of the file that should name every tensor: the index, or the one file with weights."""
         return self.files[0] if self._index is None else self._index[0]
+
+    @property
+    def place(self) -> str:
+        """The folder, for messages about its files."""
+        return f"{printable(self._folder.root)}/"
 
     @property
     def pickled(self) -> bool:
@@ -104,23 +163,22 @@ class Checkpoint:
         raise CheckpointError(f"{printable(self._folder.path(name))}: {what}")
 
     def _find(self) -> list[str]:
-        """The names of the files that hold the weights; safetensors are preferred, pickles are the last resort."""
+        """The names of the files that hold the weights."""
         self._index: tuple[str, dict[str, str], Any] | None = None
-        for single, index in ((SAFE, SAFE_INDEX), (BIN, BIN_INDEX)):
-            if self._folder.has(single):
-                return [single]
-            if self._folder.has(index):
-                weight_map, size = _read_index(self._folder.path(index), Path(single).suffix)
-                self._index = (index, weight_map, size)
+        for kind in self._kinds:
+            if self._folder.has(kind.single):
+                return [kind.single]
+            if self._folder.has(kind.index):
+                weight_map, size = _read_index(self._folder.path(kind.index), kind.suffix)
+                self._index = (kind.index, weight_map, size)
                 return sorted(set(weight_map.values()))
         try:
             names = sorted(printable(path.name, 40) for path in self._folder.root.iterdir())
         except OSError as error:
             names = [f"a folder that cannot be listed: {error.strerror}"]
         found = ", ".join(names[:8]) or "an empty folder"
-        raise CheckpointError(
-            f"{printable(self._folder.root)}: expected {SAFE}, {SAFE_INDEX}, {BIN} or {BIN_INDEX}, found {found}"
-        )
+        *others, last = (name for kind in self._kinds for name in (kind.single, kind.index))
+        raise CheckpointError(f"{printable(self._folder.root)}: expected {', '.join(others)} or {last}, found {found}")
 
     def _table_of_contents(self, name: str) -> dict[str, TensorInfo]:
         path = self._folder.path(name)
@@ -151,19 +209,21 @@ class Checkpoint:
             )
 
 
-def find_folder(name_or_path: str | Path, **where: Unpack[HubOptions]) -> Folder:
-    """The folder of a checkpoint, fetched from the hub if it is not here; pickles are fetched only if there is nothing else."""
-    for patterns in (SAFE_PATTERNS, BIN_PATTERNS):
-        folder = Folder(local_folder(name_or_path, patterns=patterns, **where))
-        if folder.has(SAFE) or folder.has(SAFE_INDEX):
+def find_folder(
+    name_or_path: str | Path, kinds: tuple[WeightFiles, ...] = (SAFE, BIN), **where: Unpack[HubOptions]
+) -> Folder:
+    """The folder of a checkpoint, fetched from the hub if it is not here; each kind of file only if there is none before."""
+    for kind in kinds:
+        folder = Folder(local_folder(name_or_path, patterns=(*BESIDE, *kind.patterns), **where))
+        if folder.has(kind.single) or folder.has(kind.index):
             break
     return folder
 
 
 @contextmanager
-def open_checkpoint(folder: Folder) -> Iterator[Checkpoint]:
+def open_checkpoint(folder: Folder, kinds: tuple[WeightFiles, ...] = (SAFE, BIN)) -> Iterator[Checkpoint]:
     """The checkpoint in `folder`, closed at the end."""
-    checkpoint = Checkpoint(folder)
+    checkpoint = Checkpoint(folder, kinds)
     try:
         yield checkpoint
     finally:

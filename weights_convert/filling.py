@@ -58,9 +58,10 @@ def _fill(
     names = [job.targets[bare] for bare in step.targets]
     info = job.checkpoint.tensors[keys[0]]
     whole = parameters[names[0]]
-    if type(step.rule) is Rename and not job.checkpoint.pickled and _takes_bytes(whole, info):
+    checkpoint = job.checkpoint
+    if not checkpoint.pickled and type(step.rule) is Rename and _takes_bytes(whole, info):
         values = whole if names[0] in copied else torch.empty_like(whole)
-        found = {_is_finite(piece) for piece in job.checkpoint.read_pieces(keys[0], values)}  # reads to the end
+        found = {_is_finite(piece) for piece in checkpoint.read_pieces(keys[0], values)}  # reads to the end
         finite = [False not in found]
         tensors = [values]
     else:
@@ -99,7 +100,7 @@ def _is_finite(tensor: torch.Tensor) -> bool:
     """
     if tensor.numel() == 0:
         return True
-    bits = tensor.detach().view(INTEGERS[tensor.dtype]).numpy()
+    bits = tensor.detach().cpu().view(INTEGERS[tensor.dtype]).numpy()
     infinity = INFINITIES[tensor.dtype]
     sign = 1 << (8 * bits.itemsize - 1)
     return int(bits.max()) < infinity and int(bits.view(f"u{bits.itemsize}").max()) < infinity + sign

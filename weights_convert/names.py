@@ -6,7 +6,8 @@ training wrapper ("model.", DistributedDataParallel's "module.", torch.compile's
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+import re
+from collections.abc import Collection, Iterable, Mapping
 
 from minitrans.files import printable
 
@@ -27,15 +28,34 @@ def bare_name(key: str, wrappers: Collection[str]) -> str:
     return name
 
 
-def bare_names(keys: Iterable[str], prefix: str) -> tuple[dict[str, str], list[str]]:
-    """The bare name of each key: ({bare name: key}, faults). Two keys with one bare name are a fault, none is chosen."""
+def bare_names(
+    keys: Iterable[str], prefix: str, key_mapping: Mapping[str, str] | None = None
+) -> tuple[dict[str, str], list[str]]:
+    """The bare name of each key: ({bare name: key}, faults). Two keys with one bare name are a fault, none is chosen.
+
+    Before that, `key_mapping` (regular expression -> what to put in its place) makes a stranger's keys the reference's;
+    of the expressions that occur in a key the first counts.
+    """
     wrappers = {prefix, *WRAPPERS}
     groups: dict[str, list[str]] = {}
     for key in keys:
-        groups.setdefault(bare_name(key, wrappers), []).append(key)
+        groups.setdefault(bare_name(_mapped(key, key_mapping or {}), wrappers), []).append(key)
     faults = [
         f"{printable(group[0])}: expected one key for this tensor, found also {', '.join(printable(key) for key in group[1:4])}"
         for group in groups.values()
         if len(group) > 1
     ]
     return {name: group[0] for name, group in groups.items()}, faults
+
+
+def _mapped(key: str, key_mapping: Mapping[str, str]) -> str:
+    for pattern, replacement in key_mapping.items():
+        try:
+            name, count = re.subn(pattern, replacement, key)
+        except (re.error, TypeError) as error:
+            raise ValueError(
+                f"key_mapping: expected regular expressions and replacements, got {pattern!r}: {error}"
+            ) from None
+        if count:
+            return name
+    return key

@@ -48,7 +48,8 @@ class ConversionReport:
         rows: one per target tensor.
         dropped: key -> why it was not needed.
         unknown: key -> why no rule could use it; worth a look.
-        fresh: parameters of a head that the file lacks, initialised at random.
+        fresh: parameters of a head that the file lacks, or has in another shape, initialised at random.
+        mismatched: of those in another shape, the key in the file, its shape there and in the model.
         notes: facts worth knowing, such as a tie that the file breaks.
         config: what is odd about the configuration file, such as settings that nothing reads.
     """
@@ -57,6 +58,7 @@ class ConversionReport:
     dropped: dict[str, str] = field(default_factory=dict)
     unknown: dict[str, str] = field(default_factory=dict)
     fresh: list[str] = field(default_factory=list)
+    mismatched: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     config: list[str] = field(default_factory=list)
 
@@ -72,6 +74,16 @@ class ConversionReport:
             lines.append(f"in the checkpoint, not used: {', '.join(shown)}{more}")
         lines += [f"{printable(row.target)}: holds NaN or infinite values" for row in self.rows if row.finite is False]
         return lines
+
+    def loading_info(self) -> dict[str, Any]:
+        """What the reference tells of a load: names here that are fresh, keys there that nobody needed or that do not fit."""
+        sized = {key for key, _, _ in self.mismatched}
+        return {
+            "missing_keys": set(self.fresh),
+            "unexpected_keys": {*self.dropped, *self.unknown} - sized,
+            "mismatched_keys": set(self.mismatched),
+            "error_msgs": [],
+        }
 
     def summary(self) -> str:
         """The counts, then the warnings and notes, a line each."""

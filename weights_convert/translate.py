@@ -15,11 +15,13 @@ import torch
 from minitrans.errors import CheckpointError
 from minitrans.files import printable
 from weights_convert.checkpoint import Checkpoint
-from weights_convert.families.family import Family
+from weights_convert.families.family import NO_POOLER, OTHER_HEAD, Family
 from weights_convert.names import bare_names
+from weights_convert.own_names import languages, own_table
 from weights_convert.plan import Mismatch, Plan, Step, TensorInfo, instances, make_plan
 from weights_convert.report import ConversionReport
 from weights_convert.rules import Rename, Shape, TableRow, fill, inverse, match, ties
+from weights_convert.state_dict import StateDict
 
 MAX_FAULTS_SHOWN = 50
 LABEL_LAYERS = ("classifier", "out_proj")  # the linear layers that have a row for each label
@@ -42,7 +44,7 @@ class Translation:
         broken: fields of the configuration that the file contradicts (B3), and their new value: build the model anew.
     """
 
-    checkpoint: Checkpoint
+    checkpoint: Checkpoint | StateDict
     plan: Plan
     targets: dict[str, str]
     keys: dict[str, str]
@@ -60,32 +62,58 @@ class Translation:
         read = (self.checkpoint.tensors[key].dtype for step in self.plan.steps for key in self.keys_of(step))
         return reduce(torch.promote_types, read)
 
-    def require_sound(self, place: object, model: str) -> None:
+    def by_our_names(self) -> dict[str, torch.Tensor]:
+        """What is read by the model's names, and what has no place in it by its own; what a model need not have is left out."""
+        named = {
+            self.targets[name]: tensor
+            for step in self.plan.steps
+            for name, tensor in zip(
+                step.targets, step.rule.apply([self.checkpoint.read(key) for key in self.keys_of(step)]), strict=True
+            )
+        }
+        named |= {self.targets[each.target]: self.checkpoint.read(each.source.key) for each in self.plan.mismatched}
+        foreign = [bare for bare, why in self.plan.dropped.items() if why in (OTHER_HEAD, NO_POOLER)]
+        return named | {
+            self.keys[bare]: self.checkpoint.read(self.keys[bare]) for bare in (*foreign, *self.plan.unknown)
+        }
+
+    def require_sound(self, model: str) -> None:
         """Raises CheckpointError, a line for each fault, if there is any."""
-        lines = [f"{printable(place)}/{fault}" for fault in self.faults[:MAX_FAULTS_SHOWN]]
+        place = self.checkpoint.place
+        lines = [f"{place}{fault}" for fault in self.faults[:MAX_FAULTS_SHOWN]]
         if len(self.faults) > MAX_FAULTS_SHOWN:
             lines.append(f"and {len(self.faults) - MAX_FAULTS_SHOWN} more faults")
         if len(lines) > 1:
-            lines.insert(0, f"{printable(place)}: {len(self.faults)} faults, not a checkpoint of {model}:")
+            whole = place.removesuffix("/") or self.checkpoint.source
+            lines.insert(0, f"{whole}: {len(self.faults)} faults, not a checkpoint of {model}:")
         if lines:
             raise CheckpointError("\n".join(lines))
 
 
 def translate(
-    checkpoint: Checkpoint,
+    checkpoint: Checkpoint | StateDict,
     family: Family,
     config: Any,
     shapes: Mapping[str, Shape],
     *,
     ignore_mismatched: bool = False,
+    key_mapping: Mapping[str, str] | None = None,
 ) -> Translation:
-    """Plans how `checkpoint` fills parameters of these names and shapes; with `ignore_mismatched` heads need not fit."""
-    keys, doubled = bare_names(checkpoint.tensors, family.prefix)
+    """Plans how `checkpoint` fills parameters of these names and shapes; with `ignore_mismatched` heads need not fit.
+
+    Its names may be the reference's or ours (see `own_names`); `key_mapping` first makes others the reference's.
+    """
+    keys, doubled = bare_names(checkpoint.tensors, family.prefix, key_mapping)
     sources = {bare: checkpoint.tensors[key] for bare, key in keys.items()}
     targets = bare_parameters(shapes, family)
     table = _table(family, config, targets)
+    ours = languages(table, keys) == (False, True)
+    if ours:
+        table = own_table(table)
     plan = make_plan(table, sources, {bare: shapes[name] for bare, name in targets.items()})
     found = Translation(checkpoint, plan, targets, keys)
+    if ours:
+        found.report.notes.append("the tensors have our own names: a training tool saved the state dict")
     found.broken = _broken_ties(table, found)
     missing, mismatched = _unfilled(family, table, found, ignore_mismatched)
     found.faults = [f"{checkpoint.source}: {fault}" for fault in (*doubled, *missing)] + plan.faults + mismatched
@@ -151,6 +179,7 @@ def _unfilled(
         is_head = mismatch.target.partition(".")[0] in family.fresh
         if ignore_mismatched and is_head:
             fresh.add(mismatch.target)
+            found.report.mismatched.append((mismatch.source.key, mismatch.found, mismatch.expected))
         else:
             mismatched.append(_mismatch_fault(mismatch, found.targets[mismatch.target], is_head))
     found.report.fresh = [name for bare, name in found.targets.items() if bare in fresh]

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from minitrans.files import printable
-from weights_convert.checkpoint import CONFIG, SAFE, SAFE_INDEX
+from weights_convert.checkpoint import CONFIG, SAFE, WeightFiles
 from weights_convert.journal import Save, saving
 from weights_convert.report import ConversionReport, TensorRow, dtype_name, tensor_sha256
 from weights_convert.translate import FileTensor
@@ -28,7 +28,6 @@ UNITS = {
     "GIB": 2**30,
     "TIB": 2**40,
 }
-_SHARD = re.compile(r"model-\d{5,6}-of-\d{5,6}(-[0-9a-f]{16})?\.safetensors")
 
 
 def write_files(
@@ -38,13 +37,14 @@ def write_files(
     report: ConversionReport,
     *,
     max_shard_size: int | str = "5GB",
+    files: WeightFiles = SAFE,
     others: Callable[[Save], bool] = lambda save: False,
 ) -> None:
     """Writes tensors and config.json, replacing an older checkpoint there as a whole; the report gets a row for each tensor.
 
-    Beyond `max_shard_size` ("5GB", "200MB", or bytes) they are several files, with an index. `others` stages whatever else
-    belongs to the same save, and says whether that is anything new. After an error or a kill the folder holds the old
-    checkpoint or the new one.
+    Beyond `max_shard_size` ("5GB", "200MB", or bytes) they are several files, with an index; `files` has their names.
+    `others` stages whatever else belongs to the same save, and says whether that is anything new. After an error or a kill
+    the folder holds the old checkpoint or the new one.
 
     Raises:
         ValueError: where the folder is a file, or a size cannot be read. OSError: where the disk refuses.
@@ -58,11 +58,11 @@ def write_files(
         )
     shards = _shards({key: tensor.values for key, tensor in tensors.items()}, limit)
     with saving(root) as save:
-        files = _stage_weights(save, shards)
+        names = _stage_weights(save, shards, files)
         changed = others(save)
         _stage_config(save, json.dumps(config, indent=2, sort_keys=True) + "\n", changed)
-        save.remove(_stale(root, files))
-    for name, shard in zip(files, shards, strict=False):
+        save.remove(_stale(root, files, names))
+    for name, shard in zip(names, shards, strict=False):
         for key, values in shard.items():
             dtype, origin = dtype_name(values.dtype), tensors[key]
             report.rows.append(TensorRow(key, name, origin.ours, origin.rule, dtype, dtype, tuple(values.shape)))
@@ -92,24 +92,24 @@ def _shards(tensors: Mapping[str, torch.Tensor], limit: int) -> list[dict[str, t
     return shards
 
 
-def _stage_weights(save: Save, shards: list[dict[str, torch.Tensor]]) -> list[str]:
+def _stage_weights(save: Save, shards: list[dict[str, torch.Tensor]], files: WeightFiles) -> list[str]:
     """Writes the files under staged names; returns the names they will have, an index last."""
     if len(shards) == 1:
-        _write(save.stage(SAFE), shards[0])
-        return [SAFE]
+        _write(save.stage(files.single), shards[0])
+        return [files.single]
     weight_map: dict[str, str] = {}
-    files = []
+    names = []
     for number, shard in enumerate(shards, 1):
         # Named by content: while a save is under way the old index can only mean old shards.
         digest = hashlib.sha256("".join(f"{key}:{tensor_sha256(tensor)};" for key, tensor in shard.items()).encode())
-        name = f"model-{number:05d}-of-{len(shards):05d}-{digest.hexdigest()[:16]}.safetensors"
+        name = files.shard(number, len(shards), digest.hexdigest()[:16])
         _write(save.stage(name), shard)
         weight_map.update(dict.fromkeys(shard, name))
-        files.append(name)
+        names.append(name)
     total = sum(tensor.numel() * tensor.element_size() for shard in shards for tensor in shard.values())
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-    save.stage(SAFE_INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    return [*files, SAFE_INDEX]
+    save.stage(files.index).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    return [*names, files.index]
 
 
 def _stage_config(save: Save, text: str, changed: bool) -> None:
@@ -140,7 +140,10 @@ def _write(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
         raise OSError(f"{printable(path.parent)}: the weights cannot be written: {printable(error, 200)}") from None
 
 
-def _stale(root: Path, files: list[str]) -> list[str]:
+def _stale(root: Path, files: WeightFiles, names: list[str]) -> list[str]:
     """Weights of an older save in this folder that the new one does not hold."""
-    old = [path.name for path in root.iterdir() if path.name in (SAFE, SAFE_INDEX) or _SHARD.fullmatch(path.name)]
-    return sorted(set(old) - set(files))
+    start = re.escape(files.single.removesuffix(files.suffix))
+    shard = re.compile(rf"{start}-\d{{5,6}}-of-\d{{5,6}}(-[0-9a-f]{{16}})?{re.escape(files.suffix)}")
+    own = (files.single, files.index)
+    old = [path.name for path in root.iterdir() if path.name in own or shard.fullmatch(path.name)]
+    return sorted(set(old) - set(names))

@@ -130,7 +130,9 @@ def read_parts(folder: Folder, modules: list[Module]) -> dict[str, bytes]:
         files[f"{module.path}/{CONFIG_FILE}"] = source.path(CONFIG_FILE).read_bytes()
         if module.kind == "Dense":
             with open_checkpoint(source) as checkpoint:
-                files[f"{module.path}/{SAFE}"] = save({key: checkpoint.read(key).clone() for key in checkpoint.tensors})
+                files[f"{module.path}/{SAFE.single}"] = save(
+                    {key: checkpoint.read(key).clone() for key in checkpoint.tensors}
+                )
     return files
 
 

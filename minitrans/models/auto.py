@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from minitrans.errors import CheckpointError
-from minitrans.families import class_names, families_with, family_row
+from minitrans.families import OTHERWISE, class_names, families_with, family_row
 from minitrans.files import printable, read_json
-from minitrans.hub import local_folder
+from minitrans.hub import HubOptions, local_folder
 from minitrans.models.config_file import StoredConfig, interpret_config, load_config
-from minitrans.models.hostile import model_type_of
-from weights_convert.checkpoint import CONFIG
+from minitrans.models.hostile import check_is_model, model_type_of
+from minitrans.models.words import LOADING, read_words
+from weights_convert.checkpoint import BESIDE, CONFIG
 from weights_convert.journal import Folder
 
 if TYPE_CHECKING:
@@ -38,6 +40,8 @@ def model_class(auto_name: str, model_type: str) -> type[PreTrainedModel]:
     """The class that an Auto class means for a model type. Raises ValueError where the family has no such head."""
     row, head = family_row(model_type), auto_name.removeprefix("AutoModel") or "Model"
     if head not in row.heads:
+        head = OTHERWISE.get(head, head)
+    if head not in row.heads:
         having = ", ".join(families_with(head))
         raise ValueError(f"{auto_name}: {model_type!r} has no such head; families that do: {having}")
     return cast("type[PreTrainedModel]", class_by_name(row.class_name(head)))
@@ -49,6 +53,7 @@ def stored_config(folder: Folder, attention: VariantSpec | None = None) -> Store
     Raises:
         CheckpointError: where that is not one of ours.
     """
+    check_is_model(folder)
     path = folder.path(CONFIG)
     stored = read_json(path)
     return interpret_config(stored, path, config_class(model_type_of(stored, path)), attention)
@@ -89,19 +94,28 @@ class _Auto:
     """Chooses the class by the `model_type` of the checkpoint."""
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str | Path, **options: Any) -> PreTrainedModel:
-        """The model of the right class; the options are those of `PreTrainedModel.from_pretrained`."""
-        config = options.get("config")
-        if config is None:
-            where = {name: options[name] for name in ("revision", "local_files_only") if options.get(name) is not None}
-            root = local_folder(name_or_path, patterns=[CONFIG], **where)
-            config = stored_config(Folder(root), options.get("attention")).config
-        return model_class(cls.__name__, config.model_type).from_pretrained(name_or_path, **options)
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | Path | None = None, config: Any = None, **words: Any
+    ) -> PreTrainedModel:
+        """The model of the right class; the words are those of `PreTrainedModel.from_pretrained`."""
+        given = {"pretrained_model_name_or_path": pretrained_model_name_or_path, "config": config}
+        options, overrides = read_words(LOADING, words, f"{cls.__name__}.from_pretrained", given)
+        source = pretrained_model_name_or_path if config is None else config
+        if source is None:
+            raise TypeError(f"{cls.__name__}: give a folder or a name on the hub, or config= and state_dict=")
+        if isinstance(source, str | Path) and Path(source).is_file():
+            config = read_json(source)
+        elif isinstance(source, str | Path):
+            where = {name: options[name] for name in HubOptions.__annotations__ if name in options}
+            folder = Folder(local_folder(source, patterns=BESIDE, **where))
+            config = stored_config(folder, options.get("attention")).config
+        model_type = config.get("model_type") if isinstance(config, Mapping) else getattr(config, "model_type", None)
+        return model_class(cls.__name__, str(model_type)).from_pretrained(**options, **overrides)
 
     @classmethod
-    def from_config(cls, config: EncoderConfig) -> PreTrainedModel:
-        """A model with fresh weights."""
-        return model_class(cls.__name__, config.model_type)(config)
+    def from_config(cls, config: EncoderConfig, **words: Any) -> PreTrainedModel:
+        """A model with fresh weights; the words are those of `PreTrainedModel.from_config`."""
+        return model_class(cls.__name__, config.model_type).from_config(config, **words)
 
 
 class AutoModel(_Auto):

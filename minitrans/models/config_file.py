@@ -16,8 +16,9 @@ from minitrans.attention.specs import VariantSpec, stored_spec
 from minitrans.errors import CheckpointError
 from minitrans.files import printable, read_json
 from minitrans.hub import HubOptions, local_folder
-from minitrans.models.hostile import architectures_of, known_values, stored_dtype
-from weights_convert.checkpoint import CONFIG
+from minitrans.models.hostile import architectures_of, check_is_model, known_values, stored_dtype
+from minitrans.models.words import LOADING, read_words
+from weights_convert.checkpoint import BESIDE, CONFIG
 from weights_convert.journal import Folder, saving
 from weights_convert.report import dtype_name
 
@@ -47,6 +48,7 @@ def read_stored_config(
     folder: Folder, config_class: Any, attention: VariantSpec | None = None, *, strict: bool = False
 ) -> StoredConfig:
     """The config.json of a folder, which must be of this type; old files name none. See `interpret_config`."""
+    check_is_model(folder)
     path = folder.path(CONFIG)
     return interpret_config(read_json(path), path, config_class, attention, strict=strict)
 
@@ -95,16 +97,21 @@ def load_config(
         choose: the class, from the content and the path of the file.
         strict_config: refuse keys that nothing reads.
         return_unused_kwargs: return two things: the configuration, and those of `options` that are no fields of it.
-        options: those of `HubOptions`, and fields of the configuration with the values that they shall have.
+        options: those of `words.LOADING` that say where to find the file, and fields of the configuration with the values that
+            they shall have.
 
     Raises:
         CheckpointError: naming file, key, value and what is accepted. TypeError, ValueError: for wrong options.
     """
-    where = {name: options.pop(name) for name in HubOptions.__annotations__ if name in options}
+    known, options = read_words(LOADING, options, "from_pretrained", {})
+    where: Any = {name: known.pop(name) for name in HubOptions.__annotations__ if name in known}
+    options |= {name: value for name, value in known.items() if (name, value) != ("dtype", "auto")}
+    options.pop("trust_remote_code", None)  # none is run
     path = Path(name_or_path)
     if not os.path.isfile(path):
-        root = local_folder(name_or_path, patterns=[CONFIG], **where)  # type: ignore[arg-type]
-        path = Folder(root).path(CONFIG)
+        folder = Folder(local_folder(name_or_path, patterns=BESIDE, **where))
+        check_is_model(folder)
+        path = folder.path(CONFIG)
     stored = read_json(path)
     found = interpret_config(stored, path, choose(stored, path), options.get("attention"), strict=strict_config)
     for line in found.notes:

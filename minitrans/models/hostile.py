@@ -12,7 +12,7 @@ import torch
 from minitrans.attention.specs import check_spec, names_code
 from minitrans.errors import CheckpointError
 from minitrans.families import FAMILIES
-from minitrans.files import printable
+from minitrans.files import printable, read_json
 from minitrans.models.config_fields import (
     CHANGES_NUMBERS,
     LARGEST,
@@ -25,13 +25,14 @@ from minitrans.models.config_fields import (
     WELL_KNOWN,
     refused_value,
 )  # fmt: skip
-from weights_convert.checkpoint import CONFIG
+from weights_convert.checkpoint import ADAPTER, CONFIG
 from weights_convert.plan import DTYPES
 
 if TYPE_CHECKING:
     from minitrans.attention.specs import VariantSpec
     from weights_convert.checkpoint import Checkpoint
     from weights_convert.journal import Folder
+    from weights_convert.state_dict import StateDict
 
 SMALL_MODEL = 64  # layers that may be made before their tensors are looked for, so that each missing one is named
 
@@ -129,6 +130,22 @@ def _is_deep(value: Any) -> bool:
         inner = [each.values() if isinstance(each, dict) else each for each in level if isinstance(each, dict | list)]
         level = [item for each in inner for item in each]
     return bool(level)
+
+
+def check_is_model(folder: Folder, *, configured: bool = False) -> None:
+    """Raises CheckpointError for an adapter of peft, and for a folder without a configuration where none is given."""
+    if folder.has(ADAPTER):
+        base = read_json(folder.path(ADAPTER)).get("base_model_name_or_path") or "a model that it does not name"
+        raise CheckpointError(
+            f"{printable(folder.root)}: expected a model, found a peft adapter for {printable(base)}: load that and wrap it "
+            "(peft.PeftModel.from_pretrained(model, folder)), or merge the two once (merge_and_unload, then save_pretrained) and "
+            "load what comes of it"
+        )
+    if not (configured or folder.has(CONFIG)):
+        raise CheckpointError(
+            f"{printable(folder.path(CONFIG))}: expected a file, found nothing; a tool that saves a state dict alone writes "
+            "none: pass config=..., the model's configuration or the folder that has it"
+        )
 
 
 def model_type_of(stored: Mapping[str, Any], path: Path) -> str:
@@ -231,12 +248,12 @@ def _is_number(name: object) -> bool:
     return type(name) is int or (isinstance(name, str) and name.isascii() and name.isdigit() and len(name) < 10)
 
 
-def check_room(config: Any, checkpoint: Checkpoint, folder: Folder) -> None:
+def check_room(config: Any, checkpoint: Checkpoint | StateDict) -> None:
     """Raises CheckpointError where the configuration asks for more layers than the files can fill: no model is built first."""
     held = max(len(checkpoint.tensors), SMALL_MODEL)
     if config.num_hidden_layers > held:
         raise CheckpointError(
-            f"{printable(folder.path(CONFIG))}: num_hidden_layers: expected no more than the {len(checkpoint.tensors)} "
+            f"{checkpoint.place}{CONFIG}: num_hidden_layers: expected no more than the {len(checkpoint.tensors)} "
             f"tensors in {printable(checkpoint.source)}, found {config.num_hidden_layers}"
         )
 

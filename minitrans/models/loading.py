@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from minitrans.errors import CheckpointError
+from minitrans.errors import CheckpointError, NotSupportedError
 from minitrans.families import family_row
-from minitrans.files import printable
+from minitrans.files import printable, read_json
+from minitrans.hub import HubOptions, local_folder
 from minitrans.layers.multi_head_attention import MultiHeadAttention
-from minitrans.models.config_file import read_stored_config
-from minitrans.models.hostile import check_room
+from minitrans.models.config import ModelConfig
+from minitrans.models.config_file import StoredConfig, interpret_config, read_stored_config
+from minitrans.models.hostile import check_is_model, check_room
 from minitrans.models.padding import check_mode
-from weights_convert.checkpoint import CONFIG, find_folder, open_checkpoint
+from weights_convert.checkpoint import BESIDE, CONFIG, Checkpoint, find_folder, open_checkpoint, weight_files
 from weights_convert.families.family import Family
 from weights_convert.filling import fill_parameters
 from weights_convert.journal import Folder
 from weights_convert.plan import DTYPES, FLOATS
 from weights_convert.report import ConversionReport
 from weights_convert.rules import Shape
+from weights_convert.state_dict import StateDict
 from weights_convert.translate import Translation, translate
 
 if TYPE_CHECKING:
@@ -45,73 +50,133 @@ def family_of(model_type: str) -> Family:
 @torch.inference_mode(mode=False)
 def load_model(
     cls: type[Model],
-    name_or_path: str | Path,
+    name_or_path: str | Path | None,
     *,
+    config: Any = None,
+    state_dict: Mapping[str, torch.Tensor] | None = None,
     dtype: torch.dtype | str | None = None,
     device: torch.device | str | None = None,
-    revision: str | None = None,
-    local_files_only: bool = False,
     attention: VariantSpec | None = None,
     backend: str = "auto",
     padding: str = "auto",
+    variant: str | None = None,
+    use_safetensors: bool | None = None,
+    key_mapping: Mapping[str, str] | None = None,
+    ignore_mismatched_sizes: bool = False,
+    add_pooling_layer: bool | None = None,
+    trust_remote_code: bool = False,
+    strict_config: bool = False,
     overrides: Mapping[str, Any] | None = None,
+    **where: Unpack[HubOptions],
 ) -> tuple[Model, ConversionReport]:
     """A model of class `cls` with the weights of a checkpoint, in evaluation mode, and the account of every tensor.
 
     Args:
         cls: the model class; a head that the checkpoint lacks is fresh, and named in the report and in the log.
-        name_or_path: a folder, or a name on the Hugging Face hub.
+        name_or_path: a folder, or a name on the Hugging Face hub; None where `config` and `state_dict` say all.
+        config: instead of the folder's: a configuration, ours or the reference's, or the folder or hub name that has one.
+        state_dict: instead of the files: tensors by the reference's names or by ours.
         dtype: of the parameters; None or "auto" = what config.json says, else what the file holds (B9).
         device: where the parameters go; None = the CPU.
-        revision: of a hub repository.
-        local_files_only: never ask the network.
         attention: swap this attention into the pretrained weights; None = the configuration's own.
         backend: how to compute it.
         padding: "keep", "remove" or "auto": what becomes of padding.
-        overrides: fields of the configuration, `ignore_mismatched_sizes=True` to make a head of another size fresh, and
-            `add_pooling_layer=False` for a body without its pooler.
+        variant: which of several sets of weights in the folder, such as "fp16".
+        use_safetensors: True = no pickles, False = nothing else.
+        key_mapping: regular expressions and what to put in their place, for keys that are not the reference's.
+        ignore_mismatched_sizes: make a head of another size fresh.
+        add_pooling_layer: False = a body without its pooler.
+        trust_remote_code: code from a checkpoint is never run: refused where config.json names some.
+        strict_config: refuse a config.json with keys that nothing reads.
+        overrides: fields of the configuration.
+        where: of the hub, see `HubOptions`.
 
     Raises:
         CheckpointError: naming every fault of the files. TypeError, ValueError: for wrong arguments.
     """
     check_mode(padding)
-    changes = dict(overrides or {})
-    ignore_mismatched = bool(changes.pop("ignore_mismatched_sizes", False))
-    parts = {name: changes.pop(name) for name in ("add_pooling_layer",) if name in changes}
-    if attention is not None:
-        changes["attention"] = attention
-    folder = find_folder(name_or_path, revision=revision, local_files_only=local_files_only)
-    model, report = load_folder(
-        cls, folder, dtype=dtype, device=device, changes=changes, ignore_mismatched=ignore_mismatched, parts=parts
-    )
+    kinds = weight_files(variant, use_safetensors)
+    if name_or_path is None and (config is None or state_dict is None):
+        raise TypeError(f"{cls.__name__}: give a folder or a name on the hub, or config= and state_dict=")
+    changes = dict(overrides or {}) | ({} if attention is None else {"attention": attention})
+    parts = {} if add_pooling_layer is None else {"add_pooling_layer": add_pooling_layer}
+    folder = None
+    if name_or_path is not None and state_dict is None:
+        folder = find_folder(name_or_path, kinds, **where)
+        check_is_model(folder, configured=config is not None)
+    source = (folder or name_or_path) if config is None else config
+    stored = _stored_config(cls, source, attention, where, strict=strict_config)
+    if trust_remote_code and "auto_map" in stored.ignored:
+        raise NotSupportedError(
+            f"{printable(name_or_path)}: trust_remote_code=True: the code that config.json names is never run, and "
+            f"{cls.__name__} need not have its numbers; leave the argument out if {cls.__name__} is what you want"
+        )
+    weights = open_checkpoint(folder, kinds) if folder is not None else nullcontext(StateDict(state_dict or {}))
+    with weights as checkpoint:
+        model, report = build_model(
+            cls, stored, checkpoint, dtype=dtype, device=device, changes=changes, parts=parts,
+            ignore_mismatched=ignore_mismatched_sizes, key_mapping=key_mapping,
+        )  # fmt: skip
     if backend != "auto":
         model.set_backend(backend)
     model.set_padding(padding)
     for line in report.warnings:
-        logger.warning("%s from %s: %s", cls.__name__, printable(name_or_path), line)
+        logger.warning("%s from %s: %s", cls.__name__, printable(name_or_path or "a state dict"), line)
     return model, report
 
 
-@torch.inference_mode(mode=False)
+def _stored_config(
+    cls: Any, source: Any, attention: VariantSpec | None, where: HubOptions, *, strict: bool
+) -> StoredConfig:
+    """A configuration in whichever form it is given: ours, the reference's, its fields, or the place of a config.json."""
+    wanted = cls.config_class
+    if isinstance(source, str | Path) and Path(source).is_file():
+        source = read_json(source)
+    elif isinstance(source, str | Path):
+        source = Folder(local_folder(source, patterns=BESIDE, **where))
+    if isinstance(source, Folder):
+        return read_stored_config(source, wanted, attention, strict=strict)
+    if isinstance(source, wanted):
+        return StoredConfig(source, source.dtype)
+    fields = source.to_dict() if hasattr(source, "to_dict") and not isinstance(source, ModelConfig) else source
+    if isinstance(fields, Mapping):
+        stored = json.loads(
+            json.dumps(dict(fields), default=str)
+        )  # as a file would have it: ids are text, and so are dtypes
+        return interpret_config(stored, Path("config"), wanted, attention, strict=strict)
+    raise TypeError(
+        f"config: {cls.__name__} needs a {wanted.__name__} or the folder of one, got {type(source).__name__}"
+    )
+
+
 def load_folder(
+    cls: Any, folder: Folder, *, stored: StoredConfig | None = None, **options: Any
+) -> tuple[Any, ConversionReport]:
+    """`build_model` for the files of a folder that is here."""
+    with open_checkpoint(folder) as checkpoint:
+        return build_model(cls, stored or read_stored_config(folder, cls.config_class), checkpoint, **options)
+
+
+@torch.inference_mode(mode=False)
+def build_model(
     cls: Any,
-    folder: Folder,
+    stored: StoredConfig,
+    checkpoint: Checkpoint | StateDict,
     *,
     dtype: torch.dtype | str | None = None,
     device: torch.device | str | None = None,
-    changes: Mapping[str, Any],
+    changes: Mapping[str, Any] | None = None,
     ignore_mismatched: bool = False,
+    key_mapping: Mapping[str, str] | None = None,
     parts: Mapping[str, bool] | None = None,
     hashes: bool = False,
 ) -> tuple[Any, ConversionReport]:
-    """`load_model` for a folder that is here; `parts` go to the class beside the configuration.
+    """A model of this configuration, with these `changes`, filled from tensors; `parts` go to the class beside it.
 
     With `hashes` every row of the report carries the SHA-256 of its tensor.
     """
-    wanted_dtype = _dtype_from(dtype)
-    changes = dict(changes)
-    strict = bool(changes.pop("strict_config", False))
-    stored = read_stored_config(folder, cls.config_class, changes.get("attention"), strict=strict)
+    wanted_dtype = dtype_from(dtype)
+    changes = dict(changes or {})
     config = stored.config.updated(**changes)
     family = family_of(config.model_type)
 
@@ -120,22 +185,23 @@ def load_folder(
             model = blank_model(cls, config, parts)
         except (TypeError, ValueError) as error:
             blank_model(cls, config.updated(attention="full"), parts)  # raises where it is not the attention
-            if "attention" in changes:
+            if "attention" in changes or not checkpoint.place:
                 raise
-            raise CheckpointError(f"{printable(folder.path(CONFIG))}: attention: {printable(error, 300)}") from None
-        return model, translate(checkpoint, family, config, _shapes(model), ignore_mismatched=ignore_mismatched)
+            raise CheckpointError(f"{checkpoint.place}{CONFIG}: attention: {printable(error, 300)}") from None
+        return model, translate(
+            checkpoint, family, config, shapes_of(model), ignore_mismatched=ignore_mismatched, key_mapping=key_mapping
+        )
 
-    with open_checkpoint(folder) as checkpoint:
-        check_room(config, checkpoint, folder)
-        model, job = translated(config)
-        if job.broken:
-            notes = job.report.notes
-            model, job = translated(config.updated(**job.broken))
-            job.report.notes = notes
-        job.report.config.extend(stored.notes)
-        job.require_sound(folder.root, cls.__name__)
-        materialise(model, wanted_dtype or stored.dtype or job.dtype, device, job.report.fresh)
-        fill_parameters(job, model.state_dict(keep_vars=True), hashes=hashes)
+    check_room(config, checkpoint)
+    model, job = translated(config)
+    if job.broken:
+        notes = job.report.notes
+        model, job = translated(config.updated(**job.broken))
+        job.report.notes = notes
+    job.report.config.extend(stored.notes)
+    job.require_sound(cls.__name__)
+    materialise(model, wanted_dtype or stored.dtype or job.dtype, device, job.report.fresh)
+    fill_parameters(job, model.state_dict(keep_vars=True), hashes=hashes)
     _adopt(model, set(job.report.fresh))
     return model.eval(), job.report
 
@@ -207,11 +273,13 @@ def materialise(model: Any, dtype: torch.dtype, device: torch.device | str | Non
         model.init_weights(model.get_submodule(owner))
 
 
-def _shapes(model: nn.Module) -> dict[str, Shape]:
+def shapes_of(model: nn.Module) -> dict[str, Shape]:
+    """The shape of every parameter, by name."""
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
-def _dtype_from(dtype: torch.dtype | str | None) -> torch.dtype | None:
+def dtype_from(dtype: torch.dtype | str | None) -> torch.dtype | None:
+    """None for what stands in the files. Raises ValueError for anything but floats."""
     if dtype is None or dtype == "auto":
         return None
     if isinstance(dtype, str):

@@ -16,12 +16,15 @@ from minitrans.layers.multi_head_attention import MultiHeadAttention
 from minitrans.layers.norms import LayerNorm, RMSNorm
 from minitrans.models.clients import ForClients
 from minitrans.models.config import EncoderConfig
-from minitrans.models.loading import load_model
+from minitrans.models.loading import dtype_from, load_model
 from minitrans.models.padding import check_mode
-from minitrans.models.saving import save_model
+from minitrans.models.saving import push_model, save_model, upload_model
+from minitrans.models.state_dicts import fill_model, load_reference_names
+from minitrans.models.words import LOADING, SAVING, TO_FOLDER, Word, read_words
+from weights_convert.report import ConversionReport
 
 if TYPE_CHECKING:
-    from weights_convert.report import ConversionReport
+    from huggingface_hub import CommitInfo
 
 
 class PreTrainedModel(ForClients):
@@ -89,49 +92,136 @@ class PreTrainedModel(ForClients):
     @classmethod
     def from_pretrained(
         cls,
-        name_or_path: str | Path,
+        pretrained_model_name_or_path: str | Path | None = None,
+        config: Any = None,
         *,
-        config: EncoderConfig | None = None,
         dtype: torch.dtype | str | None = None,
         device: torch.device | str | None = None,
         attention: VariantSpec | None = None,
-        backend: str = "auto",
-        padding: str = "auto",
-        revision: str | None = None,
-        local_files_only: bool = False,
-        **overrides: Any,
+        backend: str | None = None,
+        padding: str | None = None,
+        **words: Any,
     ) -> Self:
         """A model with the weights of a checkpoint, in evaluation mode.
 
         Args:
-            name_or_path: a folder, or a name on the Hugging Face hub.
-            config: use this configuration instead of the folder's.
-            dtype: of the parameters; None = as stored (B9).
+            pretrained_model_name_or_path: a folder, or a name on the Hugging Face hub.
+            config: use this configuration instead of the folder's: ours, the reference's, or the place of a config.json.
+            dtype: of the parameters; None or "auto" = as stored (B9).
             device: where to put them; None = the CPU.
             attention: swap this attention into the pretrained weights; None = the checkpoint's own.
-            backend: how to compute it.
-            padding: what becomes of padding: "keep" computes it along, "remove" leaves it out, "auto" chooses.
-            revision: of a hub repository.
-            local_files_only: never ask the network.
-            overrides: fields of the configuration, such as num_labels=3; `add_pooling_layer=False` for a body without pooler.
+            backend: how to compute it; None = "auto".
+            padding: what becomes of padding: "keep" computes it along, "remove" leaves it out, None = "auto" chooses.
+            words: what else `minitrans.models.words.LOADING` lists (revision, cache_dir, variant, state_dict, ...), and fields of
+                the configuration, such as num_labels=3. With `output_loading_info=True` the result is (model, what was missing,
+                left over or of another size).
 
         Raises:
             CheckpointError: where the files are not a checkpoint of this model, naming every fault.
+            ValueError, TypeError: for wrong arguments, and for words that cannot be meant here.
+        """
+        given = {
+            "pretrained_model_name_or_path": pretrained_model_name_or_path, "config": config, "dtype": dtype, "device": device,
+            "attention": attention, "backend": backend, "padding": padding,
+        }  # fmt: skip
+        options, overrides = read_words(LOADING, words, f"{cls.__name__}.from_pretrained", given)
+        place = options.pop("pretrained_model_name_or_path", None)
+        tell = options.pop("output_loading_info", False)
+        model, report = load_model(cls, place, overrides=overrides, **options)
+        model.load_report = report
+        model.config.update({"name_or_path": str(place or ""), "dtype": model.dtype})
+        return cast("Self", (model, report.loading_info())) if tell else model
+
+    @classmethod
+    def from_config(cls, config: EncoderConfig, **words: Any) -> Self:
+        """A model with fresh weights.
+
+        Args:
+            config: of the model.
+            words: dtype, device, attention, backend, padding, or what the reference calls them, as for `from_pretrained`.
+
+        Raises:
             ValueError, TypeError: for wrong arguments.
         """
-        if config is not None:
-            overrides = {**config.fields(), **overrides}
-        model, report = load_model(
-            cls, name_or_path, dtype=dtype, device=device, revision=revision, local_files_only=local_files_only,
-            attention=attention, backend=backend, padding=padding, overrides=overrides,
-        )  # fmt: skip
-        model.load_report = report
-        model.config.update({"name_or_path": str(name_or_path), "dtype": model.dtype})
-        return model
+        options, rest = read_words(LOADING, words, f"{cls.__name__}.from_config", {})
+        options.pop("trust_remote_code", None)
+        wrong = [
+            *rest,
+            *(name for name in options if name not in ("dtype", "device", "attention", "backend", "padding")),
+        ]
+        if wrong:
+            raise TypeError(f"{cls.__name__}.from_config has no argument {wrong[0]!r}; change the configuration")
+        attention = options.get("attention")
+        model = cls(config if attention is None else config.updated(attention=attention))
+        model.set_backend(options.get("backend", "auto"))
+        model.set_padding(options.get("padding", "auto"))
+        return model.to(device=options.get("device"), dtype=dtype_from(options.get("dtype")))
 
-    def save_pretrained(self, folder: str | Path, *, max_shard_size: int | str = "5GB") -> ConversionReport:
-        """Writes config.json and model.safetensors in Hugging Face's layout: `transformers` opens the folder too."""
-        return save_model(self, folder, max_shard_size=max_shard_size)
+    def save_pretrained(self, save_directory: str | Path, **words: Any) -> ConversionReport:
+        """Writes config.json and model.safetensors in Hugging Face's layout: `transformers` opens the folder too.
+
+        Args:
+            save_directory: the folder, made if it is new.
+            words: what `minitrans.models.words.TO_FOLDER` lists: state_dict, is_main_process, max_shard_size, variant; and with
+                push_to_hub=True those of `push_to_hub`.
+
+        Raises:
+            CheckpointError: for a state dict that is not one of this model.
+            ValueError, TypeError: for wrong arguments, and for words that cannot be meant here.
+        """
+        options = self._options(TO_FOLDER, words, "save_pretrained")
+        push = options.pop("push_to_hub", False)
+        if not options.pop("is_main_process", True):
+            return ConversionReport()
+        own = {name: options.pop(name) for name in ("state_dict", "max_shard_size", "variant") if name in options}
+        report = save_model(self, save_directory, **own)
+        if push:
+            upload_model(save_directory, options.pop("repo_id", None), report, own.get("variant"), **options)
+        return report
+
+    def push_to_hub(self, repo_id: str, **words: Any) -> CommitInfo:
+        """Saves the model into a repository of the Hugging Face hub, which is made if it is new.
+
+        Args:
+            repo_id: "owner/name", or "name" of whoever asks.
+            words: what `minitrans.models.words.SAVING` lists: commit_message, private, token, revision, create_pr, ...
+
+        Raises:
+            ValueError, TypeError: for wrong arguments, and where the hub refuses.
+        """
+        return push_model(self, repo_id, **self._options(SAVING, words, "push_to_hub"))
+
+    def _options(self, table: Mapping[str, Word], words: Mapping[str, Any], call: str) -> dict[str, Any]:
+        options, rest = read_words(table, words, f"{type(self).__name__}.{call}", {})
+        if rest:
+            raise TypeError(
+                f"{type(self).__name__}.{call} has no argument {next(iter(rest))!r}; it has {', '.join(table)}"
+            )
+        return options
+
+    def load_reference_state_dict(self, state_dict: Mapping[str, Any], *, strict: bool = True) -> ConversionReport:
+        """Fills the model from a state dict of the reference (`torch.save(model.state_dict())`), or one of ours.
+
+        `load_state_dict` takes both too; this one accounts for every tensor.
+
+        Args:
+            state_dict: tensors by name.
+            strict: False leaves a head that the state dict lacks as it is.
+
+        Raises:
+            CheckpointError: naming every fault.
+        """
+        return fill_model(self, state_dict, strict=strict)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        faults: list[str] = rest[-1]
+        faults += load_reference_names(self, state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+    @property
+    def name_or_path(self) -> str:
+        """Where it was loaded from; "" for a model with fresh weights."""
+        return self.config.name_or_path
 
     # -- parts -------------------------------------------------------------------------------------------------------
 

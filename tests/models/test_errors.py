@@ -9,7 +9,7 @@ import minitrans
 from minitrans import (
     AttentionMask,
     AutoConfig,
-    AutoModelForPreTraining,
+    AutoModelForNextSentencePrediction,
     BertConfig,
     BertForMaskedLM,
     BertForMultipleChoice,
@@ -161,7 +161,8 @@ CALLS = {
     "pruning a head that is not there": (lambda: body().prune_heads({0: [3]}), ValueError, "pruned_heads must be some, not all"),
     "empty vocabulary": (lambda: body().resize_token_embeddings(0), ValueError, "new vocabulary size must be at least 1, got 0"),
     "a head that a family lacks": (
-        lambda: AutoModelForPreTraining.from_config(RobertaConfig(**TINY)), ValueError, "'roberta' has no such head; families that do: bert",
+        lambda: AutoModelForNextSentencePrediction.from_config(RobertaConfig(**TINY)), ValueError,
+        "'roberta' has no such head; families that do: bert$",
     ),
     # names and paths
     "no such folder": (lambda: BertModel.from_pretrained("./no/such/folder"), ValueError, "no such folder"),

@@ -226,7 +226,7 @@ def test_num_labels_that_do_not_fit_say_what_to_do(reference: Make) -> None:
     with pytest.raises(CheckpointError, match=advice):
         load("RobertaForSequenceClassification", source.folder, overrides={"num_labels": 5})
     model, report = load(
-        "RobertaForSequenceClassification", source.folder, overrides={"num_labels": 5, "ignore_mismatched_sizes": True}
+        "RobertaForSequenceClassification", source.folder, overrides={"num_labels": 5}, ignore_mismatched_sizes=True
     )
     assert report.fresh == ["classifier.out_proj.weight", "classifier.out_proj.bias"]
     assert model.classifier.out_proj.weight.shape == (5, 24)
@@ -235,7 +235,8 @@ def test_num_labels_that_do_not_fit_say_what_to_do(reference: Make) -> None:
         load(
             "RobertaForSequenceClassification",
             source.folder,
-            overrides={"vocab_size": 40, "ignore_mismatched_sizes": True},
+            overrides={"vocab_size": 40},
+            ignore_mismatched_sizes=True,
         )
 
 
@@ -319,13 +320,13 @@ def test_options_reach_the_model(reference: Make) -> None:
 
 def test_a_body_without_its_pooler(reference: Make) -> None:
     folder = reference("BertModel").folder
-    model, report = load("BertModel", folder, overrides={"add_pooling_layer": False})
+    model, report = load("BertModel", folder, add_pooling_layer=False)
     assert model.pooler is None
     assert {name for name in report.dropped if "pooler" in name} == {"pooler.dense.weight", "pooler.dense.bias"}
     assert not report.fresh
     torch.testing.assert_close(logits(model), reference_logits("BertModel", folder))
     with pytest.raises(TypeError, match="add_pooling_layer"):
-        load("BertForMaskedLM", folder, overrides={"add_pooling_layer": False})
+        load("BertForMaskedLM", folder, add_pooling_layer=False)
 
 
 @pytest.mark.parametrize("dtype", [None, torch.float64])

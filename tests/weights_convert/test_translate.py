@@ -48,7 +48,7 @@ def parameters(*extra: str) -> dict[str, torch.Tensor]:
 def read(folder: Path, into: dict[str, torch.Tensor], config: Any = CONFIG) -> ConversionReport:
     with open_checkpoint(find_folder(folder)) as checkpoint:
         job = translate(checkpoint, FAMILY, config, {name: tuple(p.shape) for name, p in into.items()})
-        job.require_sound(folder, "Toy")
+        job.require_sound("Toy")
         fill_parameters(job, into)
     return job.report
 

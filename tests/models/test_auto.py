@@ -1,0 +1,41 @@
+"""The Auto classes choose what the reference's choose."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import transformers
+
+import minitrans
+from minitrans.families import FAMILIES, HEADS, auto_name
+from minitrans.models.auto import model_class
+
+HAS_NONE = {"AutoModelForNextSentencePrediction", "AutoModelForCausalLM"}
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+@pytest.mark.parametrize("name", [auto_name(head) for head in HEADS])
+def test_the_class_is_the_reference_s(name: str, model_type: str):
+    config = type(transformers.AutoConfig.for_model(model_type))
+    theirs = getattr(transformers, name)._model_mapping.get(config, None)
+    theirs = theirs[0] if isinstance(theirs, tuple) else theirs
+    if theirs is None:
+        assert name in HAS_NONE
+        with pytest.raises(ValueError, match=f"{name}: {model_type!r} has no such head; families that do: "):
+            model_class(name, model_type)
+    else:
+        assert model_class(name, model_type).__name__ == theirs.__name__
+
+
+@pytest.mark.parametrize("model_type", ["roberta", "distilbert", "mpnet"])
+def test_pre_training_loads_the_masked_language_model(model_type: str, tmp_path: Path):
+    config_class = getattr(minitrans, f"{FAMILIES[model_type].prefix}Config")
+    sizes = {"dim": 8, "n_layers": 1, "n_heads": 2, "hidden_dim": 8} if model_type == "distilbert" else {
+        "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8,
+    }  # fmt: skip
+    model = minitrans.AutoModelForPreTraining.from_config(config_class(vocab_size=11, **sizes))
+    model.save_pretrained(tmp_path)
+    again = minitrans.AutoModelForPreTraining.from_pretrained(tmp_path)
+    assert type(again).__name__ == f"{FAMILIES[model_type].prefix}ForMaskedLM"
+    assert not again.load_report.fresh
