@@ -13,7 +13,8 @@ from minitrans.files import printable, read_json
 from minitrans.hub import HubOptions, local_folder
 from minitrans.models.config_file import StoredConfig, interpret_config, load_config
 from minitrans.models.hostile import check_is_model, model_type_of
-from minitrans.models.words import LOADING, read_words
+from minitrans.models.words import LOADING
+from minitrans.words import read_words
 from weights_convert.checkpoint import BESIDE, CONFIG
 from weights_convert.journal import Folder
 

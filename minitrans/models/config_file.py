@@ -17,7 +17,8 @@ from minitrans.errors import CheckpointError
 from minitrans.files import printable, read_json
 from minitrans.hub import HubOptions, local_folder
 from minitrans.models.hostile import architectures_of, check_is_model, known_values, stored_dtype
-from minitrans.models.words import LOADING, read_words
+from minitrans.models.words import LOADING
+from minitrans.words import read_words
 from weights_convert.checkpoint import BESIDE, CONFIG
 from weights_convert.journal import Folder, saving
 from weights_convert.report import dtype_name

@@ -20,7 +20,8 @@ from minitrans.models.loading import dtype_from, load_model
 from minitrans.models.padding import check_mode
 from minitrans.models.saving import push_model, save_model, upload_model
 from minitrans.models.state_dicts import fill_model, load_reference_names
-from minitrans.models.words import LOADING, SAVING, TO_FOLDER, Word, read_words
+from minitrans.models.words import LOADING, SAVING, TO_FOLDER
+from minitrans.words import Word, read_words
 from weights_convert.report import ConversionReport
 
 if TYPE_CHECKING:

@@ -5,68 +5,14 @@ One literal table for each door. A word that is in none of them is a field of th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 
 from minitrans.errors import NotSupportedError
 from minitrans.files import printable
-
-
-class Word(NamedTuple):
-    """One word.
-
-    Attributes:
-        note: what it does, why it does nothing, or what to do instead.
-        ours: the option that it sets; None where it sets none.
-        means: from its value to ours.
-        harmless: without an option, the values that ask for nothing; None = all.
-    """
-
-    note: str
-    ours: str | None = None
-    means: Callable[[Any], Any] = lambda value: value
-    harmless: tuple[object, ...] | None = None
-
-
-def _ignored(why: str) -> Word:
-    return Word(why)
-
-
-def _refused(instead: str, *harmless: object) -> Word:
-    return Word(instead, harmless=(None, *harmless))
-
-
-def read_words(
-    table: Mapping[str, Word], words: Mapping[str, Any], where: str, given: Mapping[str, Any]
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The options that words set, besides those that are `given`, and the words that the table does not know.
-
-    Raises:
-        NotSupportedError: for a value that cannot be meant here, saying what to do.
-        ValueError: where two words set one option.
-    """
-    options = {name: value for name, value in given.items() if value is not None}
-    rest = {}
-    for name, value in words.items():
-        if name not in table:
-            rest[name] = value
-            continue
-        word = table[name]
-        if word.ours is None:
-            if word.harmless is not None and not any(value is each or _equal(value, each) for each in word.harmless):
-                raise NotSupportedError(f"{where}: {name}={printable(repr(value))} is not offered: {word.note}")
-        elif value is not None:
-            if word.ours in options:
-                raise ValueError(f"{where}: give {word.ours} or {name}, got both")
-            options[word.ours] = word.means(value)
-    return options, rest
-
-
-def _equal(value: object, other: object) -> bool:
-    return type(value) is type(other) and value == other
-
+from minitrans.words import Word, ignored, refused
 
 _BACKENDS = {"eager": "eager", "sdpa": "sdpa", "flex_attention": "flex"}
 _FLASH = (
@@ -123,28 +69,28 @@ LOADING: dict[str, Word] = {
     "ignore_mismatched_sizes": Word("a head of another size is fresh", "ignore_mismatched_sizes"),
     "add_pooling_layer": Word("False = a body without its pooler", "add_pooling_layer"),
     "trust_remote_code": Word("code from a checkpoint is never run; refused where there is some", "trust_remote_code"),
-    "use_flash_attention_2": _refused(_FLASH, False),
-    "quantization_config": _refused(_QUANTISED),
-    "load_in_8bit": _refused(_QUANTISED, False),
-    "load_in_4bit": _refused(_QUANTISED, False),
-    "fusion_config": _refused("minitrans.fuse(model) puts fused layers into a loaded model", {}),
-    "use_kernels": _refused("say backend='triton', or minitrans.fuse(model) once it is loaded", False),
-    "kernel_config": _refused("say backend='triton', or minitrans.fuse(model) once it is loaded"),
-    "allow_all_kernels": _ignored("no kernels are fetched from the hub"),
-    "experts_implementation": _ignored("no model here has experts"),
-    "generation_config": _refused("nothing here generates text from settings in a file; leave it out"),
+    "use_flash_attention_2": refused(_FLASH, False),
+    "quantization_config": refused(_QUANTISED),
+    "load_in_8bit": refused(_QUANTISED, False),
+    "load_in_4bit": refused(_QUANTISED, False),
+    "fusion_config": refused("minitrans.fuse(model) puts fused layers into a loaded model", {}),
+    "use_kernels": refused("say backend='triton', or minitrans.fuse(model) once it is loaded", False),
+    "kernel_config": refused("say backend='triton', or minitrans.fuse(model) once it is loaded"),
+    "allow_all_kernels": ignored("no kernels are fetched from the hub"),
+    "experts_implementation": ignored("no model here has experts"),
+    "generation_config": refused("nothing here generates text from settings in a file; leave it out"),
     # where to put it
     "device": Word("where the parameters go; None = the CPU", "device"),
     "device_map": Word("a map that means one device", "device", _device),
-    "max_memory": _refused(f"{_ONE_DEVICE}; leave it out", {}),
-    "offload_folder": _ignored(_ONE_DEVICE),
-    "offload_state_dict": _ignored(_ONE_DEVICE),
-    "offload_buffers": _ignored(_ONE_DEVICE),
-    "low_cpu_mem_usage": _ignored("weights are always read straight into their places"),
-    "tp_plan": _refused(_SPREAD),
-    "tp_size": _refused(_SPREAD, 1),
-    "device_mesh": _refused(_SPREAD),
-    "distributed_config": _refused(_SPREAD),
+    "max_memory": refused(f"{_ONE_DEVICE}; leave it out", {}),
+    "offload_folder": ignored(_ONE_DEVICE),
+    "offload_state_dict": ignored(_ONE_DEVICE),
+    "offload_buffers": ignored(_ONE_DEVICE),
+    "low_cpu_mem_usage": ignored("weights are always read straight into their places"),
+    "tp_plan": refused(_SPREAD),
+    "tp_size": refused(_SPREAD, 1),
+    "device_mesh": refused(_SPREAD),
+    "distributed_config": refused(_SPREAD),
     # what to read
     "pretrained_model_name_or_path": Word("a folder, or a name on the hub", "pretrained_model_name_or_path"),
     "state_dict": Word("tensors instead of the files', by the reference's names or by ours", "state_dict"),
@@ -152,13 +98,13 @@ LOADING: dict[str, Word] = {
     "variant": Word("which of several sets of weights, such as 'fp16'", "variant"),
     "use_safetensors": Word("True = no pickles, False = nothing else", "use_safetensors"),
     "output_loading_info": Word("return (model, what was missing, left over or of another size)", "output_loading_info"),
-    "weights_only": _ignored("nothing in a pickle is ever executed"),
-    "disable_mmap": _ignored("files are read, not mapped"),
-    "from_tf": _refused("convert the checkpoint to PyTorch with the tools of its time first", False),
-    "from_flax": _refused("convert the checkpoint to PyTorch with the tools of its time first", False),
-    "gguf_file": _refused("use the checkpoint that the GGUF file was made from"),
-    "adapter_kwargs": _refused(_ADAPTER, {}),
-    "adapter_name": _refused(_ADAPTER, "default"),
+    "weights_only": ignored("nothing in a pickle is ever executed"),
+    "disable_mmap": ignored("files are read, not mapped"),
+    "from_tf": refused("convert the checkpoint to PyTorch with the tools of its time first", False),
+    "from_flax": refused("convert the checkpoint to PyTorch with the tools of its time first", False),
+    "gguf_file": refused("use the checkpoint that the GGUF file was made from"),
+    "adapter_kwargs": refused(_ADAPTER, {}),
+    "adapter_name": refused(_ADAPTER, "default"),
     # how to fetch it
     "revision": Word(_WHERE, "revision"),
     "local_files_only": Word("never ask the network", "local_files_only"),
@@ -167,13 +113,13 @@ LOADING: dict[str, Word] = {
     "token": Word(_WHERE, "token"),
     "use_auth_token": Word("another name of token", "token"),
     "subfolder": Word("the folder in the repository, or in the directory", "subfolder"),
-    "proxies": _refused("set the environment variables HTTP_PROXY and HTTPS_PROXY, which the hub's client honours", {}),
-    "resume_download": _ignored("downloads are always resumed"),
-    "mirror": _ignored(_OLD),
-    "tqdm_class": _ignored("a bar shows progress, and no number depends on it"),
-    "user_agent": _ignored(_INTERNAL),
-    "code_revision": _ignored("code from a checkpoint is never run"),
-    **dict.fromkeys(("_fast_init", "_commit_hash", "_from_auto", "_from_pipeline"), _ignored(_INTERNAL)),
+    "proxies": refused("set the environment variables HTTP_PROXY and HTTPS_PROXY, which the hub's client honours", {}),
+    "resume_download": ignored("downloads are always resumed"),
+    "mirror": ignored(_OLD),
+    "tqdm_class": ignored("a bar shows progress, and no number depends on it"),
+    "user_agent": ignored(_INTERNAL),
+    "code_revision": ignored("code from a checkpoint is never run"),
+    **dict.fromkeys(("_fast_init", "_commit_hash", "_from_auto", "_from_pipeline"), ignored(_INTERNAL)),
 }  # fmt: skip
 
 # What is told to a repository, whether a model is saved first or not.
@@ -186,28 +132,28 @@ _PUSHING: dict[str, Word] = {
     "use_auth_token": Word("another name of token", "token"),
     "revision": Word("the branch, made if it is new", "revision"),
     "create_pr": Word("propose the commit instead of making it", "create_pr"),
-    "repo_url": _refused("say repo_id='owner/name'"),
-    "organization": _refused("say repo_id='owner/name'"),
-    "tags": _refused("write them into the README.md of the repository"),
-    "use_temp_dir": _ignored("only the files of this save are uploaded"),
+    "repo_url": refused("say repo_id='owner/name'"),
+    "organization": refused("say repo_id='owner/name'"),
+    "tags": refused("write them into the README.md of the repository"),
+    "use_temp_dir": ignored("only the files of this save are uploaded"),
 }
 SAVING: dict[str, Word] = {
     "max_shard_size": Word("beyond it there are several files, with an index", "max_shard_size"),
     "variant": Word("saved beside others, as model.<variant>.safetensors", "variant"),
-    "safe_serialization": _refused(
+    "safe_serialization": refused(
         "pickles are not written; safetensors are read by the reference too, and torch.save(model.state_dict(), path) writes a "
         "pickle that from_pretrained(state_dict=...) reads",
         True,
     ),
-    "save_peft_format": _ignored("adapters are saved by peft"),
-    "save_original_format": _ignored("the names in the file are always the reference's"),
-    "distributed_checkpoint": _refused("save sharded parameters with torch.distributed.checkpoint", False),
+    "save_peft_format": ignored("adapters are saved by peft"),
+    "save_original_format": ignored("the names in the file are always the reference's"),
+    "distributed_checkpoint": refused("save sharded parameters with torch.distributed.checkpoint", False),
     **_PUSHING,
 }
 TO_FOLDER: dict[str, Word] = {
     "state_dict": Word("these tensors instead of the model's, by our names or the reference's", "state_dict"),
     "is_main_process": Word("False = write nothing", "is_main_process"),
     "push_to_hub": Word("upload the files that were written", "push_to_hub"),
-    "save_function": _ignored("files are written whole or not at all, in our own way"),
+    "save_function": ignored("files are written whole or not at all, in our own way"),
     **SAVING,
 }  # fmt: skip
