@@ -166,7 +166,7 @@ def from_folder(folder: Path, spec: TokenizerSpec, overrides: Mapping[str, Any])
     special = guards.read_if_there(folder / SPECIAL_FILE) if fixed is None else {}
     settings = Settings(dict(spec.special_tokens), origin=folder / CONFIG_FILE)
     try:
-        settings.take(config, spec.options)
+        settings.take({"model_max_length": config.get("max_len"), **config}, spec.options)  # its older name first
         settings.fixed = _fixed_tokens(fixed or {})
         if special:
             settings.origin = folder / SPECIAL_FILE

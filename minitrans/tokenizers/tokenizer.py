@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -111,7 +112,7 @@ class Tokenizer(Vocabulary):
         """
         name = pretrained_model_name_or_path
         where, overrides = read_words(words.WHERE, overrides, f"{cls.__name__}.from_pretrained", {})
-        if Path(name).is_file():
+        if os.path.isfile(name):
             is_json = Path(name).suffix == ".json"
             return cls(
                 None if is_json else name, tokenizer_file=name if is_json else None, name_or_path=str(name), **overrides

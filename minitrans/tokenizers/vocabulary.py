@@ -34,8 +34,7 @@ class _SpecialToken:
         return tokenizer.backend_tokenizer.token_to_id(token) if self.is_id and token is not None else token
 
     def __set__(self, tokenizer: Vocabulary, value: Any) -> None:
-        text = tokenizer._known(self.name, value, self.is_id)
-        tokenizer._special_tokens[self.name] = text
+        tokenizer._special_tokens[self.name] = None if value is None else tokenizer._known(self.name, value, self.is_id)
 
 
 class _ExtraTokens:
@@ -82,10 +81,8 @@ class Vocabulary:
         """The number of tokens, added ones included."""
         return self.backend_tokenizer.get_vocab_size(with_added_tokens=True)
 
-    def _known(self, name: str, value: Any, is_id: bool) -> Any:
-        """The text of a token of the vocabulary, given as text or by its id; None if there is to be none."""
-        if value is None:
-            return None
+    def _known(self, name: str, value: Any, is_id: bool) -> str:
+        """The text of a token of the vocabulary, given as text or by its id."""
         text = self.backend_tokenizer.id_to_token(_index(value)) if is_id else _token_text(name, value)
         if text is None:
             what = f"expected an id of the vocabulary, which has {len(self)} tokens"

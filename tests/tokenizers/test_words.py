@@ -113,8 +113,10 @@ def test_the_class_that_a_configuration_or_a_type_names(sentencepiece_folder: Pa
         AutoTokenizer.from_pretrained(sentencepiece_folder, tokenizer_type="gpt2")
 
 
-def test_other_names_of_settings(bert_folder: Path, bert: BertTokenizer) -> None:
+def test_other_names_of_settings(bert_folder: Path, bert: BertTokenizer, copy_of: Any) -> None:
     assert BertTokenizer.from_pretrained(bert_folder, max_len=33).model_max_length == 33
+    old = copy_of(bert_folder, tokenizer_config__json={"max_len": 44})
+    assert BertTokenizer.from_pretrained(old).model_max_length == 44
     assert BertTokenizer(vocab=bert.get_vocab())(TEXT) == bert(TEXT)
     with pytest.raises(ValueError, match="give vocab_file or vocab"):
         BertTokenizer(bert.get_vocab(), vocab=bert.get_vocab())
@@ -178,6 +180,7 @@ def test_what_is_not_there_says_what_to_use(bert: BertTokenizer, name: str) -> N
             ["<none>"],
             r"add it with add_special_tokens\(\{'extra_special_tokens': \['<none>'\]\}\)",
         ),
+        ("extra_special_tokens", [None], "expected the text of a token, got NoneType"),
         ("extra_special_tokens", "[PAD]", "extra_special_tokens: expected a list of tokens"),
         ("extra_special_tokens_ids", [10**6], "expected an id of the vocabulary"),
         ("mask_token_id", -1, "expected ids"),
