@@ -48,6 +48,7 @@ class Tokenizer(Vocabulary):
         padding_side, truncation_side: "right" or "left".
         model_input_names: the fields that a call returns unless told otherwise.
         name_or_path: where it was loaded from.
+        deprecation_warnings: what was said once and is not said again, by the reference's keys.
         do_lower_case, ...: the options of the pipeline, by the names that the family's constructor takes.
     """
 
@@ -56,7 +57,6 @@ class Tokenizer(Vocabulary):
     backend: ClassVar[str] = "tokenizers"
     init_inputs: ClassVar[tuple[()]] = ()
     vocab_files_names = _FileNames()
-    _warned: frozenset[str] = frozenset()
 
     def __init__(
         self,
@@ -157,6 +157,7 @@ class Tokenizer(Vocabulary):
         self.split_special_tokens: bool = plain.get("split_special_tokens", False)
         self.pad_token_type_id: int = plain.get("pad_token_type_id", 0)
         self.model_input_names: list[str] = plain.get("model_input_names", self.spec.input_names)
+        self.deprecation_warnings: dict[str, bool] = {}
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Settings are checked at once, wherever they come from; what the pipeline was built from stays."""
@@ -172,7 +173,7 @@ class Tokenizer(Vocabulary):
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}{how}")
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key != "_warned"}  # a call leaves no trace
+        return {**self.__dict__, "deprecation_warnings": {}}  # a call leaves no trace
 
     def __repr__(self) -> str:
         added = "".join(f"\n\t{index}: {token!r}," for index, token in self.added_tokens_decoder.items())
@@ -277,7 +278,7 @@ class Tokenizer(Vocabulary):
         longest = max(map(len, rows))
         if plan.max_length is None and longest > self.model_max_length:
             what = f"a sequence has {longest} tokens, the model takes at most {self.model_max_length}"
-            warn("length", f"{what}; pass truncation=True")
+            warn("sequence-length-is-longer-than-the-specified-maximum", f"{what}; pass truncation=True")
         wanted = call.returned_fields(asked, self.model_input_names)
         data = {name: [read(row) for row in rows] for name, read in wanted.items()}
         if overflowing:
@@ -307,8 +308,8 @@ class Tokenizer(Vocabulary):
         )  # fmt: skip
 
     def _warn_once(self, about: str, message: str) -> None:
-        if about not in self._warned:
-            self._warned |= {about}
+        if not self.deprecation_warnings.get(about):
+            self.deprecation_warnings[about] = True
             _log.warning(message)
 
     def encode(self, text: Any, text_pair: Any = None, add_special_tokens: bool = True, **options: Any) -> Any:

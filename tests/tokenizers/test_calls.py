@@ -141,6 +141,16 @@ def test_a_text_too_long_for_the_model_is_logged_once(bert: BertTokenizer, caplo
     assert [record.getMessage() for record in caplog.records] == [
         "a sequence has 22 tokens, the model takes at most 8; pass truncation=True"
     ]
+    with caplog.at_level(logging.WARNING):
+        bert.deprecation_warnings = {}
+        bert("a " * 20, verbose=False)
+        bert("a " * 20, max_length=40, padding="max_length", truncation=False)  # the caller has said how long
+        assert len(caplog.records) == 1
+        bert(["a", "a " * 20], padding=True)
+        assert len(caplog.records) == 2
+    bert.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True  # as scripts silence it
+    bert("a " * 20)
+    assert len(caplog.records) == 2
     assert len(bert("a " * 20, truncation=True).input_ids) == 8
     assert len(bert("a", padding="max_length").input_ids) == 8
 
