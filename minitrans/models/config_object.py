@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Self, cast
 
 import torch
 
-from minitrans.models.config_fields import refused_value
+from minitrans.models.config_fields import WELL_KNOWN, refused_value
 from minitrans.models.config_file import interpret_config, load_config, telling, write_config
 from weights_convert.report import dtype_name
 
@@ -104,9 +104,10 @@ class ConfigObject:
         Raises:
             TypeError, ValueError: as the constructor does.
         """
-        known = {item.name for item in fields(self)}
-        for name in sorted({self.own_names.get(name, _SAME.get(name, name)) for name in changes} - known):
-            raise TypeError(f"{type(self).__name__} has no field {name!r}; it has {', '.join(sorted(known))}")
+        for name in changes:  # a typing error would change nothing, in silence
+            if name not in WELL_KNOWN and not hasattr(self, name):
+                known = ", ".join(sorted(item.name for item in fields(self)))
+                raise TypeError(f"{type(self).__name__} has no field {name!r}; it has {known}")
         changed = copy.copy(self)
         changed.rebuild(**changes)
         return changed

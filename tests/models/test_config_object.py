@@ -261,6 +261,11 @@ def test_options_of_auto_config(tmp_path: Path) -> None:
     tiny().save_pretrained(tmp_path)
     config, unused = AutoConfig.from_pretrained(tmp_path, return_unused_kwargs=True, num_labels=3, foo=False)
     assert (config.num_labels, unused) == (3, {"foo": False})
+    scripts = {"num_labels": 2, "finetuning_task": "sst2", "use_cache": False, "is_decoder": False}
+    assert AutoConfig.from_pretrained(tmp_path, **scripts).finetuning_task == "sst2"
+    assert tiny("distilbert").updated(**scripts).extra == {key: scripts[key] for key in list(scripts)[1:]}
+    with pytest.raises(ValueError, match="is_decoder must be False: this family has no decoder"):
+        tiny("distilbert").updated(is_decoder=True)
     with pytest.raises(TypeError, match="BertConfig has no field 'foo'; it has"):
         AutoConfig.from_pretrained(tmp_path, foo=False)
     with pytest.raises(ValueError, match="model_type: expected roberta for this class"):
