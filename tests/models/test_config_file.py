@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,6 +39,7 @@ BERT: dict[str, Any] = {
     "max_position_embeddings": 33,
     "type_vocab_size": 2,
 }
+SMALL = {"num_hidden_layers": 1, "vocab_size": 40, "hidden_size": 24, "num_attention_heads": 3}
 
 
 def interpret(**changes: Any) -> Any:
@@ -69,6 +73,18 @@ def test_the_reference_s_own_config_is_understood(model_type: str) -> None:
     assert {key: ours[key] for key in shared} == shared
     assert ours["num_labels"] == 3
     assert ours["id2label"] == {0: "LABEL_0", 1: "LABEL_1", 2: "LABEL_2"}
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_whatever_the_reference_s_models_read_is_a_field_or_changes_no_number(model_type: str) -> None:
+    theirs = type(transformers.AutoModel.from_config(transformers.AutoConfig.for_model(model_type, **SMALL)))
+    source = inspect.getsource(inspect.getmodule(theirs))
+    read = set(re.findall(r"\bconfig\.(\w+)", source)) | set(re.findall(r'config, "(\w+)"', source))
+    ours = config_class(model_type)
+    known = {item.name for item in dataclasses.fields(ours)} | ours.aliases.keys() | CHANGES_NUMBERS.keys() | WELL_KNOWN
+    # The second decides whether odd widths are an error; the third changes a shape, which the tensors would not have.
+    assert read - known <= {"_attn_implementation", "embedding_size", "summary_proj_to_labels"}
+    assert len(read & known) > 10
 
 
 @pytest.mark.parametrize(
