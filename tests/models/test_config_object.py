@@ -110,6 +110,16 @@ def test_what_a_trainer_does(model_type: str) -> None:
     assert model(IDS).logits.shape == (1, 2)
 
 
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_outputs_are_as_the_configuration_asks(model_type: str) -> None:
+    model = classifier(model_type)
+    model.config.update({"return_dict": False, "output_hidden_states": True})
+    logits, hidden = model(IDS)
+    assert (logits.shape, len(hidden)) == ((1, 2), 3)
+    assert torch.equal(model(IDS, return_dict=True).logits, logits)
+    assert len(model.base_model(IDS)) == 2 + (model.base_model.pooler is not None)
+
+
 def test_keys_that_change_numbers_cannot_be_hung_on_a_configuration() -> None:
     for name in ("rope_theta", "quantization_config", "is_encoder_decoder"):
         with pytest.raises(ValueError, match=f"{name} must be"):
