@@ -104,6 +104,22 @@ def test_gather_and_reduce_whole_outputs(both: Both, batch: Any) -> None:
         assert all(map(torch.equal, got.hidden_states, out.hidden_states))
 
 
+@pytest.mark.parametrize("head", ["ForSequenceClassification", "ForMaskedLM"])
+def test_save_model_and_back(both: Both, batch: Any, head: str, tmp_path: Path) -> None:
+    accelerator = accelerate.Accelerator(cpu=True)
+    model, _ = both(head)
+    prepared = accelerator.prepare(model)
+    accelerator.save_model(prepared, str(tmp_path / "weights"))
+    again = type(model).from_pretrained(tmp_path / "weights", config=model.config)
+    other = type(model)(model.config)
+    accelerate.load_checkpoint_in_model(other, str(tmp_path / "weights"))
+    other.tie_weights()
+    with torch.no_grad():
+        expected = model(**batch).logits
+        assert torch.equal(again(**batch).logits, expected)
+        assert torch.equal(other.eval()(**batch).logits, expected)
+
+
 def test_state_and_back(both: Both, batch: Any, tmp_path: Path) -> None:
     model, _ = both("ForMaskedLM")
     accelerator = accelerate.Accelerator(cpu=True)
