@@ -73,6 +73,7 @@ NOT_KEPT: dict[str, str] = {
     "trust_remote_code": _CODE,
     "attn_implementation": "chose an implementation of the attention; say backend=... instead",
     "experts_implementation": "chose an implementation of experts; there are none",
+    "use_return_dict": "an old name of return_dict, which was never read from a file",
     "name_or_path": "says where the writer had it",
     "transformers_version": "says who wrote the file",
 }

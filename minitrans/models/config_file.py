@@ -107,7 +107,8 @@ def load_config(
     known, options = read_words(LOADING, options, "from_pretrained", {})
     where: Any = {name: known.pop(name) for name in HubOptions.__annotations__ if name in known}
     options |= {name: value for name, value in known.items() if (name, value) != ("dtype", "auto")}
-    options.pop("trust_remote_code", None)  # none is run
+    for name in ("trust_remote_code", "backend"):  # no code is run, and no number depends on the backend
+        options.pop(name, None)
     path = Path(name_or_path)
     if not os.path.isfile(path):
         folder = Folder(local_folder(name_or_path, patterns=BESIDE, **where))

@@ -138,7 +138,9 @@ class ConfigObject:
             own = self.own_names.get(name, _SAME.get(name, name))
             if own in known:
                 values[own] = value
-            elif not hasattr(type(self), name):
+            elif name in self.extra or not hasattr(
+                type(self), name
+            ):  # a file's key may be an attribute that is no field
                 if (expected := refused_value(name, value)) is not None:
                     raise ValueError(f"{name} must be {expected}; got {value!r}")
                 extra[name] = value

@@ -206,7 +206,8 @@ def _read_labels(values: dict[str, Any], path: Path) -> list[str]:
         values.update(id2label=names, num_labels=len(names))
     ids = values.pop("label2id", None)
     if ids is not None:
-        ids = {name: number for number, name in enumerate(ids)} if isinstance(ids, list) else ids
+        if isinstance(ids, list) and all(isinstance(name, str) for name in ids):
+            ids = {name: number for number, name in enumerate(ids)}
         if not isinstance(ids, dict) or not all(isinstance(name, str) for name in ids):
             _fail(path, "label2id", 'an id for each label, such as {"yes": 0}', ids)
         values["label2id"] = {

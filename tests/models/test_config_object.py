@@ -288,6 +288,17 @@ def test_options_of_auto_config(tmp_path: Path) -> None:
         == 5
     )
     assert BertConfig.from_pretrained(tmp_path, subfolder="below", force_download=True, revision="main").num_labels == 5
+    words = {
+        "trust_remote_code": False,
+        "attn_implementation": "eager",
+        "torch_dtype": "bfloat16",
+        "resume_download": True,
+    }
+    assert AutoConfig.from_pretrained(tmp_path, **words) == tiny()
+    assert AutoConfig.from_pretrained(tmp_path, **words).dtype == torch.bfloat16
+    assert AutoConfig.from_pretrained(tmp_path, dtype="auto").dtype is None
+    with pytest.raises(ValueError, match="load the model as it is, then quantise it"):
+        AutoConfig.from_pretrained(tmp_path, quantization_config={"load_in_8bit": True})
     assert AutoConfig.for_model("bert", **TINY) == tiny()
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,10 @@ from torch import Tensor
 
 import minitrans
 from minitrans.errors import CheckpointError
-from minitrans.models.config_fields import NOT_KEPT, WELL_KNOWN
+from minitrans.families import FAMILIES
+from minitrans.models.auto import config_class
+from minitrans.models.config_fields import CHANGES_NUMBERS, NOT_KEPT, WELL_KNOWN
+from minitrans.models.config_file import interpret_config
 from tests.models.published_configs import ODD, PUBLISHED
 
 BERT = {**PUBLISHED["BERT, uncased, both heads"], "architectures": ["BertForSequenceClassification"]}
@@ -209,6 +214,44 @@ def test_what_stands_for_a_text_of_multiple_choice(kind: str, tmp_path: Path) ->
     theirs = reference(tmp_path, "ElectraForMultipleChoice", stored)
     ours = check_equal(write(tmp_path, stored), "ElectraForMultipleChoice", theirs)
     assert ours.first_dropout.p == theirs.sequence_summary.first_dropout.p == 0.25
+
+
+VALUES: list[Any] = [
+    0, 1, -1, 10**12, 10**400, 0.5, float("nan"), float("inf"), True, None, "", "x", "3", "a" * 5000, [], [1], ["a"], [[1]], [None],
+    {}, {"0": "a"}, {"1": "b", "0": "c"}, {"a": 0}, {"0": None}, {"0": [0]}, {"0": [1, 2]}, {"9": [0]}, {"name": "rotary"},
+    {"layers": ["full"]}, {"-1": "x"}, {"00": "x", "0": "y"}, "\x1b[31m",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_any_value_at_any_key_is_read_or_refused_in_a_line(model_type: str) -> None:
+    """And what is read can be copied, written, read again and assigned to itself."""
+    cls = config_class(model_type)
+    stored = next(each for each in PUBLISHED.values() if each["model_type"] == model_type)
+    fields = {item.name for item in dataclasses.fields(cls)}
+    read = 0
+    for key in fields | {
+        *stored,
+        *NOT_KEPT,
+        *CHANGES_NUMBERS,
+        "torch_dtype",
+        "__deepcopy__",
+        "_built",
+        "own_names",
+        "foo",
+    }:
+        for value in VALUES if key != "model_type" else ():
+            try:
+                config = interpret_config({**stored, key: value}, Path("config.json"), cls).config
+            except CheckpointError as error:
+                assert str(error).isprintable()
+                assert len(str(error)) < 900
+                continue
+            read += 1
+            again = cls.from_dict(json.loads(pickle.loads(pickle.dumps(config)).copy().to_json_string()))
+            assert again == config or "nan" in repr(config)
+            again.update(config.to_dict())
+    assert read > len(VALUES) * 5
 
 
 def test_a_contradiction_is_refused(tmp_path: Path) -> None:
