@@ -76,6 +76,7 @@ LOADING: dict[str, Word] = {
     "fusion_config": refused("minitrans.fuse(model) puts fused layers into a loaded model", {}),
     "use_kernels": refused("say backend='triton', or minitrans.fuse(model) once it is loaded", False),
     "kernel_config": refused("say backend='triton', or minitrans.fuse(model) once it is loaded"),
+    "gradient_checkpointing": refused("call model.gradient_checkpointing_enable() once it is loaded", False),
     "allow_all_kernels": ignored("no kernels are fetched from the hub"),
     "experts_implementation": ignored("no model here has experts"),
     "generation_config": refused("nothing here generates text from settings in a file; leave it out"),

@@ -110,6 +110,7 @@ HUB: dict[str, tuple[Any, str]] = {
 # word -> the values that a script that means nothing by it passes, one that cannot be meant, and what is said then
 REFUSED: dict[str, tuple[tuple[Any, ...], Any, str]] = {
     "use_flash_attention_2": ((False,), True, "attn_implementation='sdpa'"),
+    "gradient_checkpointing": ((False,), True, r"model.gradient_checkpointing_enable\(\)"),
     "quantization_config": ((), {"load_in_4bit": True}, r"minitrans.cpu.prepare\(model, 'int8'\)"),
     "load_in_8bit": ((False,), True, "torchao.quantization.quantize_"),
     "load_in_4bit": ((False,), True, "torchao.quantization.quantize_"),
@@ -252,6 +253,20 @@ def test_a_configuration_in_every_form_by_position(kind: str, auto: bool, folder
     assert torch.equal(logits(cls.from_pretrained(weights, config)), logits(load(folder)))
     with pytest.raises(CheckpointError, match=r"config.json: expected a file, found nothing; .*pass config=\.\.\."):
         cls.from_pretrained(weights)
+
+
+def test_what_the_example_scripts_pass(folder: Path):
+    """The calls of run_glue.py, run_mlm.py and of the guides to tracing and sharing."""
+    hub: Any = {"cache_dir": None, "revision": "main", "token": None, "trust_remote_code": False}
+    config = minitrans.AutoConfig.from_pretrained(folder, num_labels=3, finetuning_task="mnli", **hub)
+    assert (config.num_labels, config.finetuning_task) == (3, "mnli")
+    model = minitrans.AutoModelForSequenceClassification.from_pretrained(
+        folder, from_tf=bool(".ckpt" in str(folder)), config=config, ignore_mismatched_sizes=False, **hub
+    )
+    assert model.classifier.out_features == 3
+    model = AutoModelForMaskedLM.from_pretrained(folder, config=config, dtype=None, low_cpu_mem_usage=True, **hub)
+    assert torch.equal(logits(model), logits(load(folder)))
+    assert torch.equal(logits(load(folder, torchscript=True, return_dict=True, use_cache=False)), logits(load(folder)))
 
 
 def test_another_family_s_configuration_is_refused(folder: Path):
