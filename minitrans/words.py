@@ -63,3 +63,33 @@ def read_words(
 
 def _equal(value: object, other: object) -> bool:
     return type(value) is type(other) and value == other
+
+
+_HUB = "passed on to huggingface_hub"
+_INTERNAL = "what the reference's classes tell each other"
+
+# Where a checkpoint is, and how to get it.
+WHERE: dict[str, Word] = {
+    **{word: Word(_HUB, word) for word in ("revision", "cache_dir", "force_download", "token")},
+    "use_auth_token": Word("another name of token", "token"),
+    "local_files_only": Word("never ask the network", "local_files_only"),
+    "subfolder": Word("the folder in the repository, or in the directory", "subfolder"),
+    "proxies": refused("set the environment variables HTTP_PROXY and HTTPS_PROXY, which the hub's client honours", {}),
+    "resume_download": ignored("downloads are always resumed"),
+    "mirror": ignored("the reference does nothing with it any more"),
+    **dict.fromkeys(("user_agent", "_commit_hash", "_from_auto", "_from_pipeline"), ignored(_INTERNAL)),
+}
+
+# What is told to a repository, whether there is a save to a folder first or not.
+PUSHING: dict[str, Word] = {
+    "repo_id": Word("owner/name; None = the name of the folder", "repo_id"),
+    **{word: Word(_HUB, word) for word in ("commit_message", "commit_description", "token")},
+    "private": Word("of a repository that is new", "private"),
+    "use_auth_token": Word("another name of token", "token"),
+    "revision": Word("the branch, made if it is new", "revision"),
+    "create_pr": Word("propose the commit instead of making it", "create_pr"),
+    "repo_url": refused("say repo_id='owner/name'"),
+    "organization": refused("say repo_id='owner/name'"),
+    "tags": refused("write them into the README.md of the repository"),
+    "use_temp_dir": ignored("only the files of this save are uploaded"),
+}

@@ -12,7 +12,7 @@ import torch
 
 from minitrans.errors import NotSupportedError
 from minitrans.files import printable
-from minitrans.words import Word, ignored, refused
+from minitrans.words import PUSHING, WHERE, Word, ignored, refused
 
 _BACKENDS = {"eager": "eager", "sdpa": "sdpa", "flex_attention": "flex"}
 _FLASH = (
@@ -52,9 +52,6 @@ _QUANTISED = (
 _ONE_DEVICE = "a model goes to one device as a whole, nothing is offloaded"
 _SPREAD = "spread the loaded model with torch.distributed (DDP, FSDP2)"
 _ADAPTER = "load the base model without it, then peft.PeftModel.from_pretrained(model, folder)"
-_INTERNAL = "what the reference's classes tell each other"
-_OLD = "the reference does nothing with it any more"
-_WHERE = "passed on to huggingface_hub"
 
 LOADING: dict[str, Word] = {
     # what to build
@@ -107,37 +104,12 @@ LOADING: dict[str, Word] = {
     "adapter_kwargs": refused(_ADAPTER, {}),
     "adapter_name": refused(_ADAPTER, "default"),
     # how to fetch it
-    "revision": Word(_WHERE, "revision"),
-    "local_files_only": Word("never ask the network", "local_files_only"),
-    "cache_dir": Word(_WHERE, "cache_dir"),
-    "force_download": Word(_WHERE, "force_download"),
-    "token": Word(_WHERE, "token"),
-    "use_auth_token": Word("another name of token", "token"),
-    "subfolder": Word("the folder in the repository, or in the directory", "subfolder"),
-    "proxies": refused("set the environment variables HTTP_PROXY and HTTPS_PROXY, which the hub's client honours", {}),
-    "resume_download": ignored("downloads are always resumed"),
-    "mirror": ignored(_OLD),
+    **WHERE,
     "tqdm_class": ignored("a bar shows progress, and no number depends on it"),
-    "user_agent": ignored(_INTERNAL),
     "code_revision": ignored("code from a checkpoint is never run"),
-    **dict.fromkeys(("_fast_init", "_commit_hash", "_from_auto", "_from_pipeline"), ignored(_INTERNAL)),
+    "_fast_init": ignored("what the reference's classes tell each other"),
 }  # fmt: skip
 
-# What is told to a repository, whether a model is saved first or not.
-_PUSHING: dict[str, Word] = {
-    "repo_id": Word("owner/name; None = the name of the folder", "repo_id"),
-    "commit_message": Word(_WHERE, "commit_message"),
-    "commit_description": Word(_WHERE, "commit_description"),
-    "private": Word("of a repository that is new", "private"),
-    "token": Word(_WHERE, "token"),
-    "use_auth_token": Word("another name of token", "token"),
-    "revision": Word("the branch, made if it is new", "revision"),
-    "create_pr": Word("propose the commit instead of making it", "create_pr"),
-    "repo_url": refused("say repo_id='owner/name'"),
-    "organization": refused("say repo_id='owner/name'"),
-    "tags": refused("write them into the README.md of the repository"),
-    "use_temp_dir": ignored("only the files of this save are uploaded"),
-}
 SAVING: dict[str, Word] = {
     "max_shard_size": Word("beyond it there are several files, with an index", "max_shard_size"),
     "variant": Word("saved beside others, as model.<variant>.safetensors", "variant"),
@@ -149,7 +121,7 @@ SAVING: dict[str, Word] = {
     "save_peft_format": ignored("adapters are saved by peft"),
     "save_original_format": ignored("the names in the file are always the reference's"),
     "distributed_checkpoint": refused("save sharded parameters with torch.distributed.checkpoint", False),
-    **_PUSHING,
+    **PUSHING,
 }
 TO_FOLDER: dict[str, Word] = {
     "state_dict": Word("these tensors instead of the model's, by our names or the reference's", "state_dict"),

@@ -6,20 +6,21 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, Self
 
 from tokenizers import AddedToken, Encoding
 from tokenizers import Tokenizer as Backend
 
 from minitrans.files import printable
-from minitrans.hub import local_folder
+from minitrans.hub import local_folder, upload
 from minitrans.tokenizers import call, folder, guards, retraining, words
 from minitrans.tokenizers.batch_encoding import BatchEncoding
 from minitrans.tokenizers.folder import text_of
 from minitrans.tokenizers.padding import pad_batch
 from minitrans.tokenizers.specs import GENERIC, TokenizerSpec
 from minitrans.tokenizers.vocabulary import Vocabulary
-from minitrans.words import Word, read_words
+from minitrans.words import WHERE, Word, read_words
 
 _log = logging.getLogger(__name__)
 
@@ -104,14 +105,14 @@ class Tokenizer(Vocabulary):
         Args:
             pretrained_model_name_or_path: folder, hub name, or a tokenizer.json or vocab.txt.
             overrides: settings that win over the checkpoint's files, as for the constructor; and where to find it
-                (`words.WHERE`: revision, local_files_only, cache_dir, force_download, token, subfolder).
+                (`minitrans.words.WHERE`: revision, local_files_only, cache_dir, force_download, token, subfolder).
 
         Raises:
             CheckpointError: if a file is missing or at fault, naming it and the line, key or token.
             ValueError, TypeError: if there is no such checkpoint, or an override is unknown or impossible.
         """
         name = pretrained_model_name_or_path
-        where, overrides = read_words(words.WHERE, overrides, f"{cls.__name__}.from_pretrained", {})
+        where, overrides = read_words(WHERE, overrides, f"{cls.__name__}.from_pretrained", {})
         if os.path.isfile(name):
             is_json = Path(name).suffix == ".json"
             return cls(
@@ -413,14 +414,34 @@ class Tokenizer(Vocabulary):
 
         Args:
             save_directory: the folder, made if it is not there.
-            others: the words of `words.SAVING`, which change nothing.
+            others: the words of `words.SAVING`; with push_to_hub=True those of `push_to_hub`.
 
         Raises:
-            ValueError, TypeError: if `save_directory` is a file, or a word is not offered or unknown.
+            ValueError, TypeError: if `save_directory` is a file, a word is not offered or unknown, or the hub refuses.
         """
-        for name in read_words(words.SAVING, others, "save_pretrained", {})[1]:
-            raise TypeError(f"save_pretrained: unexpected argument {name!r}")
-        return folder.save(self.backend_tokenizer, self._config(), Path(save_directory))
+        options, unknown = read_words(words.SAVING, others, "save_pretrained", {})
+        for name in unknown:
+            raise TypeError(f"save_pretrained: unexpected argument {name!r}; it has {', '.join(words.SAVING)}")
+        push = options.pop("push_to_hub", False)
+        paths = folder.save(self.backend_tokenizer, self._config(), Path(save_directory))
+        if push:
+            repo_id = options.pop("repo_id", None) or Path(save_directory).resolve().name
+            said = {"commit_message": "Upload a tokenizer", **options}
+            upload(save_directory, repo_id, files=[Path(path).name for path in paths], **said)
+        return paths
+
+    def push_to_hub(self, repo_id: str, **others: Any) -> None:
+        """Saves into a repository of the Hugging Face hub, which is made if it is new.
+
+        Args:
+            repo_id: "owner/name", or "name" of whoever asks.
+            others: the words of `minitrans.words.PUSHING`: commit_message, private, token, revision, create_pr, ...
+
+        Raises:
+            ValueError, TypeError: if a word is not offered or unknown, or the hub refuses.
+        """
+        with TemporaryDirectory() as temporary:
+            self.save_pretrained(temporary, push_to_hub=True, repo_id=repo_id, **others)
 
     def _config(self) -> dict[str, Any]:
         """What tokenizer_config.json says: every added token is named, so that stale companions are not read."""

@@ -114,7 +114,9 @@ class Vocabulary:
         new_tokens: str | AddedToken | list[str | AddedToken] | tuple[str | AddedToken, ...],
         special_tokens: bool = False,
     ) -> int:
-        """Adds tokens that are not in the vocabulary at its end; returns how many. The model's table must grow with it.
+        """Adds tokens that are not in the vocabulary at its end; returns how many.
+
+        The model's table must grow with it: `model.resize_token_embeddings(len(tokenizer))`.
 
         Raises:
             TypeError: if something else than tokens is given.

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from minitrans.words import Word, ignored, refused
+from minitrans.words import PUSHING, WHERE, Word, ignored, refused
 
-_HUB = "passed on to huggingface_hub"
 _INTERNAL = "what the reference's classes tell each other"
 _OF_CODE = "code of a checkpoint is never run; leave it out"
 _OF_MODELS = "a tokenizer has no weights"
@@ -51,17 +50,6 @@ FOREIGN: dict[str, Word] = dict.fromkeys(
     ignored(_OF_OTHERS),
 )
 
-# Where a checkpoint is, and how to get it.
-WHERE: dict[str, Word] = {
-    **{word: Word(_HUB, word) for word in ("revision", "local_files_only", "cache_dir", "force_download", "token")},
-    "use_auth_token": Word("another name of token", "token"),
-    "subfolder": Word("the folder in the repository, or in the directory", "subfolder"),
-    "proxies": refused("set the environment variables HTTP_PROXY and HTTPS_PROXY, which the hub's client honours", {}),
-    "resume_download": ignored("downloads are always resumed"),
-    "mirror": ignored("the reference does nothing with it any more"),
-    **dict.fromkeys(("user_agent", "_commit_hash", "_from_auto", "_from_pipeline"), ignored(_INTERNAL)),
-}
-
 # AutoTokenizer takes these besides, to find the class.
 FINDING: dict[str, Word] = {
     **WHERE,
@@ -98,7 +86,8 @@ SAVING: dict[str, Word] = {
     "save_format": refused("tokenizer.json is written", "hf"),
     "save_jinja_files": ignored(_CHAT),
     "filename_prefix": refused("the files have the names that are looked for; save into a folder of its own", ""),
-    "push_to_hub": refused("upload the folder with huggingface_hub.upload_folder(repo_id=..., folder_path=...)", False),
+    "push_to_hub": Word("upload the files that were written", "push_to_hub"),
+    **PUSHING,
 }
 
 # What the reference has or had, and a tokenizer here has not.
@@ -109,7 +98,6 @@ ABSENT: dict[str, str] = {
     "truncate_sequences": "call the tokenizer with truncation=True",
     "apply_chat_template": _CHAT,
     "register_for_auto_class": "name the class yourself",
-    "push_to_hub": "save_pretrained, then huggingface_hub.upload_folder(repo_id=..., folder_path=...)",
     "sp_model": "the sentencepiece file is read into backend_tokenizer",
     "basic_tokenizer": "see backend_tokenizer.normalizer and .pre_tokenizer",
     "wordpiece_tokenizer": "see backend_tokenizer.model",

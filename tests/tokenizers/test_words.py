@@ -159,6 +159,25 @@ def test_words_of_saving_that_are_refused_say_what_to_do(bert: BertTokenizer, tm
     assert not (tmp_path / "new").exists()
 
 
+def test_push_to_hub(bert: BertTokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Any] = []
+
+    def upload(folder: Any, repo_id: str, **options: Any) -> None:
+        told.append((repo_id, {**options, "files": sorted(options["files"])}))
+        assert BertTokenizer.from_pretrained(folder)(TEXT) == bert(TEXT)
+
+    monkeypatch.setattr("minitrans.tokenizers.tokenizer.upload", upload)
+    files = ["tokenizer.json", "tokenizer_config.json"]
+    bert.push_to_hub("owner/name", commit_message="New words", private=True, use_auth_token="t")
+    assert told.pop() == ("owner/name", {"files": files, "commit_message": "New words", "private": True, "token": "t"})
+    bert.save_pretrained(tmp_path / "mine", push_to_hub=True)
+    assert told.pop() == ("mine", {"files": files, "commit_message": "Upload a tokenizer"})
+    bert.save_pretrained(tmp_path / "mine", repo_id="owner/name")
+    with pytest.raises(TypeError, match="unexpected argument 'tag'"):
+        bert.push_to_hub("owner/name", tag="v1")
+    assert told == []
+
+
 @pytest.mark.parametrize("name", words.ABSENT)
 def test_what_is_not_there_says_what_to_use(bert: BertTokenizer, name: str) -> None:
     assert not hasattr(bert, name)
