@@ -234,6 +234,14 @@ def test_the_dtype_as_stored(dtype: Any, folder: Path, tmp_path: Path):
     assert load(tmp_path, dtype=dtype).dtype == torch.bfloat16
 
 
+def test_the_dtype_of_a_configuration_that_is_given(folder: Path):
+    """As in the reference: "auto" is what the configuration says, then what the file holds."""
+    config = own_config(folder)
+    assert load(folder, config=config.updated(dtype="float16")).dtype == torch.float16
+    assert load(folder, config=config.updated(dtype="float16"), torch_dtype=torch.float64).dtype == torch.float64
+    assert load(folder, config=config.updated(dtype=None)).dtype == torch.float32
+
+
 @pytest.mark.parametrize("kind", ["ours", "the reference's", "a folder", "a path", "a file", "fields"])
 @pytest.mark.parametrize("auto", [False, True])
 def test_a_configuration_in_every_form_by_position(kind: str, auto: bool, folder: Path, tmp_path: Path):
