@@ -134,6 +134,7 @@ _SILENT: dict[str, Any] = {
     "output_attentions": False,
     "output_hidden_states": False,
     "return_dict": True,
+    "summary_first_dropout": 0.0,
     "architectures": None,
     "dtype": None,
 }
