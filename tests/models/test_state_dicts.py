@@ -61,9 +61,11 @@ def test_the_reference_s_state_dict_of_every_class(model_type: str, class_name: 
     reference, ours = pair(class_name)
     state, other = reference.state_dict(), copy.deepcopy(ours)
     assert str(ours.load_state_dict(state)) == "<All keys matched successfully>"
-    report = other.load_reference_state_dict(state)
+    with torch.inference_mode():
+        report = other.load_reference_state_dict(state)
     assert [row.target for row in report.rows] == list(other.state_dict())
-    loaded = type(ours).from_pretrained(config=reference.config, state_dict=state, dtype="float64")
+    with torch.inference_mode():
+        loaded = type(ours).from_pretrained(config=reference.config, state_dict=state, dtype="float64")
     for model in (ours, other, loaded):
         torch.testing.assert_close(numbers(model), numbers(reference), rtol=1e-10, atol=1e-12)
         assert not any(parameter.is_inference() for parameter in model.parameters())
@@ -161,6 +163,18 @@ def test_what_does_not_fit_is_told_by_torch_in_our_names():
         CheckpointError, match="layer.1.feed_forward.down.bias: expected a tensor encoder.layer.1.output.dense.bias"
     ):
         ours.load_reference_state_dict(state)
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_whole_numbers_are_no_weights(strict: bool):
+    """Quantised tensors, under the names of those they were made from."""
+    reference, ours = pair("BertModel")
+    state = dict(reference.state_dict())
+    state["encoder.layer.0.attention.self.query.weight"] = torch.zeros(24, 24, dtype=torch.int8)
+    with pytest.raises(RuntimeError, match="self.query.weight: expected floating-point weights, found int8"):
+        ours.load_state_dict(state, strict=strict)
+    with pytest.raises(CheckpointError, match="self.query.weight: expected floating-point weights, found int8"):
+        ours.load_reference_state_dict(state, strict=strict)
 
 
 def test_another_head_s_tensors_are_unexpected_and_buffers_are_not():
