@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
@@ -104,8 +105,8 @@ class _Auto:
         source = pretrained_model_name_or_path if config is None else config
         if source is None:
             raise TypeError(f"{cls.__name__}: give a folder or a name on the hub, or config= and state_dict=")
-        if isinstance(source, str | Path) and Path(source).is_file():
-            config = read_json(source)
+        if isinstance(config, str | Path) and os.path.isfile(config):
+            config = read_json(config)
         elif isinstance(source, str | Path):
             where = {name: options[name] for name in HubOptions.__annotations__ if name in options}
             folder = Folder(local_folder(source, patterns=BESIDE, **where))

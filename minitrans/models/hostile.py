@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -141,11 +142,17 @@ def check_is_model(folder: Folder, *, configured: bool = False) -> None:
             "(peft.PeftModel.from_pretrained(model, folder)), or merge the two once (merge_and_unload, then save_pretrained) and "
             "load what comes of it"
         )
-    if not (configured or folder.has(CONFIG)):
+    if configured:
+        return
+    try:
+        os.lstat(folder.path(CONFIG))
+    except FileNotFoundError:
         raise CheckpointError(
             f"{printable(folder.path(CONFIG))}: expected a file, found nothing; a tool that saves a state dict alone writes "
             "none: pass config=..., the model's configuration or the folder that has it"
-        )
+        ) from None
+    except OSError:
+        pass  # whoever reads it says more
 
 
 def model_type_of(stored: Mapping[str, Any], path: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from importlib import import_module
@@ -130,7 +131,7 @@ def _stored_config(
 ) -> StoredConfig:
     """A configuration in whichever form it is given: ours, the reference's, its fields, or the place of a config.json."""
     wanted = cls.config_class
-    if isinstance(source, str | Path) and Path(source).is_file():
+    if isinstance(source, str | Path) and os.path.isfile(source):
         source = read_json(source)
     elif isinstance(source, str | Path):
         source = Folder(local_folder(source, patterns=BESIDE, **where))
