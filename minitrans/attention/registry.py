@@ -45,6 +45,23 @@ VARIANTS = {
     "differential_v1": "minitrans.attention.variants.differential:DifferentialV1",
     "forgetting": "minitrans.attention.variants.forgetting:Forgetting",
     "gated_output": "minitrans.attention.variants.gated_output:GatedOutput",
+    "multi_token": "minitrans.attention.variants.multi_token:MultiToken",
+    "block_top_k": "minitrans.attention.variants.block_top_k:BlockTopK",
+    "lsh": "minitrans.attention.variants.lsh:LSH",
+    "synthesizer_random": "minitrans.attention.variants.synthesizer:SynthesizerRandom",
+    "synthesizer_dense": "minitrans.attention.variants.synthesizer:SynthesizerDense",
+    "longformer": "minitrans.attention.variants.longformer:Longformer",
+    "linear": "minitrans.attention.variants.linear:LinearAttention",
+    "taylor": "minitrans.attention.variants.taylor:Taylor",
+    "cosformer": "minitrans.attention.variants.cosformer:CosFormer",
+    "performer": "minitrans.attention.variants.performer:Performer",
+    "hedgehog": "minitrans.attention.variants.hedgehog:Hedgehog",
+    "t2r": "minitrans.attention.variants.hedgehog:T2R",
+    "landmarks": "minitrans.attention.variants.landmarks:Landmarks",
+    "linformer": "minitrans.attention.variants.linformer:Linformer",
+    "nystromformer": "minitrans.attention.variants.nystromformer:Nystromformer",
+    "aft": "minitrans.attention.variants.aft:AttentionFree",
+    "fnet": "minitrans.attention.variants.fnet:FNet",
 }
 # ways to compute softmax attention
 BACKENDS = {

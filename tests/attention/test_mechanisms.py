@@ -339,7 +339,7 @@ PLANTED: dict[str, tuple[Callable[..., Any], str]] = {
     "half the bias": (bias_halved, "scores as a bias: half the scores given as a bias differ from the scores"),
     "ALiBi twice": (slopes_doubled, "bias: ALiBi: a bias is its dense form: a bias differs"),
     "the mask of the first head": (mask_of_the_first_head, "a mask for each head: the mask of the first head was taken for all"),
-    "a mask of -1e4": (masked_by_a_small_number, "what is forbidden changes nothing"),
+    "a mask of -1e4": (masked_by_a_small_number, "a bias lifted a mask"),
 }  # fmt: skip
 
 

@@ -22,11 +22,12 @@ CLASSES: dict[str, type[Variant]] = {name: load(path) for name, path in VARIANTS
 WITH_IDENTITY = [name for name, row in CLASSES.items() if row.identity is not None]
 # rows that equal softmax attention nowhere, and why
 WITHOUT_IDENTITY = {
-    "sigmoid", "qk_norm", "relu_squared", "entmax15", "sparsemax", "stick_breaking", "differential_v1",
+    "sigmoid", "qk_norm", "relu_squared", "entmax15", "sparsemax", "stick_breaking", "differential_v1", "linear", "taylor",
+    "cosformer", "hedgehog", "t2r", "aft", "fnet",
 }  # fmt: skip
 CAUSAL = {"selective"}  # rows that see no future whatever the mask says
 # what a row cannot do, of "causal", "packed", "grouped heads", "bias", "left padding"; the table of what is supported
-CANNOT: dict[str, set[str]] = {}
+CANNOT: dict[str, set[str]] = {name: {"causal"} for name in ("landmarks", "linformer", "nystromformer", "fnet")}
 
 
 def module_with(name: str, options: dict[str, Any], kv_heads: int = H, moved: bool = False) -> MultiHeadAttention:
