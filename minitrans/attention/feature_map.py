@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
@@ -20,7 +22,7 @@ class FeatureMechanism(DenseMechanism):
     the weights are asked for, the same through all pairs in O(n² F).
     """
 
-    laws = ("rows sum to one", "linear in the values", "linear form = quadratic form")
+    laws: ClassVar[tuple[str, ...]] = ("rows sum to one", "linear in the values", "linear form = quadratic form")
 
     def features(self, x: Tensor, places: Tensor, of_keys: bool) -> Tensor:
         """(B, H, T, K) -> (B, H, T, F), of scale^(1/2) q or scale^(1/2) k, at `places` (T) among the keys."""

@@ -28,11 +28,11 @@ class FirstGlobal(Pattern):
             raise ValueError(
                 f"expected an even window of at least 2 and tokens of at least 1, got {window!r}, {tokens!r}"
             )
-        self.half, self.tokens = window // 2, tokens
+        self.side, self.tokens = window // 2, tokens
 
     def allows(self, i: Tensor, j: Tensor, n: Tensor) -> Tensor:
         """The window, the first keys and the first queries."""
-        return ((i - j).abs() <= self.half) | (j < self.tokens) | (i < self.tokens)
+        return ((i - j).abs() <= self.side) | (j < self.tokens) | (i < self.tokens)
 
 
 class WindowSinks(FirstGlobal):
@@ -42,4 +42,4 @@ class WindowSinks(FirstGlobal):
 
     def allows(self, i: Tensor, j: Tensor, n: Tensor) -> Tensor:
         """The window and the first keys."""
-        return ((i - j).abs() <= self.half) | (j < self.tokens)
+        return ((i - j).abs() <= self.side) | (j < self.tokens)

@@ -31,4 +31,4 @@ class GroupedQuery(Variant):
 
     def project(self, query: Tensor, key: Tensor, value: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor]:
         """(B, G, T, K) -> (B, groups, T, K), or (N, G, K) -> (N, groups, K), of keys and values."""
-        return query, *(x.unflatten(1, (self.groups, -1)).mean(dim=2) for x in (key, value))  # type: ignore[return-value]
+        return query, *(x.unflatten(1, (self.groups, -1)).mean(dim=2) for x in (key, value))  # type: ignore[no-untyped-call]

@@ -9,16 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from minitrans.attention.bias import DenseBias
-from minitrans.attention.dispatch import compute_attention
+from minitrans.attention.dense import DenseMechanism
 from minitrans.attention.mask import MaskRule
-from minitrans.attention.packed import by_sequence
 from minitrans.attention.rules import AttentionResult, AttentionRules
-from minitrans.attention.variant import Identity, LayerSizes, Variant
+from minitrans.attention.variant import Identity, LayerSizes
 from minitrans.attention.whole import first_real
 from minitrans.errors import NotSupportedError
 
 
-class Longformer(Variant):
+class Longformer(DenseMechanism):
     """Tokens see window // 2 to each side and the global tokens; these see all, by queries, keys and values of their own.
 
     Global are those of the mask, or the first token. Their projections begin as copies of the block's.
@@ -37,7 +36,7 @@ class Longformer(Variant):
         super().__init__(sizes)
         if not isinstance(window, int) or window < 2 or window % 2:
             raise ValueError(f"window must be an even number of at least 2, got {window!r}")
-        self.half = window // 2
+        self.side = window // 2
         self.query_global = nn.Linear(sizes.width, sizes.heads * sizes.head_width)
         # a bias of keys adds the same number to all scores of a row, which changes nothing
         self.key_global = nn.Linear(sizes.width, sizes.kv_heads * sizes.head_width, bias=False)
@@ -47,15 +46,14 @@ class Longformer(Variant):
         """Copies."""
         for name in ("query", "key", "value"):
             own, of_block = self.get_submodule(f"{name}_global"), attention.get_submodule(name)
-            own.weight.copy_(of_block.weight)  # type: ignore[operator]
+            assert isinstance(own, nn.Linear)
+            assert isinstance(of_block, nn.Linear)
+            own.weight.copy_(of_block.weight)
             if own.bias is not None:
-                own.bias.copy_(0.0 * own.bias if of_block.bias is None else of_block.bias)  # type: ignore[operator]
+                own.bias.copy_(torch.zeros_like(own.bias) if of_block.bias is None else of_block.bias)
 
-    def compute(self, query: Tensor, key: Tensor, value: Tensor, rules: AttentionRules) -> AttentionResult:
-        """Sequence by sequence in a packed batch."""
-        return by_sequence(self._rectangle, query, key, value, rules)
-
-    def _rectangle(self, query: Tensor, key: Tensor, value: Tensor, rules: AttentionRules) -> AttentionResult:
+    def rectangle(self, query: Tensor, key: Tensor, value: Tensor, rules: AttentionRules) -> AttentionResult:
+        """A padded batch: the ordinary tokens, and the global ones, each in a softmax of its own."""
         if query.shape[2] != key.shape[2] or rules.x is None:
             raise NotSupportedError(f"attention {self.name!r} does not support other keys than those of its queries")
         if rules.bias is not None:  # of the ordinary queries and keys, for all
@@ -71,15 +69,15 @@ class Longformer(Variant):
         marked = is_global
 
         def near(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
-            return ((i - j).abs() <= self.half) | marked[b, j]
+            return ((i - j).abs() <= self.side) | marked[b, j]
 
         local = replace(rules, mask=mask.narrowed(MaskRule(near, len(key))))
-        ordinary = compute_attention(query, key, value, local).output
+        ordinary = super().rectangle(query, key, value, local).output
         own = [
             projection(rules.x).unflatten(-1, (-1, self.sizes.head_width)).transpose(1, 2)
             for projection in (self.query_global, self.key_global, self.value_global)
         ]
-        every = compute_attention(*own, rules).output
+        every = super().rectangle(own[0], own[1], own[2], rules).output
         return AttentionResult(torch.where(is_global[:, None, :, None], every, ordinary))
 
     def supports(self, rules: AttentionRules, query: Tensor) -> str | None:
