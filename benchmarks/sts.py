@@ -8,11 +8,9 @@ Task 1"; figure: sentence-transformers' model card).
 
 from __future__ import annotations
 
-import csv
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -23,66 +21,7 @@ from benchmarks.record import RESULTS, result_file, save
 from minitrans.cli import errors, options
 from minitrans.cli.options import Runtime
 from minitrans.cli.text import progress
-from minitrans.files import printable
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Two sentences and how alike people find them, 0 to 5."""
-
-    first: str
-    second: str
-    score: float
-
-
-def read_pairs(path: Path) -> list[Pair]:
-    """The rows of a file of the STS benchmark: sentence, sentence, score, no header.
-
-    Raises:
-        ValueError: naming the line that is something else.
-    """
-    pairs = []
-    with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.reader(file)
-        for row in reader:
-            try:
-                first, second, score = row
-                pairs.append(Pair(first, second, float(score)))
-            except ValueError:
-                raise ValueError(
-                    f"{printable(path)}: line {reader.line_num}: expected sentence, sentence, number, "
-                    f"found {len(row)} fields: {printable(row, 80)}"
-                ) from None
-    if len(pairs) < 2:
-        raise ValueError(f"{printable(path)}: expected at least two pairs, found {len(pairs)}")
-    return pairs
-
-
-def ranks(values: Sequence[float]) -> list[float]:
-    """The rank of each value from 1; equal values share the mean of their ranks."""
-    order = sorted(range(len(values)), key=values.__getitem__)
-    result = [0.0] * len(values)
-    start = 0
-    while start < len(order):
-        end = start
-        while end < len(order) and values[order[end]] == values[order[start]]:
-            end += 1
-        for index in order[start:end]:
-            result[index] = (start + 1 + end) / 2
-        start = end
-    return result
-
-
-def spearman(first: Sequence[float], second: Sequence[float]) -> float:
-    """The correlation of the ranks; ties as `ranks` treats them. Raises ValueError where one side is constant."""
-    one, two = ranks(first), ranks(second)
-    mean = (len(one) + 1) / 2
-    covariance = sum((a - mean) * (b - mean) for a, b in zip(one, two, strict=True))
-    spread = sum((a - mean) ** 2 for a in one) * sum((b - mean) ** 2 for b in two)
-    if spread == 0.0:
-        raise ValueError("all values of one side are equal: there is no correlation")
-    return float(covariance / spread**0.5)
-
+from minitrans.lab.sts import read_pairs, spearman
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 

@@ -36,8 +36,9 @@ ALLOWED: dict[str, set[str]] = {
     "embedding": GROUND | {"attention", "cpu", "models", "pipelines", "tokenizers", "translator"},
     "checkpoints": GROUND | {"attention", "embedding", "layers", "models", "translator"},
     "training": GROUND | {"models"},
+    "lab": GROUND | {"attention", "embedding", "models", "testing"},
     "cli": GROUND
-    | {"minitrans", "attention", "checkpoints", "embedding", "models", "pipelines", "tokenizers", "translator"},
+    | {"minitrans", "attention", "checkpoints", "embedding", "lab", "models", "pipelines", "tokenizers", "translator"},
     "__main__": {"cli"},
 }
 LAZY_ONLY = {"triton", "transformers", "tokenizers", "huggingface_hub", "sentencepiece", "typer", "rich", "safetensors"}

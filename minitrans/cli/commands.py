@@ -11,6 +11,7 @@ from minitrans import __version__
 from minitrans.cli.checkpoints import convert, inspect, verify
 from minitrans.cli.demo import demo
 from minitrans.cli.embed import embed, similar
+from minitrans.cli.lab import lab
 from minitrans.cli.options import Command, Group
 from minitrans.cli.tasks import answer, classify, fill_mask, tag
 
@@ -59,3 +60,4 @@ def minitrans(
 
 for _name, _command in COMMANDS.items():
     app.command(_name, cls=Command, rich_help_panel=PANELS.get(_name, "Models at work"))(_command)
+app.add_typer(lab, name="lab", rich_help_panel="Models at work")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.sts import ranks, read_pairs, spearman
+from minitrans.lab.sts import ranks, read_pairs, spearman
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 

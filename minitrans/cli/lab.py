@@ -1,0 +1,76 @@
+"""`lab`: attention variants measured in the same weights."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from minitrans.cli import options
+from minitrans.cli.errors import note
+from minitrans.cli.options import Group, Runtime
+from minitrans.cli.text import progress, show
+
+lab = typer.Typer(cls=Group, help="Measure attention variants in the same pretrained weights.", no_args_is_help=True)
+
+
+@lab.callback()
+def _lab() -> None:
+    """Measure attention variants in the same pretrained weights."""
+
+
+@lab.command("run", cls=options.Command)
+def run(
+    variants: Annotated[
+        list[str], typer.Argument(metavar="VARIANT...", help="Names, JSON, my.py:MyAttention, module:Class; all.")
+    ],
+    model: Annotated[
+        str, typer.Option("--model", "-m", metavar="PATH_OR_NAME", help="A checkpoint; minilm: the extra demo's.")
+    ],
+    data: Annotated[Path, typer.Option(metavar="DIR", help="Where stsb-en-test.csv lies, here or below.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="For results.jsonl and report.html.")],
+    section: Annotated[str, typer.Option(help="gate, swap, layers, with commas.")] = "gate,swap",
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds of variants that draw at random.")] = 1,
+    device: options.Device = "cpu",
+    threads: options.Threads = None,
+) -> None:
+    """Test each variant, then swap it into the model and score that on the STS benchmark.
+
+    A variant that fails the gate is reported and not measured. What DIR knows already, by the same code, is not measured
+    again, so that a run that was stopped goes on. Columns: variant, section, seed, status, score, cosine, seconds.
+
+    Examples:
+
+        minitrans lab run sigmoid sink --model minilm --data ./data --out ./found
+
+        minitrans lab run my.py:MyAttention all -m minilm --data ./data -o ./found --section gate,swap,layers
+    """
+    from minitrans.lab.run import SECTIONS
+
+    unknown = set(section.split(",")) - set(SECTIONS)
+    if unknown:
+        raise ValueError(f"--section: expected some of {', '.join(SECTIONS)}, got {', '.join(sorted(unknown))}")
+    from minitrans.cli.demo_steps import demo_folder
+    from minitrans.cli.loading import load_encoder
+    from minitrans.lab.bench import Bench
+    from minitrans.lab.report import write_report
+    from minitrans.lab.run import Plan, steps
+    from minitrans.lab.run import run as run_plan
+    from minitrans.lab.specs import read_subjects
+
+    words = ["minitrans", "lab", "run", *variants, "--model", model, "--data", str(data), "--out", str(out)]
+    words += ["--section", section, "--seeds", str(seeds), "--device", device]
+    words += [] if threads is None else ["--threads", str(threads)]
+    wanted = [name for name in SECTIONS if name in section.split(",")]
+    plan = Plan(read_subjects(variants), wanted, seeds, out, shlex.join(words))
+    place = str(demo_folder()) if model == "minilm" else model
+    bench = Bench.of(load_encoder(Runtime(model=place, device=device, threads=threads)), data)
+    with progress("measuring", steps(plan)) as advance:
+        for row in run_plan(plan, bench, advance):
+            shown = ("variant", "section", "seed", "status", "score", "cosine", "seconds")
+            show([{key: row.get(key) for key in shown}])
+            if row["status"] == "failed":
+                note(f"{row['variant']}, {row['section']}: {row['reason']}")
+    typer.echo(write_report(out))

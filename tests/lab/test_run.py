@@ -1,0 +1,115 @@
+"""`minitrans lab run`: the gate, the swap, what is kept and found again, and the page."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from minitrans.embedding import Encoder
+from minitrans.lab.bench import Bench
+from minitrans.lab.specs import read_subjects
+from minitrans.lab.swap import layers, swap
+from tests.cli.conftest import WORDS, Run, body, run, tiny  # noqa: F401 (fixtures)
+
+BROKEN = """
+from minitrans.attention import Variant
+
+class Broken(Variant):
+    def finish(self, result, x, context):
+        return None
+"""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    words = [word for word in WORDS if word.isalpha()]
+    rows = [f"{' '.join(words[i : i + 5])},{' '.join(words[i + j % 4 : i + 6])},{j}.0" for j, i in enumerate(range(20))]
+    (folder / "stsb-en-test.csv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+@pytest.fixture
+def bench(body: str, data: Path) -> Bench:  # noqa: F811
+    return Bench.of(Encoder(body), data)
+
+
+def test_a_swap_that_changes_nothing_scores_what_the_model_does_and_comes_back(bench: Bench):
+    full, sigmoid = read_subjects(["full", "sigmoid"])
+    before = {name: tensor.clone() for name, tensor in bench.encoder.model.state_dict().items()}
+    found = swap(bench, full, 0)
+    assert found["score"] == pytest.approx(bench.exact[0], abs=1e-9)
+    assert found["cosine"] == pytest.approx(1.0, abs=1e-6)
+    assert swap(bench, sigmoid, 0)["cosine"] < 1 - 1e-6
+    after = bench.encoder.model.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+    assert torch.equal(bench.score()[1], bench.exact[1])
+
+
+def test_fresh_parameters_are_named_and_counted(bench: Bench):
+    found = swap(bench, read_subjects(["sink"])[0], 0)
+    assert len(found["fresh"]) == bench.layers
+    heads = bench.encoder.model.config.num_attention_heads
+    assert found["fresh_numbers"] == bench.layers * heads
+
+
+def test_layers_are_swapped_one_by_one(bench: Bench):
+    subject = read_subjects(["sigmoid"])[0]
+    found = layers(bench, subject, 0)
+    assert len(found["each"]) == bench.layers
+    with bench.swapped({"layers": {"0": "sigmoid"}}):
+        assert found["each"][0] == pytest.approx(bench.score()[0])
+
+
+def test_a_variant_that_fails_the_gate_is_reported_and_not_measured(body, data, run: Run, tmp_path: Path):  # noqa: F811
+    (tmp_path / "broken_attention.py").write_text(BROKEN)
+    subject = f"{tmp_path}/broken_attention.py:Broken"
+    done = run("lab", "run", subject, "sigmoid", "-m", body, "--data", data, "-o", tmp_path / "out")
+    assert done.code == 0, done
+    rows = [json.loads(line) for line in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]
+    assert [(row["variant"], row["section"], row["status"]) for row in rows] == [
+        ("broken_attention:Broken", "gate", "failed"), ("sigmoid", "gate", "ok"), ("sigmoid", "swap", "ok"),
+    ]  # fmt: skip
+    assert "finish must return AttentionResult" in rows[0]["reason"]
+    assert rows[0]["reason"].split(".")[0] in done.err
+
+
+def test_what_is_known_is_not_measured_again(body, data, run: Run, tmp_path: Path):  # noqa: F811
+    arguments = ("lab", "run", "sigmoid", "-m", body, "--data", data, "-o", tmp_path, "--section", "swap,layers")
+    assert run(*arguments).code == 0
+    path = tmp_path / "results.jsonl"
+    first = path.read_text()
+    path.write_text(first[: first.index("\n") + 20])  # killed while it wrote the second row
+    again = run(*arguments)
+    assert again.code == 0
+    lines = path.read_text().splitlines()
+    assert lines[0] == first.splitlines()[0]
+    assert [json.loads(line)["section"] for line in lines] == ["swap", "layers"]
+    other = tmp_path / "stsb-en-test.csv"
+    other.write_text((data / other.name).read_text().replace("1.0", "2.0"))
+    run("lab", "run", "sigmoid", "-m", body, "--data", other.parent, "-o", tmp_path, "--section", "swap")
+    keys = [json.loads(line)["key"] for line in path.read_text().splitlines()]
+    assert len(keys) == len(set(keys)) == 3  # other data, another key
+
+
+def test_the_page_needs_nothing_else(body, data, run: Run, tmp_path: Path):  # noqa: F811
+    done = run("lab", "run", "sink", "sigmoid", "-m", body, "--data", data, "-o", tmp_path, "--section", "swap,layers")
+    page = (tmp_path / "report.html").read_text()
+    assert done.out.splitlines()[-1] == str(tmp_path / "report.html")
+    assert "src=" not in page
+    assert "href" not in page
+    score = next(line.split("\t") for line in done.out.splitlines() if line.startswith("sigmoid\tswap"))[4]
+    assert f"{float(score):.2f}" in page
+    assert "minitrans lab run sink sigmoid" in page
+
+
+def test_mistakes_are_one_line(body, data, run: Run, tmp_path: Path):  # noqa: F811
+    usual = ("-m", body, "--out", tmp_path)
+    run("lab", "run", "nonsense", *usual, "--data", data).refused("unknown attention variant 'nonsense'")
+    run("lab", "run", "sink", *usual, "--data", data, "--section", "swop").refused("--section", "swop")
+    run("lab", "run", "sink", *usual, "--data", tmp_path).refused("stsb-en-test.csv")
+    run("lab", "run", "{", *usual, "--data", data).refused("JSON")
