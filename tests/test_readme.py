@@ -77,6 +77,14 @@ def test_variants_and_backends_are_those_of_the_code():
     assert [row[0].strip("`") for row in table("| backend |")] == list(BACKENDS)
 
 
+def test_every_client_is_named_in_its_tests():
+    for clients, _, files in table("| client |"):
+        texts = [(ROOT / name).read_text(encoding="utf-8") for name in re.findall(r"`(\S+)`", files)]
+        assert texts
+        for client in re.findall(r"`(\S+)`", clients):
+            assert any(client in text for text in texts), client
+
+
 def test_the_way_from_bert_to_the_softmax():
     """The files are those that a forward enters, with the counts that the README gives."""
     from benchmarks.structure import forward

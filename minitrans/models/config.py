@@ -124,7 +124,7 @@ class EncoderConfig(ModelConfig):
             ("hidden_size",), lambda width, c: width % c.num_attention_heads == 0,
             lambda c: f"a multiple of {c.own_name('num_attention_heads')}={c.num_attention_heads}",
         ),
-        (("layer_norm_eps",), lambda eps, c: 0.0 < eps < 1.0, "in (0, 1)"),
+        (("layer_norm_eps",), lambda eps, c: 0.0 < eps <= 1.0, "in (0, 1]"),
         (("initializer_range",), lambda deviation, c: 0.0 <= deviation < 1e3, "in [0, 1000)"),
         (
             ("pad_token_id",), lambda pad, c: pad is None or -1 <= pad < c.vocab_size,

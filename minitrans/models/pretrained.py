@@ -326,8 +326,9 @@ class PreTrainedModel(ForClients):
         """
         table, decoder = self.get_input_embeddings(), self.get_output_embeddings()
         size, step = table.num_embeddings if new_num_tokens is None else new_num_tokens, pad_to_multiple_of or 1
-        if size < 1 or step < 1:
-            raise ValueError(f"the new vocabulary size must be at least 1, got {size}, padded to a multiple of {step}")
+        if size < 1 or step < 1 or size % 1 or step % 1:
+            told = f"got {size}, padded to a multiple of {step}"
+            raise ValueError(f"the new vocabulary size must be at least 1, {told}; whole numbers")
         size = math.ceil(size / step) * step
         if size == table.num_embeddings:
             return table

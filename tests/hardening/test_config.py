@@ -74,7 +74,7 @@ ROWS: list[tuple[str, Damage, tuple[str, ...]]] = [
     ("G HTML page", text("\n<!doctype html>"), (CONFIG, "HTML")),
     ("G key twice", lambda case: case.path(CONFIG).write_text(json.dumps(case.config())[:-1] + ', "hidden_size": 24}'), (CONFIG, "hidden_size", "twice")),
     ("G heads that do not divide", keys(num_attention_heads=5), (CONFIG, "hidden_size", "num_attention_heads=5")),
-    ("G eps NaN", spliced("layer_norm_eps", "NaN"), (CONFIG, "layer_norm_eps", "nan", "(0, 1)")),
+    ("G eps NaN", spliced("layer_norm_eps", "NaN"), (CONFIG, "layer_norm_eps", "nan", "(0, 1]")),
     ("G eps negative", keys(layer_norm_eps=-1e-12), (CONFIG, "layer_norm_eps", "-1e-12")),
     ("G eps 0", keys(layer_norm_eps=0.0), (CONFIG, "layer_norm_eps", "0.0")),
     ("G eps 2", keys(layer_norm_eps=2), (CONFIG, "layer_norm_eps", "2")),

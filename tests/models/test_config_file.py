@@ -100,7 +100,7 @@ def test_whatever_the_reference_s_models_read_is_a_field_or_changes_no_number(mo
         ("hidden_size", 10**12, "hidden_size: expected at most 1000000"),
         ("num_hidden_layers", 10**9, "num_hidden_layers: expected at most 1000"),
         ("hidden_size", 25, "a multiple of num_attention_heads=3"),
-        ("layer_norm_eps", float("nan"), "layer_norm_eps must be in (0, 1), got nan"),
+        ("layer_norm_eps", float("nan"), "layer_norm_eps must be in (0, 1], got nan"),
         ("layer_norm_eps", -1e-12, "layer_norm_eps must be"),
         ("hidden_dropout_prob", 1.5, "hidden_dropout_prob must be in [0, 1), got 1.5"),
         ("hidden_act", "gleu", "unknown activation 'gleu'"),
