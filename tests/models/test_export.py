@@ -465,6 +465,8 @@ def check_onnx(path: Path, net: Any, name: str) -> None:
         graph(*batch(name, 2, 45, [45, 45], 0))
 
 
+@pytest.mark.filterwarnings("ignore:You are using the legacy TorchScript-based ONNX export:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:The feature will be removed:DeprecationWarning")  # what that one calls
 @pytest.mark.parametrize("name", ONNX)
 def test_onnx_by_tracing(name: str, tmp_path: Path) -> None:
     pytest.importorskip("onnx")
