@@ -64,7 +64,7 @@ def run(
     words += ["--section", section, "--seeds", str(seeds), "--device", device]
     words += [] if threads is None else ["--threads", str(threads)]
     wanted = [name for name in SECTIONS if name in section.split(",")]
-    plan = Plan(read_subjects(variants), wanted, seeds, out, shlex.join(words))
+    plan = Plan(read_subjects(variants), wanted, seeds, out, model, shlex.join(words))
     place = str(demo_folder()) if model == "minilm" else model
     bench = Bench.of(load_encoder(Runtime(model=place, device=device, threads=threads)), data)
     with progress("measuring", steps(plan)) as advance:

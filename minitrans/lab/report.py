@@ -26,7 +26,7 @@ def write_report(out: Path) -> Path:
     head = read_json(out / RUN)
     of = by_variant(read_rows(out))
     parts = [
-        f"<h1>Attention swapped into {escape(Path(head['model']).name or head['model'])}</h1>",
+        f"<h1>Attention swapped into {escape(head['model'])}</h1>",
         f"<p>{head['pairs']} pairs of {escape(head['data'])}; with its own attention the model scores {head['exact']:.2f} "
         "(Spearman's correlation x 100).</p>",
         _table(head, of), _plot(head, of), _heat_map(head, of), _origin(head),

@@ -39,6 +39,7 @@ class Plan:
         sections: out of `SECTIONS`, in their order.
         seeds: how many, for variants that draw at random.
         out: the folder for what is found.
+        model: as the user calls it.
         command: that does it again.
     """
 
@@ -46,6 +47,7 @@ class Plan:
     sections: list[str]
     seeds: int
     out: Path
+    model: str
     command: str
 
 
@@ -62,7 +64,7 @@ def run(plan: Plan, bench: Bench, advance: Callable[[int], None]) -> Iterator[Ro
     write_json(
         plan.out / RUN,
         {
-            "command": plan.command, "model": str(bench.encoder.model.config.name_or_path), "data": bench.file.name,
+            "command": plan.command, "model": plan.model, "data": bench.file.name,
             "pairs": len(bench.pairs), "layers": bench.layers, "exact": exact, **place,
         },
     )  # fmt: skip
