@@ -42,7 +42,7 @@ class Bench:
     @property
     def layers(self) -> int:
         """L, those with attention."""
-        return len(self.encoder.model.base_model.attentions)  # type: ignore[union-attr, arg-type]
+        return len(self.encoder.model.base_model.attentions)  # type: ignore[arg-type]
 
     @contextmanager
     def swapped(self, spec: Any, seed: int = 0) -> Iterator[list[str]]:
