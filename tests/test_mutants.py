@@ -50,7 +50,7 @@ MUTANTS = {
         [PARITY, "-k", "bert-Model"],
     ),
     "M7 hidden states begin with the embeddings": (
-        "minitrans/layers/stack.py", "states = [x] if keep_states else []", "states = []", [PARITY, "-k", "bert-Model"],
+        "minitrans/layers/stack.py", "states, kept = [x] if keep_states else []", "states, kept = []", [PARITY, "-k", "bert-Model"],
     ),
     "M8 the distance is query minus key": (
         "minitrans/attention/bias.py", "self.positions - 1 - ahead", "self.positions - 1 + ahead", ["tests/attention", "-k", "elative"],

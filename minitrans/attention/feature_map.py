@@ -77,7 +77,7 @@ def _both_sides(of_query: Tensor, of_key: Tensor, values: Tensor) -> Tensor:
 def _causal(of_query: Tensor, of_key: Tensor, values: Tensor) -> Tensor:
     """Chunk by chunk: what came before is one sum (F, K + 1), inside a chunk there are pairs."""
     state, outputs = torch.zeros_like(of_key.mT[..., :1] @ values[..., :1, :]), []
-    for q, k, v in zip(*(x.split(_CHUNK, dim=-2) for x in (of_query, of_key, values)), strict=True):
+    for q, k, v in zip(*(torch.split(x, _CHUNK, dim=-2) for x in (of_query, of_key, values)), strict=True):
         outputs.append(q @ state + (q @ k.mT).tril() @ v)
         state = state + k.mT @ v
     return torch.cat(outputs, dim=-2)

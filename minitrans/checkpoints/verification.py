@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -115,7 +117,9 @@ def verify(
         CheckpointError: where the checkpoint is faulty.
     """
     try:
-        import transformers
+        with _quiet_import():
+            import transformers
+            from transformers import PreTrainedModel  # noqa: F401 - what is imported with the models talks too
     except ImportError:
         raise NotSupportedError(
             "verify compares with transformers, which is not installed: pip install transformers"
@@ -135,19 +139,31 @@ def verify(
 
 
 @contextmanager
+def _quiet_import() -> Iterator[None]:
+    """Without what packages that the reference imports where they are installed say of themselves."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logging.disable(before)
+
+
+@contextmanager
 def _quiet() -> Iterator[None]:
     """Without progress bars and load reports of the reference: what there is to say we say."""
-    from transformers.utils import logging
+    from transformers.utils import logging as reports
 
-    shown, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
+    shown, verbosity = reports.is_progress_bar_enabled(), reports.get_verbosity()
+    reports.disable_progress_bar()
+    reports.set_verbosity_error()
     try:
         yield
     finally:
-        logging.set_verbosity(verbosity)
+        reports.set_verbosity(verbosity)
         if shown:
-            logging.enable_progress_bar()
+            reports.enable_progress_bar()
 
 
 def compare(ours: Any, theirs: nn.Module, class_name: str) -> Verification:

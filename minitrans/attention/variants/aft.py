@@ -47,7 +47,7 @@ class AttentionFree(Variant):
         kept = dropout(torch.ones_like(values[..., :1]), rules.dropout_p) if rules.dropout_p else 1.0
         means = [
             torch.einsum("bhtsk,bhsk->bhtk", torch.softmax(rows[..., None] + keys[:, :, None], dim=3), values * kept)
-            for rows in near.split(_ROWS, dim=2)
+            for rows in torch.split(near, _ROWS, dim=2)
         ]
         output = torch.sigmoid(query) * torch.cat(means, dim=2)
         return AttentionResult(output.masked_fill(~allowed.any(dim=-1, keepdim=True), 0.0))

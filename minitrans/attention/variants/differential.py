@@ -81,14 +81,15 @@ class DifferentialV1(DenseMechanism):
         share = positive - torch.exp((self.lambda_q2 * self.lambda_k2).sum()) + self.initial
         one, other = dropout(weights, rules.dropout_p).chunk(2, dim=1)
         mixed = over_values(one, pairs) - share * over_values(other, pairs)
-        return mixed.unflatten(-1, (2, -1)).transpose(2, 3).flatten(1, 2)
+        return torch.unflatten(mixed, -1, (2, -1)).transpose(2, 3).flatten(1, 2)
 
     def finish(self, result: AttentionResult, x: Tensor, context: Context) -> AttentionResult:
         """The result, normed over the two heads that are one."""
         packed = context.layout is not None
-        pairs = (result.output if packed else result.output.transpose(1, 2)).unflatten(-2, (-1, 2)).flatten(-2)
+        by_token = result.output if packed else result.output.transpose(1, 2)
+        pairs = torch.unflatten(by_token, -2, (-1, 2)).flatten(-2)
         normed = rms_norm(pairs, pairs.shape[-1:], eps=self.eps) * (1 - self.initial)
-        normed = normed.unflatten(-1, (2, -1)).flatten(-3, -2)  # (..., T, H, K)
+        normed = torch.unflatten(normed, -1, (2, -1)).flatten(-3, -2)  # (..., T, H, K)
         return replace(result, output=normed if packed else normed.transpose(1, 2))
 
     def supports(self, rules: AttentionRules, query: Tensor) -> str | None:

@@ -48,4 +48,4 @@ class FNet(WholeMechanism):
             ) @ across.imag
         if self.scaled:
             mixed = mixed / (length.clamp(min=1).to(x.dtype)[:, None, None] * x.shape[-1]).sqrt()
-        return mixed.unflatten(-1, (value.shape[1], -1)).transpose(1, 2).to(value.dtype)
+        return torch.unflatten(mixed, -1, (value.shape[1], -1)).transpose(1, 2).to(value.dtype)

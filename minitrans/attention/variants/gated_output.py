@@ -36,7 +36,7 @@ class GatedOutput(Variant):
 
     def finish(self, result: AttentionResult, x: Tensor, context: Context) -> AttentionResult:
         """The result with its output gated."""
-        gates = torch.sigmoid(self.gate(x)).unflatten(-1, (self.sizes.heads, -1))  # (..., T, H, K|1)
+        gates = torch.unflatten(torch.sigmoid(self.gate(x)), -1, (self.sizes.heads, -1))  # (..., T, H, K|1)
         weights = result.weights
         if self.by_head and weights is not None:
             rows = gates.transpose(0, 1)[None] if context.layout is not None else gates.transpose(1, 2)

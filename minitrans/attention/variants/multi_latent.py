@@ -52,6 +52,6 @@ class MultiLatent(Variant):
         packed = context.layout is not None
         both = torch.cat([key, value], dim=1)  # (B, 2 G, T, K), or (N, 2 G, K)
         flat = (both if packed else both.transpose(1, 2)).flatten(-2)  # (..., 2 G K)
-        made = (flat @ self.down.T @ self.up.T + self.offset).unflatten(-1, (-1, self.sizes.head_width))
+        made = torch.unflatten(flat @ self.down.T @ self.up.T + self.offset, -1, (-1, self.sizes.head_width))
         new_key, new_value = (made if packed else made.transpose(1, 2)).chunk(2, dim=1)
         return query, new_key, new_value

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -48,4 +50,4 @@ class Performer(FeatureMechanism):
         exponents = x @ self.vectors.to(x.dtype).T - x.square().sum(-1, keepdim=True) / 2
         if not of_keys:
             exponents = exponents - exponents.amax(dim=-1, keepdim=True).detach()
-        return torch.exp(exponents) * self.count**-0.5
+        return torch.exp(exponents) / math.sqrt(self.count)
