@@ -318,7 +318,7 @@ def test_blocks_of_other_parts(norms: tuple[type[nn.Module], ...], bias: bool, g
     network = FeedForward(24, 40, gated=gated, bias=bias)
     plain = Block(MultiHeadAttention(24, 3), network, [kind(24) for kind in norms], norm_first=norm_first).double()
     model, x = fuse(copy.deepcopy(plain)), torch.randn(2, 5, 24, dtype=torch.float64, requires_grad=True)
-    before, after = plain(x, Context()).output, model(x, Context()).output
+    before, after = plain(x, Context()), model(x, Context())
     torch.testing.assert_close(after, before, rtol=0.0, atol=1e-12)
     torch.testing.assert_close(
         *(torch.autograd.grad(y.square().sum(), x)[0] for y in (after, before)), rtol=0, atol=1e-11

@@ -41,7 +41,7 @@ class Pattern(Variant):
             b = b * several  # a rule for one batch entry is asked about all of them
             return allows(b, h, i - first[b], j - first[b], lengths[b])
 
-        return mask.narrowed(MaskRule(rule, len(lengths), sizes.heads if self.heads_differ else 1)), bias
+        return mask.narrowed(MaskRule(rule, lengths.shape[0], sizes.heads if self.heads_differ else 1)), bias
 
 
 def extent(mask: AttentionMask, sizes: CallSizes) -> tuple[Tensor, Tensor]:

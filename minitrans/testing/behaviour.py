@@ -121,6 +121,10 @@ def _bias_as_mask(subject: Subject, mask: MaskOf, sizes: Sizes) -> None:
     call, inputs = draw(subject, "bias as mask", sizes, mask)
     allowed = inputs.allowed(inputs.rules.mask)
     rules = call.restricted(inputs.all_rules(), inputs.query, inputs.key)
+    open_rules = replace(inputs.all_rules(), mask=_without(inputs.rules.mask))
+    unmasked = call.restricted(open_rules, inputs.query, inputs.key).mask
+    if not torch.equal(inputs.allowed(unmasked) & allowed, inputs.allowed(rules.mask)):
+        raise NotSupportedError("a bias for a mask: what the pattern allows depends on where a text ends")
     sees = inputs.allowed(rules.mask).any(dim=-1, keepdim=True)  # (B, H, T, 1)
     inputs = replace(inputs, gradients={"output": inputs.gradients["output"] * sees})
     zero = torch.zeros(allowed.shape, dtype=subject.dtype, device=allowed.device)

@@ -152,7 +152,7 @@ WRONG: list[tuple[Any, type[Exception], str]] = [
     (
         "fall",
         ValueError,
-        "unknown attention variant 'fall'; known: full, sliding_window, .*sigmoid, or the place of a class",
+        "unknown attention variant 'fall'; known: full, sliding_window, .*sigmoid, .* or the place of a class",
     ),
     ({"window": 4}, ValueError, "unknown attention variant None; known: full"),
     ({"name": "full", "windw": 4}, TypeError, "attention 'full' has no options, got windw"),

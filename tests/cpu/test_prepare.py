@@ -115,13 +115,6 @@ def test_pruned_heads_are_served():
     torch.testing.assert_close(prepare(model)(**inputs).last_hidden_state, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_pruned_heads_do_not_go_with_scores_of_distances():
-    model = body(MPNetModel)
-    model.prune_heads({1: [0]})
-    with pytest.raises(ValueError, match=r"RelativeBuckets needs a \(buckets, H=3\) table"):
-        prepare(model)
-
-
 @pytest.mark.parametrize(("dtype", "least"), [("bfloat16", 0.999), ("int8", 0.995)])
 @pytest.mark.parametrize("kind", [BertModel, MPNetModel])
 @pytest.mark.parametrize("padding", ["remove", "keep"])

@@ -71,7 +71,7 @@ class PaddedOnly(Sigmoid):
     """A mechanism that computes padded batches alone, as one that says nothing of packed ones does."""
 
     supports = Variant.supports
-    compute = Sigmoid._rectangle
+    compute = Sigmoid.rectangle
 
 
 def test_padding_that_the_attention_cannot_do_without_stays(body: str):

@@ -246,7 +246,7 @@ class Step(nn.Module):
 
     def forward(self, ids: Tensor, mask: Tensor, *past: Tensor) -> tuple[Tensor, ...]:
         cache = Cache([past[0:2], past[2:4]])
-        out = self.net(ids, mask, past_key_values=cache, use_cache=True)
+        out = self.net(ids, mask, past_key_values=cache, use_cache=True, return_dict=True)
         return (out.logits, *(tensor for layer in out.past_key_values for tensor in layer))
 
 

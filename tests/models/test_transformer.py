@@ -211,7 +211,7 @@ def test_one_matrix_serves_three_ways() -> None:
     x = embedder(copies[1])(TARGET)
     causal = AttentionMask(causal=True)
     for block in model.decoder:
-        x = block(x, Context(mask=causal, memory=memory.output, memory_mask=memory.mask)).output
+        x = block(x, Context(mask=causal, memory=memory.output, memory_mask=memory.mask))
     (x @ copies[2].T).square().sum().backward()
     parts = [copy.grad for copy in copies]
     assert all(part is not None and part.abs().max() > 0 for part in parts)

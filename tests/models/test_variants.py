@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import minitrans
 from minitrans import AttentionResult, BertConfig, BertForMaskedLM, BertModel, LayerSizes, NotSupportedError, Variant
 from minitrans.attention.packed import by_sequence
-from minitrans.attention.registry import VARIANTS
+from minitrans.attention.registry import VARIANTS, load
 
 SIZES: dict[str, Any] = {
     "vocab_size": 31, "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 20,
@@ -23,8 +23,16 @@ SIZES: dict[str, Any] = {
 }  # fmt: skip
 IDS = torch.randint(0, 31, (2, 9), generator=torch.Generator().manual_seed(1))
 MASK = torch.tensor([[1] * 9, [1] * 5 + [0] * 4])
+
+
+def trial(name: str) -> str | dict[str, Any]:
+    """The row, so that it shows on texts of a few tokens."""
+    options = load(VARIANTS[name]).trial
+    return {"name": name, **options} if options else name
+
+
 SPECS: dict[str, Any] = {
-    **{name: name for name in VARIANTS if name != "sliding_window"},
+    **{name: trial(name) for name in VARIANTS if name != "sliding_window"},
     "sliding_window": {"name": "sliding_window", "window": 4},
     "composed": ["rotary", "qk_norm", {"name": "dilated", "window": 2}, {"name": "sink", "initial": 0.5}],
     "by number": {"layers": {"0": "sink", "1-": ["rotary", "talking_heads"]}},
@@ -64,7 +72,7 @@ def scattered(made: nn.Module) -> list[str]:
     """Random numbers in the parameters of variants; their names."""
     own = [(name, parameter) for name, parameter in made.named_parameters() if ".variants." in name]
     for _, parameter in own:
-        parameter.add_(torch.randn_like(parameter) * 0.3)
+        parameter.mul_(0.05).add_(torch.randn_like(parameter) * 0.3)  # some begin far out, at softmax attention
     return [name for name, _ in own]
 
 
@@ -82,7 +90,8 @@ def test_into_a_checkpoint_saved_loaded_and_back(kind: str, tmp_path: Path) -> N
     assert all(torch.equal(swapped.get_parameter(name), full.get_parameter(name)) for name in names)
     scattered(swapped)
     changed = swapped(IDS, MASK).logits
-    assert (changed - expected).abs().max() > 1e-4
+    if kind != "document":  # one text is one document
+        assert (changed - expected).abs().max() > 1e-4
 
     report = swapped.save_pretrained(tmp_path / "swapped")
     assert report.notes == []

@@ -87,10 +87,11 @@ class Job:
                 parts.agree({**parts.manifest(), "input": lines.identity()})
                 return self._finish(parts, lines)
         encoder = load()
+        wanted = manifest(lines, encoder, options, settings)  # a mistake in the options leaves nothing behind
         with parts.locked(shared=shared):
             if not continues and not shared:
                 parts.sweep()
-            parts.agree(manifest(lines, encoder, options, settings))
+            parts.agree(wanted)
             try:
                 self._add_windows(parts, lines, encoder, options, progress, note)
                 return self._finish(parts, lines) if self.rank == 0 else None
