@@ -1,4 +1,4 @@
-"""Encoders on a CPU, side by side: minitrans, transformers, ONNX Runtime, CTranslate2 and torch's own encoder.
+"""Encoders on a CPU, side by side: minitrans, transformers (compiled too), ONNX Runtime, OpenVINO, CTranslate2 and torch alone.
 
     python -m benchmarks.cpu_encoders --texts stsb-en-test.csv --json
 

@@ -26,7 +26,7 @@ class BuiltModel:
 
     Attributes:
         run: a batch of `cpu_encoders` -> (B, T, D).
-        load_seconds: how long loading took, conversion of the checkpoint left out.
+        load_seconds: how long loading took, conversion of the checkpoint and torch's compilation left out.
         peak_mb: peak memory of the process while loading, beyond what it held before; None where the system does not tell.
         precision: the dtype of its projections, one of `PRECISIONS`.
     """
@@ -98,9 +98,26 @@ def plain(folder: Path) -> BuiltModel:
     return BuiltModel(lambda batch: net(batch.padded, batch.mask).last_hidden_state, seconds, peak)
 
 
-def onnx_runtime(folder: Path) -> BuiltModel:
+def compiled(dtype: torch.dtype) -> Callable[[Path], BuiltModel]:
+    """The reference through inductor, its weights frozen into the graph, lengths and batch sizes open."""
+
+    def build(folder: Path) -> BuiltModel:
+        import torch._inductor.config
+
+        torch._inductor.config.freezing = True
+        net, seconds, peak = _timed(lambda: torch.compile(_reference(folder, dtype), dynamic=True))
+
+        def run(batch: Any) -> Tensor:
+            return net(input_ids=batch.padded, attention_mask=batch.mask).last_hidden_state.float()
+
+        return BuiltModel(run, seconds, peak, str(dtype).removeprefix("torch."))
+
+    return build
+
+
+def export_onnx(folder: Path, path: str) -> None:
+    """Writes the reference from "ids" and "mask" (B, T) to "hidden" (B, T, D)."""
     import onnx  # noqa: F401  the exporter needs it
-    import onnxruntime
 
     class Hidden(nn.Module):
         def __init__(self) -> None:
@@ -110,15 +127,21 @@ def onnx_runtime(folder: Path) -> BuiltModel:
         def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
             return self.net(input_ids=ids, attention_mask=mask).last_hidden_state
 
+    mask = torch.ones(2, 5, dtype=torch.int64)
+    mask[1, 3:] = 0
+    axes = {"ids": {0: "batch", 1: "length"}, "mask": {0: "batch", 1: "length"}}
+    torch.onnx.export(
+        Hidden(), (mask, mask), path, input_names=["ids", "mask"], output_names=["hidden"], dynamic_axes=axes,
+        opset_version=17, dynamo=False,
+    )  # fmt: skip
+
+
+def onnx_runtime(folder: Path) -> BuiltModel:
+    import onnxruntime
+
     with tempfile.TemporaryDirectory() as place:
         path = f"{place}/model.onnx"
-        mask = torch.ones(2, 5, dtype=torch.int64)
-        mask[1, 3:] = 0
-        axes = {"ids": {0: "batch", 1: "length"}, "mask": {0: "batch", 1: "length"}}
-        torch.onnx.export(
-            Hidden(), (mask, mask), path, input_names=["ids", "mask"], output_names=["hidden"], dynamic_axes=axes,
-            opset_version=17, dynamo=False,
-        )  # fmt: skip
+        export_onnx(folder, path)
         settings = onnxruntime.SessionOptions()
         settings.intra_op_num_threads = torch.get_num_threads()
         session, seconds, peak = _timed(
@@ -131,6 +154,32 @@ def onnx_runtime(folder: Path) -> BuiltModel:
         return torch.from_numpy(session.run(None, {"ids": batch.padded.numpy(), "mask": batch.mask.numpy()})[0])
 
     return BuiltModel(run, seconds, peak)
+
+
+def openvino_model(dtype: str) -> Callable[[Path], BuiltModel]:
+    """From the file that ONNX Runtime gets. `dtype` is a hint: a processor without it computes in float32."""
+
+    def build(folder: Path) -> BuiltModel:
+        import openvino
+
+        hint = {"float32": "f32", "bfloat16": "bf16"}[dtype]
+        settings = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+        with tempfile.TemporaryDirectory() as place:
+            path = f"{place}/model.onnx"
+            export_onnx(folder, path)
+            core = openvino.Core()
+            net, seconds, peak = _timed(lambda: core.compile_model(path, "CPU", settings))
+
+        torch.set_num_threads(1)  # as with ONNX Runtime
+        request = net.create_infer_request()
+
+        def run(batch: Any) -> Tensor:
+            found = request.infer({"ids": batch.padded.numpy(), "mask": batch.mask.numpy()}, share_inputs=True)
+            return torch.from_numpy(found["hidden"]).clone()
+
+        return BuiltModel(run, seconds, peak, dtype)
+
+    return build
 
 
 def ctranslate(compute_type: str) -> Callable[[Path], BuiltModel]:
@@ -195,7 +244,11 @@ def torch_encoder(folder: Path) -> BuiltModel:
 PEERS: dict[str, Callable[[Path], BuiltModel]] = {
     "transformers float32": transformers_model(torch.float32),
     "transformers bfloat16": transformers_model(torch.bfloat16),
+    "transformers compiled float32": compiled(torch.float32),
+    "transformers compiled bfloat16": compiled(torch.bfloat16),
     "onnxruntime float32": onnx_runtime,
+    "openvino float32": openvino_model("float32"),
+    "openvino bfloat16": openvino_model("bfloat16"),
     "ctranslate2 float32": ctranslate("float32"),
     "ctranslate2 int8": ctranslate("int8"),
     "torch.nn.TransformerEncoder": torch_encoder,
