@@ -170,10 +170,11 @@ def _two_processes(folder: str) -> None:
         torch.save(torch.cat([row.logits for row in rows]), f"{folder}/logits.pt")
 
 
-def test_two_processes(both: Both, batch: Any, tmp_path: Path) -> None:
+def test_two_processes(both: Both, batch: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As one process with batches of twice the size: the mean of the gradients is the gradient of the mean."""
     model, theirs = both("ForSequenceClassification", num_labels=3)
     torch.save({**batch, "folder": theirs.name_or_path}, tmp_path / "batch.pt")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # accelerate warns where nobody says
     accelerate.debug_launcher(_two_processes, args=(str(tmp_path),), num_processes=2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     model.train()
