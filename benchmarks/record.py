@@ -17,6 +17,7 @@ import typer
 from benchmarks.measuring import limits
 from benchmarks.tables import Row
 from minitrans.files import read_json, require_writable, write_json
+from minitrans.lab.machine import commit
 
 PACKAGES = (
     "minitrans", "torch", "triton", "transformers", "tokenizers", "numpy", "onnxruntime", "onnx", "ctranslate2",
@@ -109,28 +110,12 @@ def head(benchmark: str, device: torch.device | str = "cpu", **more: Any) -> Row
     return {
         "benchmark": benchmark,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        **commit(),
+        **commit(ROOT),
         "device": device_facts(torch.device(device)),
         "threads": torch.get_num_threads(),
         "versions": versions,
         **more,
     }
-
-
-def commit() -> Row:
-    """The commit of the tree, and whether anything but results differs from it; None where git does not tell."""
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(ROOT), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout.strip()
-
-    try:
-        if Path(git("rev-parse", "--show-toplevel")) != ROOT:  # installed somewhere below another repository
-            return {"commit": None, "dirty": None}
-        status = git("status", "--porcelain", "--", ".", ":!benchmarks/results")
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(status)}
-    except (OSError, subprocess.SubprocessError):
-        return {"commit": None, "dirty": None}
 
 
 def result_file(results: Path, name: str, device: torch.device | str = "cpu", *, resume: bool = False) -> Path:

@@ -20,7 +20,7 @@ def where_and_when(device: torch.device) -> dict[str, Any]:
     gpu = device.type == "cuda"
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        **_commit(),
+        **commit(PACKAGE.parent),
         "device": torch.cuda.get_device_name(device) if gpu else f"{platform.machine()} CPU",
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
@@ -41,13 +41,15 @@ def code_digest() -> str:
     return digest(own)
 
 
-def _commit() -> dict[str, Any]:
+def commit(root: Path) -> dict[str, Any]:
+    """Of the tree, and whether anything but results differs from it; None where git does not tell."""
+
     def git(*arguments: str) -> str:
-        command = ["git", "-C", str(PACKAGE.parent), *arguments]
+        command = ["git", "-C", str(root), *arguments]
         return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout.strip()
 
     try:
-        if Path(git("rev-parse", "--show-toplevel")) != PACKAGE.parent:  # installed below another repository
+        if Path(git("rev-parse", "--show-toplevel")) != root:  # installed below another repository
             return {"commit": None, "dirty": None}
         status = git("status", "--porcelain", "--", ".", ":!benchmarks/results")
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(status)}

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import record as records
 from benchmarks.attention_cases import Case, cases, make
 from benchmarks.measuring import Budget, interleaved_ms, limits, peak_bytes, quantiles
-from benchmarks.record import Record, commit, head, result_file, save
+from benchmarks.record import Record, head, result_file, save
 from benchmarks.runs import Expected, verdict
 from benchmarks.sweep import DeviceLostError, Job, attempt, is_done, run, sweep
 from benchmarks.tables import against_baseline
+from minitrans.lab.machine import commit
 
 CPU = torch.device("cpu")
 
@@ -87,26 +87,25 @@ def test_nothing_is_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert capsys.readouterr().out == ""
 
 
-def test_a_result_names_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_result_names_its_commit(tmp_path: Path):
     def git(*arguments: str) -> str:
         command = ["git", "-c", "user.name=a", "-c", "user.email=b", "-C", str(tmp_path), *arguments]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
-    monkeypatch.setattr(records, "ROOT", tmp_path)
-    assert commit() == {"commit": None, "dirty": None}
+    assert commit(tmp_path) == {"commit": None, "dirty": None}
     git("init", "-q")
-    assert commit() == {"commit": None, "dirty": None}
+    assert commit(tmp_path) == {"commit": None, "dirty": None}
     (tmp_path / "a").write_text("a")
     git("add", "a")
     git("commit", "-qm", "a")
-    assert commit() == {"commit": git("rev-parse", "HEAD"), "dirty": False}
+    assert commit(tmp_path) == {"commit": git("rev-parse", "HEAD"), "dirty": False}
     (tmp_path / "benchmarks" / "results").mkdir(parents=True)
     (tmp_path / "benchmarks" / "results" / "x.json").write_text("{}")
-    assert commit()["dirty"] is False
+    assert commit(tmp_path)["dirty"] is False
     (tmp_path / "b").write_text("b")
-    assert commit()["dirty"] is True
-    monkeypatch.setattr(records, "ROOT", tmp_path / "benchmarks")  # a folder inside of someone's repository
-    assert commit() == {"commit": None, "dirty": None}
+    assert commit(tmp_path)["dirty"] is True
+    inside = tmp_path / "benchmarks"  # a folder inside of someone's repository
+    assert commit(inside) == {"commit": None, "dirty": None}
 
 
 def test_rows_of_another_commit_are_not_gone_on_with(tmp_path: Path):
