@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from minitrans.attention.bias import ALiBi, AttentionBias, summed
-from minitrans.attention.mask import AttentionMask
-from minitrans.attention.variant import CallSizes, Identity, LayerSizes, Variant
+from minitrans.attention.added_bias import AddedBias
+from minitrans.attention.bias import ALiBi, AttentionBias
+from minitrans.attention.variant import CallSizes, Identity, LayerSizes
 
 
-class LinearBiases(Variant):
+class LinearBiases(AddedBias):
     """score - slope_h |i - j|, symmetric; under a causal mask the paper's.
 
     Args:
@@ -20,7 +20,6 @@ class LinearBiases(Variant):
 
     name = "alibi"
     identity = Identity({"factor": 0.0})
-    laws = ("rows sum to one", "linear in the values")
     slopes: Tensor
 
     def __init__(self, sizes: LayerSizes, *, factor: float = 1.0, learned: bool = False) -> None:
@@ -31,8 +30,6 @@ class LinearBiases(Variant):
         else:
             self.register_buffer("slopes", slopes, persistent=False)
 
-    def restrict(
-        self, mask: AttentionMask, bias: AttentionBias | None, sizes: CallSizes
-    ) -> tuple[AttentionMask, AttentionBias | None]:
-        """The mask unchanged; the slopes added to the bias."""
-        return mask, summed(bias, ALiBi(self.slopes))
+    def added(self, sizes: CallSizes) -> AttentionBias:
+        """The slopes."""
+        return ALiBi(self.slopes)

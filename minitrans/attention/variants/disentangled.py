@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from minitrans.attention.bias import AttentionBias, summed
-from minitrans.attention.mask import AttentionMask, distance
-from minitrans.attention.variant import CallSizes, Identity, LayerSizes, Variant
+from minitrans.attention.added_bias import AddedBias
+from minitrans.attention.bias import AttentionBias
+from minitrans.attention.mask import distance
+from minitrans.attention.variant import CallSizes, Identity, LayerSizes
 
 
-class Disentangled(Variant):
+class Disentangled(AddedBias):
     """scale · [q_i·k_j + q_i·K_r[d(i, j)] + k_j·Q_r[d(j, i)]], d a bucket of i - j; both tables are zero at first.
 
     DeBERTa makes the tables of shared embeddings by the block's own projections, and has the scale (3K)^(-1/2).
@@ -28,7 +29,6 @@ class Disentangled(Variant):
     name = "disentangled"
     trial = {"reach": 4, "max_distance": 6}
     identity = Identity()
-    laws = ("rows sum to one", "linear in the values")
 
     def __init__(self, sizes: LayerSizes, *, reach: int = 256, max_distance: int | None = 512) -> None:
         super().__init__(sizes)
@@ -36,11 +36,9 @@ class Disentangled(Variant):
         self.key_table = nn.Parameter(torch.zeros(sizes.heads, 2 * reach, sizes.head_width))
         self.query_table = nn.Parameter(torch.zeros(sizes.heads, 2 * reach, sizes.head_width))
 
-    def restrict(
-        self, mask: AttentionMask, bias: AttentionBias | None, sizes: CallSizes
-    ) -> tuple[AttentionMask, AttentionBias | None]:
-        """The mask unchanged; the two terms with positions added to the bias."""
-        return mask, summed(bias, _BothWays(self.key_table, self.query_table, self.max_distance))
+    def added(self, sizes: CallSizes) -> AttentionBias:
+        """The two terms with positions."""
+        return _BothWays(self.key_table, self.query_table, self.max_distance)
 
 
 @dataclass(frozen=True, eq=False)

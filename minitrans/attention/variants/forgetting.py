@@ -6,12 +6,12 @@ import torch
 from torch import nn
 from torch.nn.functional import logsigmoid
 
-from minitrans.attention.bias import AttentionBias, DenseBias, summed
-from minitrans.attention.mask import AttentionMask
-from minitrans.attention.variant import CallSizes, Identity, LayerSizes, Variant
+from minitrans.attention.added_bias import AddedBias
+from minitrans.attention.bias import AttentionBias, DenseBias
+from minitrans.attention.variant import CallSizes, Identity, LayerSizes
 
 
-class Forgetting(Variant):
+class Forgetting(AddedBias):
     """score_ij + sum of log f_l over the tokens from j to i, f_l = sigmoid(x_l w_h + b_h) a gate of each token and head.
 
     To the left of i these are j < l <= i, the paper's; to the right, in a bidirectional model, i <= l < j by a gate of
@@ -25,7 +25,6 @@ class Forgetting(Variant):
     name = "forgetting"
     trial = {"start": 0.0}
     identity = Identity({"start": 40.0}, limit="b to infinity")
-    laws = ("rows sum to one", "linear in the values")
     whole_texts = True
 
     def __init__(self, sizes: LayerSizes, *, start: float = 20.0) -> None:
@@ -34,10 +33,8 @@ class Forgetting(Variant):
         nn.init.zeros_(self.gate.weight)
         nn.init.constant_(self.gate.bias, start)
 
-    def restrict(
-        self, mask: AttentionMask, bias: AttentionBias | None, sizes: CallSizes
-    ) -> tuple[AttentionMask, AttentionBias | None]:
-        """The mask unchanged; what is forgotten added to the bias."""
+    def added(self, sizes: CallSizes) -> AttentionBias:
+        """What is forgotten."""
         sizes.require_whole(self.name)
         assert sizes.x is not None
         x = sizes.x if sizes.layout is None else sizes.x[None]
@@ -47,4 +44,4 @@ class Forgetting(Variant):
         behind = left[..., :, None] - left[..., None, :]  # (B, H, T, S): the gates of j + 1 .. i
         ahead = right[..., None, :] - right[..., :, None]  # those of i .. j - 1
         places = torch.arange(kept.shape[-1], device=kept.device)
-        return mask, summed(bias, DenseBias(torch.where(places[:, None] >= places, behind, ahead)))
+        return DenseBias(torch.where(places[:, None] >= places, behind, ahead))

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from minitrans.attention.bias import AttentionBias, summed
-from minitrans.attention.mask import AttentionMask, distance
-from minitrans.attention.variant import CallSizes, Identity, LayerSizes, Variant
+from minitrans.attention.added_bias import AddedBias
+from minitrans.attention.bias import AttentionBias
+from minitrans.attention.mask import distance
+from minitrans.attention.variant import CallSizes, Identity, LayerSizes
 
 
-class Shaw(Variant):
+class Shaw(AddedBias):
     """scale · q_i·(k_j + a[clip(j - i)]); the vectors are zero at first.
 
     Args:
@@ -23,17 +24,14 @@ class Shaw(Variant):
     name = "shaw"
     trial = {"reach": 2}
     identity = Identity()
-    laws = ("rows sum to one", "linear in the values")
 
     def __init__(self, sizes: LayerSizes, *, reach: int = 16) -> None:
         super().__init__(sizes)
         self.vectors = nn.Parameter(torch.zeros(2 * reach + 1, sizes.head_width))
 
-    def restrict(
-        self, mask: AttentionMask, bias: AttentionBias | None, sizes: CallSizes
-    ) -> tuple[AttentionMask, AttentionBias | None]:
-        """The mask unchanged; the products added to the bias."""
-        return mask, summed(bias, _ClippedPositions(self.vectors))
+    def added(self, sizes: CallSizes) -> AttentionBias:
+        """The products."""
+        return _ClippedPositions(self.vectors)
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from minitrans.attention.bias import AttentionBias, RelativeBuckets, summed
-from minitrans.attention.mask import AttentionMask
-from minitrans.attention.variant import CallSizes, Identity, LayerSizes, Variant
+from minitrans.attention.added_bias import AddedBias
+from minitrans.attention.bias import AttentionBias, RelativeBuckets
+from minitrans.attention.variant import CallSizes, Identity, LayerSizes
 
 
-class BucketedDistances(Variant):
+class BucketedDistances(AddedBias):
     """score + table[bucket(j - i), h]; the table is zero at first. T5 itself shares it over layers and scales nothing.
 
     Args:
@@ -23,7 +23,6 @@ class BucketedDistances(Variant):
     name = "t5_bias"
     trial = {"buckets": 8, "max_distance": 11}
     identity = Identity()
-    laws = ("rows sum to one", "linear in the values")
 
     def __init__(
         self, sizes: LayerSizes, *, buckets: int = 32, max_distance: int = 128, bidirectional: bool = True
@@ -32,8 +31,6 @@ class BucketedDistances(Variant):
         self.max_distance, self.bidirectional = max_distance, bidirectional
         self.table = nn.Parameter(torch.zeros(buckets, sizes.heads))
 
-    def restrict(
-        self, mask: AttentionMask, bias: AttentionBias | None, sizes: CallSizes
-    ) -> tuple[AttentionMask, AttentionBias | None]:
-        """The mask unchanged; the table added to the bias."""
-        return mask, summed(bias, RelativeBuckets(self.table, self.bidirectional, self.max_distance))
+    def added(self, sizes: CallSizes) -> AttentionBias:
+        """The table."""
+        return RelativeBuckets(self.table, self.bidirectional, self.max_distance)

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from minitrans.attention.bias import AttentionBias, summed
-from minitrans.attention.mask import AttentionMask, distance
-from minitrans.attention.variant import CallSizes, Identity, LayerSizes, Variant
+from minitrans.attention.added_bias import AddedBias
+from minitrans.attention.bias import AttentionBias
+from minitrans.attention.mask import distance
+from minitrans.attention.variant import CallSizes, Identity, LayerSizes
 
 
-class TransformerXL(Variant):
+class TransformerXL(AddedBias):
     """scale · [(q_i + u)·k_j + (q_i + v)·W r(i - j)], r the sinusoids; u, v and W are zero at first.
 
     Args:
@@ -21,7 +22,6 @@ class TransformerXL(Variant):
 
     name = "transformer_xl"
     identity = Identity()
-    laws = ("rows sum to one", "linear in the values")
 
     def __init__(self, sizes: LayerSizes) -> None:
         super().__init__(sizes)
@@ -29,11 +29,9 @@ class TransformerXL(Variant):
         self.position = nn.Parameter(torch.zeros(sizes.heads, sizes.head_width))  # v
         self.weight = nn.Parameter(torch.zeros(sizes.heads, sizes.head_width, sizes.width + sizes.width % 2))  # W
 
-    def restrict(
-        self, mask: AttentionMask, bias: AttentionBias | None, sizes: CallSizes
-    ) -> tuple[AttentionMask, AttentionBias | None]:
-        """The mask unchanged; the other three terms added to the bias."""
-        return mask, summed(bias, _Sinusoids(self.content, self.position, self.weight))
+    def added(self, sizes: CallSizes) -> AttentionBias:
+        """The other three terms."""
+        return _Sinusoids(self.content, self.position, self.weight)
 
 
 @dataclass(frozen=True, eq=False)
