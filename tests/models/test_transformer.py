@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -17,15 +17,6 @@ from minitrans.layers.multi_head_attention import MultiHeadAttention
 
 PAD, BOS, EOS = 0, 1, 2
 TOLERANCE = 1e-10
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tensors this small are slower on many threads, far slower where other programs are running too."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 # pairwise different: B=2, S=7, T=5, H=3, D=12, K=4, F=19, V=23, L=2 and 3

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -24,15 +23,6 @@ SMALL: dict[str, Any] = {
     "vocab_size": 23, "width": 12, "num_encoder_layers": 2, "num_decoder_layers": 3, "num_heads": 3,
     "hidden_width": 19, "max_length": 11, "dropout": 0.0,
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tensors this small are slower on many threads, far slower where other programs are running too."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def small() -> Transformer:
