@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -42,21 +42,27 @@ class Bench:
     @property
     def layers(self) -> int:
         """L, those with attention."""
-        return len(self.encoder.model.base_model.attentions)  # type: ignore[arg-type]
+        return len(self._attentions)
+
+    @property
+    def _attentions(self) -> list[Any]:
+        return cast("list[Any]", self.encoder.model.base_model.attentions)
 
     @contextmanager
     def swapped(self, spec: Any, seed: int = 0) -> Iterator[list[str]]:
         """With this attention in the weights; yields the names of its fresh parameters."""
         model = self.encoder.model
         own = model.config.attention
-        before = set(dict(model.named_parameters()))
+        blocks = [(block, block.variants, block.backend) for block in self._attentions]
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             model.set_attention(spec)
         try:
-            yield [name for name, _ in model.named_parameters() if name not in before]
+            yield [name for name, _ in model.named_parameters() if ".variants." in name]
         finally:
             model.set_attention(own)
+            for block, variants, backend in blocks:  # the very ones, with what they have learned
+                block.install(variants, backend)
 
     @cached_property
     def exact(self) -> tuple[float, torch.Tensor]:

@@ -50,6 +50,19 @@ def test_a_swap_that_changes_nothing_scores_what_the_model_does_and_comes_back(b
     assert torch.equal(bench.score()[1], bench.exact[1])
 
 
+def test_what_the_attention_of_the_model_has_learned_comes_back(body: str, data: Path):  # noqa: F811
+    encoder = Encoder(body, attention="sink", backend="eager")
+    own = [name for name, _ in encoder.model.named_parameters() if ".variants." in name]
+    with torch.no_grad():
+        for name in own:
+            encoder.model.get_parameter(name).add_(2.0)
+    bench = Bench.of(encoder, data)
+    before = bench.score()[1]
+    assert swap(bench, read_subjects(["sink"])[0], 0)["fresh"] == own
+    assert torch.equal(bench.score()[1], before)
+    assert {block.backend for block in encoder.model.attentions} == {"eager"}
+
+
 def test_fresh_parameters_are_named_and_counted(bench: Bench):
     found = swap(bench, read_subjects(["sink"])[0], 0)
     assert len(found["fresh"]) == bench.layers
