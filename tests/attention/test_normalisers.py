@@ -128,9 +128,9 @@ def test_selected_against_step_by_step(make: Make, draw: Draw) -> None:
 @pytest.mark.parametrize("packed", [False, True])
 @torch.no_grad()
 def test_gates_are_forgotten_one_by_one(packed: bool, make: Make, draw: Draw) -> None:
-    variant, n = make({"name": "forgetting", "start": 0.0}), 5
+    variant, n = make({"name": "forgetting", "strength": 0.7}), 5
     x = draw(2, n, H * K)
-    gates = torch.sigmoid(variant.gate(x)).log()  # (2, n, 2 H)
+    gates = variant.strength * torch.sigmoid(variant.gate(x)).log()  # (2, n, 2 H)
     layout = PackedLayout.from_lengths([n, n]) if packed else None
     given = x.flatten(0, 1) if packed else x
     _, bias = variant.restrict(AttentionMask(), None, CallSizes(2, n, n, H, torch.device("cpu"), layout, given))
@@ -147,11 +147,11 @@ def test_gates_are_forgotten_one_by_one(packed: bool, make: Make, draw: Draw) ->
 
 @torch.no_grad()
 def test_a_constant_gate_is_alibi(make: Make, draw: Draw) -> None:
-    (variant,) = build_variants({"name": "forgetting", "start": -1.0}, LayerSizes(H * K, H, H, K))
+    (variant,) = build_variants({"name": "forgetting", "strength": 2.0}, LayerSizes(H * K, H, H, K))
     x = draw(1, 5, H * K)
     _, bias = variant.double().restrict(AttentionMask(), None, CallSizes(1, 5, 5, H, torch.device("cpu"), None, x))
     gap = (torch.arange(5)[:, None] - torch.arange(5)).abs()
-    slope = math.log(1 + math.exp(1.0))
+    slope = 2 * math.log(2)
     torch.testing.assert_close(bias.values[0, 0], -slope * gap.double(), rtol=1e-12, atol=1e-12)
 
 
@@ -162,14 +162,14 @@ def gated(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 @pytest.mark.parametrize("by_head", [False, True])
 @torch.no_grad()
 def test_gates_of_the_output(by_head: bool, block: Callable[..., MultiHeadAttention], draw: Draw) -> None:
-    module = block({"name": "gated_output", "by_head": by_head, "start": 0.3})
+    module = block({"name": "gated_output", "by_head": by_head, "factor": 1.5})
     x, gate = draw(B, T, H * K), module.variants[0].gate
     module.output.weight.copy_(torch.eye(H * K))
     module.output.bias.zero_()
     found = module(x, Context(need_weights=True))
     module.set_attention("full")
     plain = module(x, Context(need_weights=True))
-    gates = gated(x, gate.weight, gate.bias)
+    gates = 1.5 * gated(x, gate.weight, gate.bias)
     factors = gates.repeat_interleave(K, -1) if by_head else gates
     torch.testing.assert_close(found.output, plain.output * factors, rtol=1e-10, atol=1e-10)
     expected = plain.weights * (gates.mT[..., None] if by_head else 1)
@@ -178,12 +178,13 @@ def test_gates_of_the_output(by_head: bool, block: Callable[..., MultiHeadAttent
 
 @torch.no_grad()
 def test_differential_takes_off_what_the_partner_sees(block: Callable[..., MultiHeadAttention], draw: Draw) -> None:
-    module = block({"name": "differential", "start": 0.3})
+    module = block({"name": "differential", "strength": 0.3})
     x, gate = draw(B, T, H * K), module.variants[0].gate
+    strength = module.variants[0].strength
     found = module(x, Context(need_weights=True)).weights
     module.set_attention("full")
     plain = module(x, Context(need_weights=True)).weights
-    share = gated(x, gate.weight, gate.bias)
+    share = strength * gated(x, gate.weight, gate.bias)
     for h, partner in enumerate((1, 0, 3, 2)):
         torch.testing.assert_close(
             found[:, h], plain[:, h] - share[..., h, None] * plain[:, partner], rtol=1e-10, atol=1e-10

@@ -14,6 +14,7 @@ from minitrans import BertConfig, BertModel
 from minitrans.attention import AttentionMask, Context, DenseBias, PackedLayout, Variant
 from minitrans.attention.registry import VARIANTS, load
 from minitrans.errors import NotSupportedError
+from minitrans.lab.specs import read_subjects
 from minitrans.layers.multi_head_attention import MultiHeadAttention
 
 H, D, B, T = 4, 32, 2, 9
@@ -235,3 +236,24 @@ def test_into_a_file_and_back(name: str, tmp_path: Path) -> None:
     assert not again.load_report.fresh
     model.set_attention("full")
     assert torch.equal(model(**batch, padding="keep").last_hidden_state, before)
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_parameters_train_from_where_they_begin(name: str) -> None:
+    """A gate that is open because it is flat would pass for an identity, with gradients 1e-9 of those of the values."""
+    torch.manual_seed(1)
+    model = BertModel(BertConfig(**SIZES)).double().train(False)
+    model.set_attention(read_subjects([name])[0].spec)  # with the options that a swap has where none are given
+    fresh = [tensor for key, tensor in model.double().named_parameters() if ".layer.1.attention.variants." in key]
+    ids = torch.randint(1, 40, (2, 9))
+
+    def gradients() -> list[Tensor]:
+        loss = (model(ids, padding="keep").last_hidden_state * torch.linspace(-1, 1, 32, dtype=torch.float64)).sum()
+        return list(torch.autograd.grad(loss, [*fresh, model.encoder.layer[1].attention.value.weight]))
+
+    for tensor, gradient in zip(
+        fresh, gradients(), strict=False
+    ):  # one step as Adam makes it: what was times 0 wakes up
+        tensor.data -= 1e-2 * gradient / gradient.abs().max().clamp(min=1e-30)
+    *found, values = gradients()
+    assert [gradient.abs().max() > 1e-6 * values.abs().max() for gradient in found] == [True] * len(fresh)

@@ -19,32 +19,33 @@ from minitrans.attention.variant import Identity, LayerSizes
 class Differential(DenseMechanism):
     """a_h - lambda_h a_partner, the partner of a head being the other of its pair (2i, 2i + 1), each with its own values.
 
-    lambda = sigmoid(x w_h + b_h) of each token and head, as in the second version, without a norm. There a pair has one
-    output; here both heads of a pair keep theirs, so that it can be swapped in: b is so low at first that lambda is 0.
+    lambda = c_h sigmoid(x w_h + b_h) of each token and head, without a norm. In the second version c is 1 and a pair has one
+    output; here both heads of a pair keep theirs and c is learned, 0 at first, so that it can be swapped in and trained
+    from there; w and b are zero at first.
 
     Args:
         sizes: of the block.
-        start: b at first.
+        strength: c at first.
     """
 
     name = "differential"
-    trial = {"start": 0.0}
-    identity = Identity({"start": -40.0}, limit="b to minus infinity")
+    identity = Identity()
     laws = ("linear in the values",)
 
-    def __init__(self, sizes: LayerSizes, *, start: float = -20.0) -> None:
+    def __init__(self, sizes: LayerSizes, *, strength: float = 0.0) -> None:
         super().__init__(sizes)
         if sizes.heads % 2:
             raise ValueError(f"heads make pairs: their number must be even, got {sizes.heads}")
         self.gate = nn.Linear(sizes.width, sizes.heads)
         nn.init.zeros_(self.gate.weight)
-        nn.init.constant_(self.gate.bias, start)
+        nn.init.zeros_(self.gate.bias)
+        self.strength = nn.Parameter(torch.full((sizes.heads,), strength))  # c
 
     def reweigh(self, weights: Tensor, rules: AttentionRules) -> Tensor:
         """What the partner attends to, taken off."""
         assert rules.x is not None
         partner = torch.arange(weights.shape[1], device=weights.device) ^ 1
-        share = torch.sigmoid(self.gate(rules.x)).transpose(1, 2)[..., None]  # (B, H, T, 1)
+        share = (self.strength * torch.sigmoid(self.gate(rules.x))).transpose(1, 2)[..., None]  # (B, H, T, 1)
         return weights - share * weights[:, partner]
 
 

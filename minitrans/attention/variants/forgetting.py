@@ -12,33 +12,34 @@ from minitrans.attention.variant import CallSizes, Identity, LayerSizes
 
 
 class Forgetting(AddedBias):
-    """score_ij + sum of log f_l over the tokens from j to i, f_l = sigmoid(x_l w_h + b_h) a gate of each token and head.
+    """score_ij + c_h times the sum of log f_l over the tokens from j to i, f_l = sigmoid(x_l w_h + b_h) a gate of each head.
 
     To the left of i these are j < l <= i, the paper's; to the right, in a bidirectional model, i <= l < j by a gate of
-    their own. With constant gates that is symmetric ALiBi. b is so high at first that nothing is forgotten.
+    their own. With constant gates that is symmetric ALiBi. The paper has c = 1; here it is learned, 0 at first, so that
+    nothing is forgotten where a swap begins, and c has a gradient there; w and b are zero at first.
 
     Args:
         sizes: of the block.
-        start: b at first.
+        strength: c at first.
     """
 
     name = "forgetting"
-    trial = {"start": 0.0}
-    identity = Identity({"start": 40.0}, limit="b to infinity")
+    identity = Identity()
     whole_texts = True
 
-    def __init__(self, sizes: LayerSizes, *, start: float = 20.0) -> None:
+    def __init__(self, sizes: LayerSizes, *, strength: float = 0.0) -> None:
         super().__init__(sizes)
         self.gate = nn.Linear(sizes.width, 2 * sizes.heads)
         nn.init.zeros_(self.gate.weight)
-        nn.init.constant_(self.gate.bias, start)
+        nn.init.zeros_(self.gate.bias)
+        self.strength = nn.Parameter(torch.full((2 * sizes.heads,), strength))  # c
 
     def added(self, sizes: CallSizes) -> AttentionBias:
         """What is forgotten."""
         sizes.require_whole(self.name)
         assert sizes.x is not None
         x = sizes.x if sizes.layout is None else sizes.x[None]
-        kept = logsigmoid(self.gate(x)).transpose(1, 2)  # (B, 2 H, T)
+        kept = (self.strength * logsigmoid(self.gate(x))).transpose(1, 2)  # (B, 2 H, T)
         left, right = kept.cumsum(-1).chunk(2, dim=1)
         right = right - kept.chunk(2, dim=1)[1]  # what comes before a token
         behind = left[..., :, None] - left[..., None, :]  # (B, H, T, S): the gates of j + 1 .. i

@@ -14,29 +14,33 @@ from minitrans.attention.variant import Identity, LayerSizes, Variant
 
 
 class GatedOutput(Variant):
-    """output · sigmoid(x W + b), elementwise or one gate a head; b is so high at first that every gate is open.
+    """output · factor · sigmoid(x W + b), elementwise or one gate a head, W and b zero at first.
+
+    With the factor 2 that is softmax attention at first, where the gate is steepest: the paper's, which has the factor 1,
+    with an output projection of twice the size.
 
     Args:
         sizes: of the block.
         by_head: one gate for all K numbers of a head; the probabilities are gated too then.
-        start: b at first.
+        factor: of the gates.
     """
 
     name = "gated_output"
-    trial = {"start": 0.0}
-    identity = Identity({"start": 40.0}, limit="b to infinity")
+    identity = Identity()
     laws = ("linear in the values",)
 
-    def __init__(self, sizes: LayerSizes, *, by_head: bool = False, start: float = 20.0) -> None:
+    def __init__(self, sizes: LayerSizes, *, by_head: bool = False, factor: float = 2.0) -> None:
         super().__init__(sizes)
-        self.by_head = by_head
+        self.by_head, self.factor = by_head, factor
         self.gate = nn.Linear(sizes.width, sizes.heads * (1 if by_head else sizes.head_width))
         nn.init.zeros_(self.gate.weight)
-        nn.init.constant_(self.gate.bias, start)
+        nn.init.zeros_(self.gate.bias)
 
     def finish(self, result: AttentionResult, x: Tensor, context: Context) -> AttentionResult:
         """The result with its output gated."""
-        gates = torch.unflatten(torch.sigmoid(self.gate(x)), -1, (self.sizes.heads, -1))  # (..., T, H, K|1)
+        gates = torch.unflatten(
+            self.factor * torch.sigmoid(self.gate(x)), -1, (self.sizes.heads, -1)
+        )  # (..., T, H, K|1)
         weights = result.weights
         if self.by_head and weights is not None:
             rows = gates.transpose(0, 1)[None] if context.layout is not None else gates.transpose(1, 2)
