@@ -102,7 +102,7 @@ class FusedBlock(Block):
 
     def _add(self, y: Tensor, x: Tensor, dropout: nn.Dropout, norm: nn.Module | None) -> tuple[Tensor, Tensor]:
         """(what enters the next sub-layer, what goes past it): `norm` of x + dropout(y), and where norms come first the sum."""
-        if not isinstance(norm, LayerNorm):
+        if not isinstance(norm, LayerNorm) or norm.bias is None:
             assert norm is not None
             x = x + dropout(y)
             normed = norm(x)

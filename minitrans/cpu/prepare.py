@@ -137,12 +137,12 @@ def _obstacle(block: nn.Module) -> str:
     attention, network = getattr(block, "attention", None), getattr(block, "feed_forward", None)
     if type(block) is not Block or type(attention) is not MultiHeadAttention or type(network) is not FeedForward:
         return f"its blocks are {type(block).__name__}, only a Block of attention and feed-forward is served"
-    if not isinstance(block.attention_LayerNorm, LayerNorm):
-        return "its norms are not LayerNorm"
+    if not isinstance(block.attention_LayerNorm, LayerNorm) or block.attention_LayerNorm.bias is None:
+        return "its norms are not LayerNorm with a bias"
     checks = {
         "it is not on the CPU": attention.query.weight.device.type != "cpu",
         "its weights are float64": attention.query.weight.dtype == torch.float64,
-        "its attention is not full": len(attention.variants) > 0 or attention.softcap is not None,
+        "its attention is not full": len(attention.all_variants) > 0 or attention.softcap is not None,
         "it has relative positions": attention.distance_embedding is not None,
         "its heads share keys and values": attention.num_kv_heads != attention.num_heads,
         "its feed-forward network is gated": network.gate is not None,

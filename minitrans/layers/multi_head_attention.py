@@ -50,12 +50,14 @@ class MultiHeadAttention(nn.Module):
         scale: factor of the scores; None = K ** -0.5 (M6: T5 has 1).
         softcap: see `AttentionRules`.
         distance_embedding: a table of relative positions (M8).
+        own: variants that belong to the architecture: they run before those of `set_attention`, which leaves them alone.
         backend: how to compute it.
 
     Raises:
         ValueError: where the sizes do not divide, or the backend is unknown.
     """
 
+    own: Sequence[Variant]
     variants: Sequence[Variant]
 
     def __init__(
@@ -70,6 +72,7 @@ class MultiHeadAttention(nn.Module):
         scale: float | None = None,
         softcap: float | None = None,
         distance_embedding: DistanceEmbedding | None = None,
+        own: Iterable[Variant] = (),
         backend: str = "auto",
     ) -> None:
         super().__init__()
@@ -86,19 +89,25 @@ class MultiHeadAttention(nn.Module):
         self.output = nn.Linear(self.num_heads * self.head_width, width, bias=bias)
         self.distance_embedding = distance_embedding
         self.dropout_p, self.scale, self.softcap = dropout, scale, softcap
+        self.own = cast("Sequence[Variant]", nn.ModuleList(own))
         check_backend(backend)
         self.install([], backend)
 
     def forward(self, x: Tensor, context: Context, cache: GrowingCache | None = None) -> AttentionOutput:
         """(B, T, D) -> (B, T, D), or (N, D) -> (N, D); with a cache, keys and values of earlier tokens come before."""
         query, key, value = self._split(self.query(x)), self._split(self.key(x)), self._split(self.value(x))
-        for variant in self.variants:
+        for variant in (*self.own, *self.variants):
             if cache is not None and variant.whole_texts:
                 raise NotSupportedError(f"attention {variant.name!r} looks at whole texts: it does not support a cache")
             query, key, value = variant.project(query, key, value, context)
         if cache is not None:
             key, value = cache.extend(key, value)  # (B, G, S, K)
         return self._attend(x, query, key, value, context, context.mask, context.bias)
+
+    @property
+    def all_variants(self) -> list[Variant]:
+        """The architecture's own, then those swapped in. Of several that compute, the last does: it takes the place."""
+        return [*self.own, *self.variants]
 
     def _attend(
         self,
@@ -115,7 +124,7 @@ class MultiHeadAttention(nn.Module):
             bias = relative if bias is None else SummedBias(relative, bias)
         dropout_p = self.dropout_p if self.training else 0.0
         rules = AttentionRules(mask, bias, context.layout, self.scale, self.softcap, dropout_p, context.need_weights)
-        if self.variants:
+        if self.own or self.variants:
             result = self._varied(x, query, key, value, context, rules)
         else:
             result = compute_attention(query, key, value, rules, self.backend)
@@ -130,23 +139,22 @@ class MultiHeadAttention(nn.Module):
         self, x: Tensor, query: Tensor, key: Tensor, value: Tensor, context: Context, rules: AttentionRules
     ) -> AttentionResult:
         """Attention with the hooks of the variants around it."""
-        layout, mask, bias = rules.layout, rules.mask, rules.bias
+        variants, layout, mask, bias = self.all_variants, rules.layout, rules.mask, rules.bias
         lengths = (query.shape[2], key.shape[2]) if layout is None else (layout.max_seqlen, layout.max_seqlen)
         batch = query.shape[0] if layout is None else len(layout.cu_seqlens) - 1
         sizes = CallSizes(batch, *lengths, self.num_heads, query.device, layout, x, context.positions)
-        softcap, mechanism = rules.softcap, None
-        for variant in self.variants:
+        softcap, mechanism = rules.softcap, _mechanism(variants)
+        for variant in variants:
             mask, bias = variant.restrict(mask, bias, sizes)
             softcap = softcap if variant.softcap is None else variant.softcap
-            mechanism = variant if variant.is_mechanism else mechanism
-        needs_logsumexp = any(variant.needs_logsumexp for variant in self.variants)
+        needs_logsumexp = any(variant.needs_logsumexp for variant in variants)
         rules = replace(rules, mask=mask, bias=bias, softcap=softcap, need_logsumexp=needs_logsumexp, x=x)
         if mechanism is None:
             result = attend(query, key, value, rules, backend=self.backend)
         else:
             require_support(mechanism, rules, query)
             result = mechanism.compute(query, key, value, rules)
-        for variant in self.variants:
+        for variant in variants:
             result = variant.finish(result, x, context)
         return result
 
@@ -172,7 +180,7 @@ class MultiHeadAttention(nn.Module):
         """The variants for the sizes of this module."""
         sizes = LayerSizes(self.query.in_features, self.num_heads, self.num_kv_heads, self.head_width, **place)
         variants = build_variants(attention, sizes)
-        _check_pair(variants, backend)
+        _check_pair([*self.own, *variants], backend)
         return variants
 
     def install(self, variants: Iterable[Variant], backend: str = "auto", dropout: float | None = None) -> None:
@@ -194,21 +202,21 @@ class MultiHeadAttention(nn.Module):
 
     def set_backend(self, backend: str) -> None:
         """Changes how softmax attention is computed. Raises as `set_attention` does."""
-        _check_pair(self.variants, backend)
+        _check_pair(self.all_variants, backend)
         self.backend = backend
 
     def why_not_packed(self) -> str | None:
-        """What the variants cannot do on a packed batch; None where they can do all."""
+        """What the variants, own ones too, cannot do on a packed batch; None where they can do all."""
         rules = AttentionRules(layout=_NOTHING_PACKED)
         nothing = self.query.weight.new_empty(0, self.num_heads, self.head_width)
-        reasons = (variant.supports(rules, nothing) for variant in self.variants if variant.is_mechanism)
-        return next((reason for reason in reasons if reason is not None), None)
+        mechanism = _mechanism(self.all_variants)
+        return None if mechanism is None else mechanism.supports(rules, nothing)
 
     def why_not_static(self) -> str | None:
         """Why keys cannot lie in a cache of fixed size, where the last query does not meet the last key; None = they can."""
         if self.distance_embedding is not None:
             return "relative positions"
-        restricts = any(type(variant).restrict is not Variant.restrict for variant in self.variants)
+        restricts = any(type(variant).restrict is not Variant.restrict for variant in self.all_variants)
         return "an attention that restricts by position" if restricts else None
 
     def prune_heads(self, heads: Iterable[int]) -> None:
@@ -222,7 +230,7 @@ class MultiHeadAttention(nn.Module):
             return
         if self.num_kv_heads != self.num_heads:
             raise ValueError("heads that share keys and values cannot be pruned one by one")
-        if any(list(variant.parameters()) for variant in self.variants):
+        if any(list(variant.parameters()) for variant in self.all_variants):
             raise ValueError("the attention has a variant with parameters of its own: prune the heads first, then swap")
         if not gone <= set(range(self.num_heads)) or len(gone) == self.num_heads:
             raise ValueError(f"heads to prune must be some, not all, of 0..{self.num_heads - 1}, got {sorted(gone)}")
@@ -259,10 +267,15 @@ class CrossAttention(MultiHeadAttention):
 
 def _check_pair(variants: Iterable[Variant], backend: str) -> None:
     check_backend(backend)
-    mechanism = next((variant for variant in variants if variant.is_mechanism), None)
+    mechanism = _mechanism(variants)
     if mechanism is not None and backend != "auto":
         own = f"a mechanism of its own: it has no backend {backend!r}; use 'auto'"
         raise NotSupportedError(f"attention {mechanism.name!r} is {own}")
+
+
+def _mechanism(variants: Iterable[Variant]) -> Variant | None:
+    """The one that computes, the last of them; None = a backend does."""
+    return next((variant for variant in reversed([*variants]) if variant.is_mechanism), None)
 
 
 def require_support(mechanism: Variant, rules: AttentionRules, query: Tensor) -> None:

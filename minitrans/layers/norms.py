@@ -12,14 +12,15 @@ class LayerNorm(nn.LayerNorm):
     Args:
         width: D.
         eps: added to the variance, inside the root.
+        bias: whether there is one (N1: ModernBERT has none).
     """
 
-    def __init__(self, width: int, eps: float = 1e-5) -> None:
-        super().__init__(width, eps)
+    def __init__(self, width: int, eps: float = 1e-5, bias: bool = True) -> None:
+        super().__init__(width, eps, bias=bias)
 
     def extra_repr(self) -> str:
         """Width and eps, for print(model)."""
-        return f"{self.weight.shape[0]}, eps={self.eps}"
+        return f"{self.weight.shape[0]}, eps={self.eps}{', bias=False' if self.bias is None else ''}"
 
 
 class RMSNorm(nn.Module):

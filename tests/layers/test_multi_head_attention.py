@@ -15,6 +15,12 @@ from minitrans.attention.bias import ALiBi, DenseBias
 from minitrans.attention.context import Context
 from minitrans.attention.layout import PackedLayout
 from minitrans.attention.mask import AttentionMask
+from minitrans.attention.rules import AttentionResult, AttentionRules
+from minitrans.attention.variant import LayerSizes, Variant
+from minitrans.attention.variants.rotary import Rotary
+from minitrans.attention.variants.sink import Sink
+from minitrans.attention.variants.sliding_window import SlidingWindow
+from minitrans.errors import NotSupportedError
 from minitrans.layers.cache import CrossCache, GrowingCache
 from minitrans.layers.multi_head_attention import CrossAttention, MultiHeadAttention
 from minitrans.layers.position_bias import DistanceEmbedding
@@ -279,6 +285,81 @@ def test_swapping_the_variant_keeps_the_weights(randomized: Randomized, error: E
     near = module.forward(x, Context(mask=AttentionMask(window=(1, 1)))).output
     module.set_attention({"name": "sliding_window", "window": 2}, "eager")
     assert error(module(x, Context(mask=NO_MASK)).output, near) <= 1e-13
+
+
+SIZES = LayerSizes(D, H, H, K)
+
+
+class Halves(Variant):
+    """Half the square of what the heads return: it shows in which order hooks run."""
+
+    name = "halves"
+    whole_texts = True
+
+    def finish(self, result: AttentionResult, x: Tensor, context: Context) -> AttentionResult:
+        return replace(result, output=result.output.square() / 2)
+
+
+class Sum(Variant):
+    """A mechanism: values, summed."""
+
+    name = "sum"
+
+    def compute(self, query: Tensor, key: Tensor, value: Tensor, rules: AttentionRules) -> AttentionResult:
+        return AttentionResult(value.sum(dim=2, keepdim=True).expand_as(query))
+
+
+def test_own_variants_equal_the_same_swapped_in_and_stay_under_a_swap(randomized: Randomized, error: Error) -> None:
+    """What belongs to the architecture runs first, whatever is swapped in, out or in again."""
+    own = [Rotary(SIZES, base=100.0), Sink(SIZES, initial=0.5), Halves(SIZES)]
+    module, plain = make(randomized, own=own), make(randomized)
+    assert list(module.state_dict()) == ["query.weight", "query.bias", "key.weight", "key.bias", "value.weight",
+        "value.bias", "output.weight", "output.bias", "own.1.logit"]  # fmt: skip
+    plain.load_state_dict({name: tensor for name, tensor in module.state_dict().items() if "own" not in name})
+    x, context = random(B, S, D), Context(positions=torch.arange(S).expand(B, S), need_weights=True)
+    for spec in ("full", {"name": "sliding_window", "window": 2}, {"name": "softcap", "cap": 0.2}, "full"):
+        module.set_attention(spec)
+        plain.set_attention([*own, spec])
+        got, expected = module(x, context), plain(x, context)
+        assert error(got.output, expected.output) <= 1e-14
+        assert error(got.weights, expected.weights) <= 1e-14
+        names = [variant.name for variant in module.all_variants]
+        assert names[:3] == ["rotary", "sink", "halves"]
+        assert len(names) == (3 if spec == "full" else 4)
+    plain.set_attention("full")
+    assert error(module(x, context).output, plain(x, context).output) > 1e-2
+
+
+def test_of_own_and_swapped_mechanisms_the_swapped_one_computes(randomized: Randomized, error: Error) -> None:
+    module, plain = make(randomized, own=[Sum(SIZES)]), make(randomized)
+    plain.load_state_dict(module.state_dict())
+    x = random(B, S, D)
+    summed = module(x, Context()).output
+    for spec in ("linear", "full"):
+        module.set_attention(spec)
+        plain.set_attention([] if spec == "full" else spec)
+        same = error(module(x, Context()).output, plain(x, Context()).output) <= 1e-14
+        assert same == (spec == "linear")
+    assert error(module(x, Context()).output, summed) <= 1e-14
+
+
+def test_own_variants_count_where_something_cannot_be_done(randomized: Randomized) -> None:
+    full, window = make(randomized), make(randomized, own=[SlidingWindow(SIZES, window=2)])
+    summed = make(randomized, own=[Sum(SIZES)])
+    assert (full.why_not_static(), full.why_not_packed()) == (None, None)
+    assert window.why_not_static() == "an attention that restricts by position"
+    assert window.why_not_packed() is None
+    assert summed.why_not_packed() == "packed batches"
+    summed.set_attention("linear")  # which takes them
+    assert summed.why_not_packed() is None
+    summed.set_attention("full")
+    for swap in (lambda: summed.set_attention("full", "eager"), lambda: summed.set_backend("sdpa")):
+        with pytest.raises(NotSupportedError, match="attention 'sum' is a mechanism of its own: it has no backend"):
+            swap()
+    with pytest.raises(ValueError, match="a variant with parameters of its own"):
+        make(randomized, own=[Sink(SIZES)]).prune_heads([0])
+    with pytest.raises(NotSupportedError, match="attention 'halves' looks at whole texts"):
+        make(randomized, own=[Halves(SIZES)])(random(B, S, D), Context(), GrowingCache())
 
 
 def test_parameter_names_are_public() -> None:

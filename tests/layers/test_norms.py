@@ -15,10 +15,14 @@ Error = Callable[[Tensor, Tensor], float]
 Randomized = Callable[[nn.Module], nn.Module]
 
 
-def layer_norm(x: Tensor, eps: float, weight: Tensor, bias: Tensor) -> Tensor:
+def layer_norm(x: Tensor, eps: float, weight: Tensor, bias: Tensor | float = 0.0) -> Tensor:
     mean = x.sum(dim=-1, keepdim=True) / x.shape[-1]
     variance = ((x - mean) ** 2).sum(dim=-1, keepdim=True) / x.shape[-1]
     return weight * (x - mean) / (variance + eps) ** 0.5 + bias
+
+
+def without_bias(width: int, eps: float) -> LayerNorm:
+    return LayerNorm(width, eps, bias=False)
 
 
 def rms_norm(x: Tensor, eps: float, weight: Tensor) -> Tensor:
@@ -26,10 +30,12 @@ def rms_norm(x: Tensor, eps: float, weight: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("eps", [1e-12, 1e-5, 0.3])
-@pytest.mark.parametrize("kind", [LayerNorm, RMSNorm])
-def test_equals_the_formula(kind: type[nn.Module], eps: float, randomized: Randomized, error: Error) -> None:
+@pytest.mark.parametrize("kind", [LayerNorm, without_bias, RMSNorm])
+def test_equals_the_formula(
+    kind: Callable[[int, float], nn.Module], eps: float, randomized: Randomized, error: Error
+) -> None:
     norm = randomized(kind(7, eps))
-    formula: Callable[..., Tensor] = layer_norm if kind is LayerNorm else rms_norm
+    formula: Callable[..., Tensor] = rms_norm if kind is RMSNorm else layer_norm
     x = torch.randn(2, 3, 7, dtype=torch.float64, requires_grad=True)
     parameters = list(norm.parameters())
     got, expected = norm(x), formula(x, eps, *parameters)
@@ -59,7 +65,9 @@ def test_defaults() -> None:
     assert RMSNorm(3).eps == 1e-6
     assert [name for name, _ in LayerNorm(3).named_parameters()] == ["weight", "bias"]
     assert [name for name, _ in RMSNorm(3).named_parameters()] == ["weight"]
+    assert [name for name, _ in LayerNorm(3, bias=False).named_parameters()] == ["weight"]
     assert repr(LayerNorm(3, 1e-12)) == "LayerNorm(3, eps=1e-12)"
+    assert repr(LayerNorm(3, bias=False)) == "LayerNorm(3, eps=1e-05, bias=False)"
     assert repr(RMSNorm(3)) == "RMSNorm(3, eps=1e-06)"
 
 
