@@ -29,10 +29,15 @@ def run(
     model: Annotated[
         str, typer.Option("--model", "-m", metavar="PATH_OR_NAME", help="A checkpoint; minilm: the extra demo's.")
     ],
-    data: Annotated[Path, typer.Option(metavar="DIR", help="Where stsb-en-test.csv lies, here or below.")],
+    data: Annotated[Path, typer.Option(metavar="DIR", help="Where stsb-en-test.csv and others lie, here or below.")],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="For results.jsonl and report.html.")],
-    section: Annotated[str, typer.Option(help="gate, swap, layers, with commas.")] = "gate,swap",
-    seeds: Annotated[int, typer.Option(min=1, help="Seeds of variants that draw at random.")] = 1,
+    section: Annotated[
+        str, typer.Option(help="Those of the table in minitrans.lab.sections, with commas.")
+    ] = "gate,swap",
+    seeds: Annotated[int, typer.Option(min=1, help="How many, where they change anything.")] = 1,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="SECTION.OPTION=VALUE", help="An option of a section.")
+    ] = None,
     device: options.Device = "cpu",
     threads: options.Threads = None,
 ) -> None:
@@ -47,7 +52,7 @@ def run(
 
         minitrans lab run my.py:MyAttention all -m minilm --data ./data -o ./found --section gate,swap,layers
     """
-    from minitrans.lab.run import SECTIONS
+    from minitrans.lab.sections import SECTIONS, find_files, read_options
 
     unknown = set(section.split(",")) - set(SECTIONS)
     if unknown:
@@ -56,18 +61,21 @@ def run(
     from minitrans.cli.loading import load_encoder
     from minitrans.lab.bench import Bench
     from minitrans.lab.report import write_report
-    from minitrans.lab.run import Plan, steps
+    from minitrans.lab.run import Plan
     from minitrans.lab.run import run as run_plan
     from minitrans.lab.specs import read_subjects
 
     words = ["minitrans", "lab", "run", *variants, "--model", model, "--data", str(data), "--out", str(out)]
     words += ["--section", section, "--seeds", str(seeds), "--device", device]
+    words += [word for setting in settings or [] for word in ("--set", setting)]
     words += [] if threads is None else ["--threads", str(threads)]
     wanted = [name for name in SECTIONS if name in section.split(",")]
-    plan = Plan(read_subjects(variants), wanted, seeds, out, model, shlex.join(words))
+    options_of = read_options(settings or [])
+    plan = Plan(read_subjects(variants), wanted, options_of, seeds, out, model, shlex.join(words))
+    files = find_files(wanted, data)
     place = str(demo_folder()) if model == "minilm" else model
-    bench = Bench.of(load_encoder(Runtime(model=place, device=device, threads=threads)), data)
-    with progress("measuring", steps(plan)) as advance:
+    bench = Bench(load_encoder(Runtime(model=place, device=device, threads=threads)), files)
+    with progress("measuring", plan.steps) as advance:
         for row in run_plan(plan, bench, advance):
             shown = ("variant", "section", "seed", "status", "score", "cosine", "seconds")
             show([{key: row.get(key) for key in shown}])

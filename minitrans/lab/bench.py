@@ -1,8 +1,8 @@
-"""What every variant is measured on: one pretrained encoder, which always comes back to the attention it has, and one task."""
+"""What every variant is measured on: one pretrained encoder, which always comes back to the attention it has, and texts."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,40 +12,36 @@ from typing import Any, cast
 import torch
 
 from minitrans.embedding.encoder import Encoder
-from minitrans.lab.sts import Pair, read_pairs, spearman
-
-TEST_FILE = "stsb-en-test.csv"
+from minitrans.lab.sts import TEST_FILE, Pair, read_pairs, spearman
 
 
 @dataclass(eq=False)
 class Bench:
-    """An encoder and the pairs of sentences that score it.
+    """An encoder and the files that it is measured on.
 
     Attributes:
         encoder: with its own attention.
-        pairs: of the STS benchmark.
-        file: where they come from.
+        files: by name, those that the sections read.
+        keeps_exact: a file for score and vectors of the exact model, which are the same in every run; None = computed again.
     """
 
     encoder: Encoder
-    pairs: list[Pair]
-    file: Path
+    files: Mapping[str, Path]
+    keeps_exact: Path | None = None
 
-    @classmethod
-    def of(cls, encoder: Encoder, data: Path) -> Bench:
-        """With the test file of the STS benchmark in `data`, or below. Raises ValueError where there is none."""
-        found = sorted(data.rglob(TEST_FILE))
-        if not found:
-            raise ValueError(f"{data}: expected {TEST_FILE} in this folder or below, found none")
-        return cls(encoder, read_pairs(found[0]), found[0])
+    @cached_property
+    def pairs(self) -> list[Pair]:
+        """Of the STS benchmark, its test."""
+        return read_pairs(self.files[TEST_FILE])
 
     @property
     def layers(self) -> int:
         """L, those with attention."""
-        return len(self._attentions)
+        return len(self.attentions)
 
     @property
-    def _attentions(self) -> list[Any]:
+    def attentions(self) -> list[Any]:
+        """The attention of each layer, a `MultiHeadAttention`."""
         return cast("list[Any]", self.encoder.model.base_model.attentions)
 
     @contextmanager
@@ -53,7 +49,7 @@ class Bench:
         """With this attention in the weights; yields the names of its fresh parameters."""
         model = self.encoder.model
         own = model.config.attention
-        blocks = [(block, block.variants, block.backend) for block in self._attentions]
+        blocks = [(block, block.variants, block.backend) for block in self.attentions]
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             model.set_attention(spec)
@@ -67,7 +63,13 @@ class Bench:
     @cached_property
     def exact(self) -> tuple[float, torch.Tensor]:
         """Score and vectors with the attention that the encoder has."""
-        return self.score()
+        if self.keeps_exact is not None and self.keeps_exact.exists():
+            score, vectors = torch.load(self.keeps_exact, weights_only=True)
+            return score, vectors
+        found = self.score()
+        if self.keeps_exact is not None:
+            torch.save(found, self.keeps_exact)
+        return found
 
     def score(self) -> tuple[float, torch.Tensor]:
         """Spearman's correlation x 100 as the encoder is now, and the unit vectors (2 pairs, D)."""

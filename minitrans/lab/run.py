@@ -1,7 +1,8 @@
 """The order of things: for each variant the gate, then the other sections; every row is kept at once, and found again.
 
 results.jsonl holds a row for each variant, section and seed; its "key" is the hash of all that the row depends on: variant,
-section, seed, model, data and code. A row that is there under its key is not measured again. run.json says what the last run was.
+section, its options, seed, model, data and code. A row that is there under its key is not measured again. run.json says what
+the last run was.
 """
 
 from __future__ import annotations
@@ -9,24 +10,22 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from minitrans.attention.registry import load
 from minitrans.files import write_json
 from minitrans.lab.bench import Bench
-from minitrans.lab.gate import gate
 from minitrans.lab.machine import code_digest, digest, where_and_when
+from minitrans.lab.sections import SECTIONS
 from minitrans.lab.specs import Subject, sources
-from minitrans.lab.swap import layers, swap
 
 Row = dict[str, Any]
-Section = Callable[[Bench, Subject, int], Row]
-SECTIONS: dict[str, Section] = {"gate": gate, "swap": swap, "layers": layers}
-USUAL = ("gate", "swap")
+EXACT = Subject("full", "full")
 RESULTS, RUN = "results.jsonl", "run.json"
 
 
@@ -37,7 +36,8 @@ class Plan:
     Attributes:
         subjects: the variants.
         sections: out of `SECTIONS`, in their order.
-        seeds: how many, for variants that draw at random.
+        options: of each section.
+        seeds: how many, where they change anything.
         out: the folder for what is found.
         model: as the user calls it.
         command: that does it again.
@@ -45,59 +45,60 @@ class Plan:
 
     subjects: list[Subject]
     sections: list[str]
+    options: Mapping[str, Mapping[str, Any]]
     seeds: int
     out: Path
     model: str
     command: str
 
+    @property
+    def work(self) -> list[tuple[Subject, list[str]]]:
+        """Which sections of which variants, the exact attention first where a section compares with it."""
+        compared = [section for section in self.sections if SECTIONS[section].with_exact]
+        asked = [(subject, self.sections) for subject in self.subjects if not compared or subject != EXACT]
+        return ([(EXACT, self.sections if EXACT in self.subjects else compared)] if compared else []) + asked
+
+    @property
+    def steps(self) -> int:
+        """How many sections there are in all."""
+        return sum(len(sections) for _, sections in self.work)
+
 
 def run(plan: Plan, bench: Bench, advance: Callable[[int], None]) -> Iterator[Row]:
     """Measures what is not known yet; yields the rows of each variant as they come, those known already too.
 
-    `advance` is called with the steps done, of `steps(plan)`.
+    `advance` is called with the steps done, of `plan.steps`.
     """
     plan.out.mkdir(parents=True, exist_ok=True)
     place = where_and_when(bench.encoder.device)
     known = {row["key"]: row for row in read_rows(plan.out)}
-    common = [_model_digest(bench), digest([bench.file]), code_digest()]
-    exact = bench.exact[0]
+    common = [_model_digest(bench), code_digest()]
+    bench.keeps_exact = plan.out / f"exact-{_hash([common, digest(bench.files.values())])[:16]}.pt"
     write_json(
-        plan.out / RUN,
-        {
-            "command": plan.command, "model": plan.model, "data": bench.file.name,
-            "pairs": len(bench.pairs), "layers": bench.layers, "exact": exact, **place,
-        },
+        plan.out / RUN, {"command": plan.command, "model": plan.model, "data": sorted(bench.files), **place}
     )  # fmt: skip
     with (plan.out / RESULTS).open("a", encoding="utf-8") as file:
-        for subject in plan.subjects:
-            seeds = range(plan.seeds) if plan.seeds > 1 and _is_random(bench, subject) else range(1)
+        for subject, sections in plan.work:
+            draws = plan.seeds > 1 and _is_random(bench, subject)
             failed = False
-            for section in plan.sections:
-                for seed in seeds if section != "gate" else range(1):
-                    own = [subject.spec, section, seed, digest(sources(subject))]
-                    key = hashlib.sha256(json.dumps([own, common], sort_keys=True).encode()).hexdigest()
+            for name in sections:
+                section, options = SECTIONS[name], plan.options[name]
+                several = section.seeds == "all" or (section.seeds == "drawn" and draws)
+                for seed in range(plan.seeds if several else 1):
                     if failed:
-                        continue
+                        break
+                    read = [bench.files[each] for each in section.files]
+                    key = _hash([subject.spec, name, options, seed, digest(sources(subject)), digest(read), common])
                     row = known.get(key)
                     if row is None:
-                        row = {
-                            "variant": subject.name,
-                            "spec": subject.spec,
-                            "section": section,
-                            "seed": seed,
-                            "key": key,
-                        }
-                        row |= _measured(SECTIONS[section], bench, subject, seed) | place
+                        row = {"variant": subject.name, "spec": subject.spec, "section": name, "options": dict(options)}
+                        row |= {"seed": seed, "key": key}
+                        row |= _measured(load(section.measure), bench, subject, seed, options) | place
                         file.write(json.dumps(row) + "\n")
                         file.flush()
-                    failed = row["status"] == "failed"
+                    failed = row["status"] == "failed" and name == "gate"
                     yield row
                 advance(1)
-
-
-def steps(plan: Plan) -> int:
-    """How many there are."""
-    return len(plan.subjects) * len(plan.sections)
 
 
 def read_rows(out: Path) -> list[Row]:
@@ -112,11 +113,13 @@ def read_rows(out: Path) -> list[Row]:
     return list({(row["variant"], row["section"], row["seed"]): row for row in rows}.values())
 
 
-def _measured(section: Section, bench: Bench, subject: Subject, seed: int) -> Row:
+def _measured(
+    measure: Callable[..., Row], bench: Bench, subject: Subject, seed: int, options: Mapping[str, Any]
+) -> Row:
     """What a section finds; a variant is anybody's code, and whatever goes wrong in it belongs into its row."""
     start = time.perf_counter()
     try:
-        found = {"status": "ok", **section(bench, subject, seed)}
+        found = {"status": "ok", **measure(bench, subject, seed, **options)}
     except Exception as error:
         found = {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
     return {**found, "seconds": round(time.perf_counter() - start, 2)}
@@ -131,6 +134,10 @@ def _is_random(bench: Bench, subject: Subject) -> bool:
         with bench.swapped(subject.spec, seed):
             states.append({name: tensor.clone() for name, tensor in bench.encoder.model.state_dict().items()})
     return any(not torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def _model_digest(bench: Bench) -> str:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from minitrans.files import printable
 
+TEST_FILE, TRAIN_FILE = "stsb-en-test.csv", "stsb-en-train.csv"
+
 
 @dataclass(frozen=True)
 class Pair:

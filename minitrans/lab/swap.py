@@ -14,7 +14,7 @@ def swap(bench: Bench, subject: Subject, seed: int) -> dict[str, Any]:
         score, vectors = bench.score()
         count = sum(bench.encoder.model.get_parameter(name).numel() for name in fresh)
     cosine = float((vectors * bench.exact[1]).sum(-1).mean())
-    return {"score": score, "cosine": cosine, "fresh": fresh, "fresh_numbers": count}
+    return {"score": score, "exact": bench.exact[0], "cosine": cosine, "fresh": fresh, "fresh_numbers": count}
 
 
 def layers(bench: Bench, subject: Subject, seed: int) -> dict[str, Any]:
@@ -22,6 +22,7 @@ def layers(bench: Bench, subject: Subject, seed: int) -> dict[str, Any]:
     spec, count = subject.seeded(seed), bench.layers
     return {
         "each": [_score(bench, {"layers": {str(layer): spec}}, seed) for layer in range(count)],
+        "exact": bench.exact[0],
         "top_half": _score(bench, {"layers": {f"{count // 2}-": spec}}, seed),
     }
 

@@ -10,6 +10,7 @@ import torch
 
 from minitrans.embedding import Encoder
 from minitrans.lab.bench import Bench
+from minitrans.lab.sections import find_files
 from minitrans.lab.specs import read_subjects
 from minitrans.lab.swap import layers, swap
 from tests.cli.conftest import WORDS, Run, body, run, tiny  # noqa: F401 (fixtures)
@@ -34,7 +35,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def bench(body: str, data: Path) -> Bench:  # noqa: F811
-    return Bench.of(Encoder(body), data)
+    return Bench(Encoder(body), find_files(["swap"], data))
 
 
 def test_a_swap_that_changes_nothing_scores_what_the_model_does_and_comes_back(bench: Bench):
@@ -56,7 +57,7 @@ def test_what_the_attention_of_the_model_has_learned_comes_back(body: str, data:
     with torch.no_grad():
         for name in own:
             encoder.model.get_parameter(name).add_(2.0)
-    bench = Bench.of(encoder, data)
+    bench = Bench(encoder, find_files(["swap"], data))
     before = bench.score()[1]
     assert swap(bench, read_subjects(["sink"])[0], 0)["fresh"] == own
     assert torch.equal(bench.score()[1], before)
@@ -126,3 +127,26 @@ def test_mistakes_are_one_line(body, data, run: Run, tmp_path: Path):  # noqa: F
     run("lab", "run", "sink", *usual, "--data", data, "--section", "swop").refused("--section", "swop")
     run("lab", "run", "sink", *usual, "--data", tmp_path).refused("stsb-en-test.csv")
     run("lab", "run", "{", *usual, "--data", data).refused("JSON")
+    run("lab", "run", "sink", *usual, "--data", data, "--set", "swap.size=2").refused("SECTION.OPTION", "swap.size")
+
+
+def test_seeds_are_for_what_they_change(body, data, run: Run, tmp_path: Path):  # noqa: F811
+    usual = ("-m", body, "--data", data, "-o", tmp_path, "--seeds", 2)
+    assert run("lab", "run", "performer", "sink", *usual).code == 0
+    rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    found = [(row["variant"], row["section"], row["seed"]) for row in rows]
+    assert found == [
+        ("performer", "gate", 0), ("performer", "swap", 0), ("performer", "swap", 1), ("sink", "gate", 0), ("sink", "swap", 0)
+    ]  # fmt: skip
+    first, second = (row["cosine"] for row in rows if row["variant"] == "performer" and row["section"] == "swap")
+    assert first != second
+    assert "±" in (tmp_path / "report.html").read_text()
+
+
+def test_the_exact_model_is_scored_once(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    bench.keeps_exact = tmp_path / "exact.pt"
+    found = bench.exact
+    other = Bench(bench.encoder, bench.files, tmp_path / "exact.pt")
+    monkeypatch.setattr(Bench, "score", lambda _: pytest.fail("scored again"))
+    assert other.exact[0] == found[0]
+    assert torch.equal(other.exact[1], found[1])
