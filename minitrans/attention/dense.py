@@ -33,8 +33,8 @@ class DenseMechanism(Variant):
         """
         return torch.softmax(scores, dim=-1)
 
-    def reweigh(self, weights: Tensor, rules: AttentionRules) -> Tensor:
-        """What becomes of the weights (B, H, T, S), zero where forbidden, by what the rules say besides."""
+    def reweigh(self, weights: Tensor, key: Tensor, rules: AttentionRules) -> Tensor:
+        """What becomes of the weights (B, H, T, S), zero where forbidden, by the keys and what the rules say besides."""
         return weights
 
     def output(self, weights: Tensor, value: Tensor, rules: AttentionRules) -> Tensor:
@@ -50,7 +50,7 @@ class DenseMechanism(Variant):
         scores = self.scores(query, key, rules)
         scores, allowed = biased(scores, query, key, rules)
         weights = self.weights(forbid(scores, allowed), allowed).masked_fill(~allowed, 0.0)
-        weights = self.reweigh(weights, rules)
+        weights = self.reweigh(weights, key, rules)
         return AttentionResult(self.output(weights, value, rules), weights if rules.need_weights else None)
 
     def supports(self, rules: AttentionRules, query: Tensor) -> str | None:

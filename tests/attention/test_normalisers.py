@@ -49,6 +49,10 @@ def squares(scores: list[float]) -> list[float]:
     return [max(s, 0.0) ** 2 / total if total else 0.0 for s in scores]
 
 
+def signed(scores: list[float]) -> list[float]:
+    return [math.copysign(p, s) for p, s in zip(softmax([abs(s) for s in scores]), scores, strict=True)]
+
+
 # name -> (options, the weights of a row from the scores that are allowed)
 ROWS: dict[str, tuple[dict[str, Any], Callable[[list[float]], list[float]]]] = {
     "sparsemax": ({}, lambda s: by_bisection(s, 1, 1.0)),
@@ -56,6 +60,7 @@ ROWS: dict[str, tuple[dict[str, Any], Callable[[list[float]], list[float]]]] = {
     "top_k": ({"k": 2}, top_two),
     "softpick": ({}, softpick),
     "relu_squared": ({}, squares),
+    "cog": ({}, signed),
     "scalable_softmax": (
         {"initial": 0.5, "reference": None},
         lambda s: softmax([0.5 * math.log(len(s)) * x for x in s]),

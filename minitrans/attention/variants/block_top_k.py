@@ -34,25 +34,25 @@ class BlockTopK(DenseMechanism):
 
     def weights(self, scores: Tensor, allowed: Tensor) -> Tensor:
         """Softmax over the chosen blocks."""
+        members = self.members(scores, allowed)
+        means, seen = self.means(scores, allowed, members)
         queries, keys = scores.shape[-2:]
-        first = allowed.any(dim=-2, keepdim=True).int().argmax(dim=-1, keepdim=True)  # (B|1, H|1, 1, 1)
-        places = torch.arange(keys, device=scores.device)
-        block = (places - first).clamp(min=0) // self.size  # (B|1, H|1, 1, S)
-        own = (
-            places[keys - queries :, None] if queries <= keys else torch.arange(keys - queries, keys)[:, None]
-        ) - first
-        own = own.clamp(min=0) // self.size  # (B|1, H|1, T, 1)
-        count = -(-keys // self.size)
-        members = (block[..., None] == torch.arange(count, device=scores.device)).to(
-            scores.dtype
-        )  # (B|1, H|1, 1, S, blocks)
-        members = members.squeeze(2)
-        seen = allowed.expand(*allowed.shape[:2], queries, keys).to(scores.dtype) @ members  # (B|1, H|1, T, blocks)
-        means = scores.masked_fill(~allowed, 0.0) @ members / seen.clamp(min=1)
-        is_own = own == torch.arange(count, device=scores.device)
-        means = means.masked_fill(seen == 0, -torch.inf).masked_fill(is_own, torch.inf)
-        best = means.topk(min(self.k, count), dim=-1).indices
-        chosen = torch.zeros_like(means, dtype=torch.bool).scatter(-1, best, True)
-        chosen = chosen.gather(-1, block.expand(*scores.shape))
+        places = torch.arange(keys - queries, keys, device=scores.device).clamp(min=0)
+        own = members[:, :, places].bool()  # the block of each query
+        means = means.masked_fill(seen == 0, -torch.inf).masked_fill(own, torch.inf)
+        best = means.topk(min(self.k, means.shape[-1]), dim=-1).indices
+        chosen = torch.zeros_like(means).scatter(-1, best, 1.0) @ members.mT > 0
         chosen = chosen & allowed
         return torch.softmax(scores.masked_fill(~(chosen | ~chosen.any(-1, keepdim=True)), -torch.inf), dim=-1) * chosen
+
+    def members(self, scores: Tensor, allowed: Tensor) -> Tensor:
+        """(B|1, H|1, S, blocks): 1 where a key lies in a block."""
+        keys = scores.shape[-1]
+        first = allowed.any(dim=-2).int().argmax(dim=-1, keepdim=True)  # (B|1, H|1, 1)
+        block = (torch.arange(keys, device=scores.device) - first).clamp(min=0) // self.size  # (B|1, H|1, S)
+        return (block[..., None] == torch.arange(-(-keys // self.size), device=scores.device)).to(scores.dtype)
+
+    def means(self, scores: Tensor, allowed: Tensor, members: Tensor) -> tuple[Tensor, Tensor]:
+        """The mean score of each block (B, H, T, blocks), and of how many keys (B|1, H|1, T, blocks)."""
+        seen = allowed.expand(*allowed.shape[:2], *scores.shape[-2:]).to(scores.dtype) @ members
+        return scores.masked_fill(~allowed, 0.0) @ members / seen.clamp(min=1), seen

@@ -41,7 +41,7 @@ class Differential(DenseMechanism):
         nn.init.zeros_(self.gate.bias)
         self.strength = nn.Parameter(torch.full((sizes.heads,), strength))  # c
 
-    def reweigh(self, weights: Tensor, rules: AttentionRules) -> Tensor:
+    def reweigh(self, weights: Tensor, key: Tensor, rules: AttentionRules) -> Tensor:
         """What the partner attends to, taken off."""
         assert rules.x is not None
         partner = torch.arange(weights.shape[1], device=weights.device) ^ 1
