@@ -136,10 +136,10 @@ class FusedEmbeddings(Embeddings):
     """Embeddings that are never stored before they are normalised."""
 
     def forward(self, tokens: Tensor, positions: Tensor, types: Tensor) -> Tensor:
-        """As of `Embeddings`; vectors in place of ids take its road."""
-        if tokens.is_floating_point():
-            return super().forward(tokens, positions, types)
+        """As of `Embeddings`; vectors in place of ids take its road, and so do tables without positions or a plain norm."""
         words, places, kinds = self.word_embeddings, self.position_embeddings, self.token_type_embeddings
+        if tokens.is_floating_point() or places is None or self.LayerNorm.bias is None:
+            return super().forward(tokens, positions, types)
         x = embedding_layer_norm(
             tokens, positions, None if kinds is None else types,
             words.weight, places.weight, None if kinds is None else kinds.weight, self.LayerNorm.weight, self.LayerNorm.bias,
@@ -223,7 +223,7 @@ def _obstacle(module: nn.Module) -> str | None:
         if type(module) not in (Block, FusedBlock):
             return f"is a {kind}, only Block itself is served"
         norms = (module.attention_LayerNorm, module.cross_attention_LayerNorm, module.feed_forward_LayerNorm)
-        strange = {type(norm) for norm in norms} - {LayerNorm, RMSNorm, FusedRMSNorm, type(None)}
+        strange = {type(norm) for norm in norms} - {LayerNorm, RMSNorm, FusedRMSNorm, nn.Identity, type(None)}
         if strange:
             named = ", a ".join(sorted(f"{norm.__module__}.{norm.__qualname__}" for norm in strange))
             return f"has a {named}, only LayerNorm and RMSNorm of minitrans.layers.norms are served"

@@ -13,11 +13,12 @@ class Embeddings(nn.Module):
     Args:
         vocab_size: V.
         width: of the tables: D, unless projected.
-        max_positions: rows of the position table.
+        max_positions: rows of the position table; None = there is none, positions enter in the attention.
         type_vocab_size: rows of the type (segment) table; 0 = there is none, and types are not looked at.
         padding_idx: the token id whose row gets no gradient through the lookup (M10); None = every row does.
         position_padding_idx: the same for the position table (R2).
         eps: of the LayerNorm.
+        norm_bias: whether it has one.
         dropout: probability.
         project_to: D, where the tables are narrower: a projection after the dropout (E1, A1); None = there is none.
     """
@@ -27,19 +28,23 @@ class Embeddings(nn.Module):
         vocab_size: int,
         width: int,
         *,
-        max_positions: int,
+        max_positions: int | None = None,
         type_vocab_size: int = 0,
         padding_idx: int | None = None,
         position_padding_idx: int | None = None,
         eps: float = 1e-12,
+        norm_bias: bool = True,
         dropout: float = 0.0,
         project_to: int | None = None,
     ) -> None:
         super().__init__()
         self.word_embeddings = nn.Embedding(vocab_size, width, padding_idx=padding_idx)
-        self.position_embeddings = nn.Embedding(max_positions, width, padding_idx=position_padding_idx)
+        positions = (
+            None if max_positions is None else nn.Embedding(max_positions, width, padding_idx=position_padding_idx)
+        )
+        self.position_embeddings = positions
         self.token_type_embeddings = nn.Embedding(type_vocab_size, width) if type_vocab_size else None
-        self.LayerNorm = LayerNorm(width, eps)
+        self.LayerNorm = LayerNorm(width, eps, norm_bias)
         self.dropout = nn.Dropout(dropout)
         self.projection = None if project_to is None else nn.Linear(width, project_to)
 
@@ -57,6 +62,6 @@ class Embeddings(nn.Module):
         words = tokens if tokens.is_floating_point() else self.word_embeddings(tokens)
         # M9: in this order, because floating-point addition is not associative
         x = words if self.token_type_embeddings is None else words + self.token_type_embeddings(types)
-        x = x + self.position_embeddings(positions)
+        x = x if self.position_embeddings is None else x + self.position_embeddings(positions)
         normed: Tensor = self.dropout(self.LayerNorm(x))
         return normed if self.projection is None else self.projection(normed)

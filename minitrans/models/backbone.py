@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar, cast
 
@@ -12,6 +12,7 @@ from torch.compiler import is_compiling
 
 from minitrans.attention.layout import PackedLayout
 from minitrans.attention.specs import VariantSpec, of_layer
+from minitrans.attention.variant import LayerSizes, Variant
 from minitrans.layers.block import Block
 from minitrans.layers.cache import Cache
 from minitrans.layers.embeddings import Embeddings
@@ -225,12 +226,21 @@ class Backbone(PreTrainedModel):
         return None
 
 
-def build_block(config: EncoderConfig, *, norm_first: bool = False, **dropouts: float) -> Block:
+def layer_sizes(config: EncoderConfig, layer: int) -> LayerSizes:
+    """What the variants of a family's own attention are built for, in this layer of as many key as query heads."""
+    width, heads = config.hidden_size, config.num_attention_heads
+    return LayerSizes(width, heads, heads, width // heads, layer, config.max_position_embeddings)
+
+
+def build_block(
+    config: EncoderConfig, *, norm_first: bool = False, own: Iterable[Variant] = (), **dropouts: float
+) -> Block:
     """One block of the sizes of `config`, with a cross-attention where a decoder has one (B1, B7).
 
     Args:
         config: sizes and rates.
         norm_first: see `Block`.
+        own: see `MultiHeadAttention`.
         dropouts: `dropout` and `feed_forward_dropout`, where they differ from `config.hidden_dropout_prob`.
     """
     width, heads = config.hidden_size, config.num_attention_heads
@@ -241,7 +251,7 @@ def build_block(config: EncoderConfig, *, norm_first: bool = False, **dropouts: 
         distances = DistanceEmbedding(config.max_position_embeddings, width // heads, with_key=with_key)
     crosses = config.add_cross_attention
     return Block(
-        MultiHeadAttention(width, heads, dropout=dropout, distance_embedding=distances),
+        MultiHeadAttention(width, heads, dropout=dropout, distance_embedding=distances, own=own),
         FeedForward(width, config.intermediate_size, act=config.hidden_act),
         [LayerNorm(width, eps) for _ in range(3 if crosses else 2)],
         cross_attention=CrossAttention(width, heads, dropout=dropout) if crosses else None,

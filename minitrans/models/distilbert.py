@@ -93,8 +93,9 @@ class DistilBertModel(Backbone):
         """D3: sinusoids are only where the position table begins; it is trained and stored like any other."""
         super().init_weights(module)
         if isinstance(module, Embeddings) and cast("DistilBertConfig", self.config).sinusoidal_pos_embds:
+            table = cast("nn.Embedding", module.position_embeddings).weight
             with torch.no_grad():
-                module.position_embeddings.weight.copy_(sinusoidal_table(*module.position_embeddings.weight.shape))
+                table.copy_(sinusoidal_table(*table.shape))
 
 
 class _FirstTokenHead(nn.Module):

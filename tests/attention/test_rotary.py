@@ -153,3 +153,18 @@ def test_without_positions_it_says_what_is_missing(make: Make) -> None:
 def test_odd_widths_are_refused() -> None:
     with pytest.raises(ValueError, match="the head width must be even, got 7"):
         Rotary(LayerSizes(14, 2, 2, 7))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_fraction_turns_the_first_columns_as_a_head_of_their_own(layout: str, make: Make) -> None:
+    part = make({"name": "rotary", "layout": layout, "fraction": 0.5})
+    alone = Rotary(LayerSizes(H * K // 2, H, H, K // 2), layout=layout)
+    query, key, value = torch.randn(3, B, H, T, K, dtype=torch.float64)
+    context = Context(positions=torch.arange(T).expand(B, T))
+    found = part.project(query, key, value, context)
+    expected = alone.project(query[..., : K // 2], key[..., : K // 2], value, context)
+    for after, before, turned in zip(found[:2], (query, key), expected[:2], strict=True):
+        assert torch.equal(after, torch.cat([turned, before[..., K // 2 :]], dim=-1))
+    assert torch.equal(found[2], value)
+    with pytest.raises(ValueError, match=f"the head width must be even, got {K} times the fraction 0.125"):
+        make({"name": "rotary", "fraction": 0.125})

@@ -46,6 +46,13 @@ def test_equals_the_formula(eps: float, randomized: Randomized, error: Error) ->
         assert error(one, other) <= 1e-12
 
 
+def test_without_a_table_of_positions_and_without_a_bias(randomized: Randomized, error: Error) -> None:
+    module = randomized(Embeddings(11, 7, eps=0.1, norm_bias=False))
+    assert [name for name, _ in module.named_parameters()] == ["word_embeddings.weight", "LayerNorm.weight"]
+    words, weight = module.parameters()
+    assert error(module(IDS, POSITIONS + 100, TYPES), F.layer_norm(words[IDS], (7,), weight, None, 0.1)) <= 1e-14
+
+
 def test_sums_words_types_positions_in_that_order_bit_by_bit(randomized: Randomized) -> None:
     """M9: addition is not associative, the order decides the last bits."""
     module = make(randomized).float()

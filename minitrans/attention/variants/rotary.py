@@ -24,6 +24,7 @@ class Rotary(Variant):
         scaling: how to reach further than in training: "linear", positions over the factor (Chen et al. 2023); "ntk", a
             larger base, so that the slowest pair turns slower by the factor and the fastest as before.
         factor: of the scaling.
+        fraction: how much of each head turns, its first columns (Black et al. 2022, "GPT-NeoX-20B", section 2.1.1).
     """
 
     name = "rotary"
@@ -38,10 +39,13 @@ class Rotary(Variant):
         layout: RotaryLayout = "halves",
         scaling: RotaryScaling | None = None,
         factor: float = 1.0,
+        fraction: float = 1.0,
     ) -> None:
         super().__init__(sizes)
-        if sizes.head_width % 2:
-            raise ValueError(f"rotary attention turns pairs: the head width must be even, got {sizes.head_width}")
+        self.width = int(sizes.head_width * fraction)  # of the columns that turn
+        if self.width % 2 or not 0 < fraction <= 1:
+            part = "" if fraction == 1 else f" times the fraction {fraction}"
+            raise ValueError(f"rotary attention turns pairs: the head width must be even, got {sizes.head_width}{part}")
         if layout not in get_args(RotaryLayout):
             raise ValueError(f"unknown rotary layout {layout!r}; known: {', '.join(get_args(RotaryLayout))}")
         if scaling not in (None, *get_args(RotaryScaling)) or not factor >= 1:
@@ -50,7 +54,7 @@ class Rotary(Variant):
                 f"scaling must be one of {known} or None, and factor at least 1, got {scaling!r}, {factor!r}"
             )
         if scaling == "ntk":
-            base *= factor ** (sizes.head_width / max(sizes.head_width - 2, 1))
+            base *= factor ** (self.width / max(self.width - 2, 1))
         self.base, self.layout = base, layout
         self.stretch = factor if scaling == "linear" else 1.0
 
@@ -63,13 +67,15 @@ class Rotary(Variant):
 
     def angles(self, positions: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """cos and sin (B, 1, T, K/2) of positions (B, T), or (N, 1, K/2) of (N); in float64, rounded once."""
-        exponents = torch.arange(0, self.sizes.head_width, 2, dtype=torch.float64, device=positions.device)
-        angles = positions.double()[..., None] / self.stretch * self.base ** (-exponents / self.sizes.head_width)
+        exponents = torch.arange(0, self.width, 2, dtype=torch.float64, device=positions.device)
+        angles = positions.double()[..., None] / self.stretch * self.base ** (-exponents / self.width)
         angles = angles.unsqueeze(-2 if positions.dim() == 1 else -3)
         return angles.cos().to(like.dtype), angles.sin().to(like.dtype)
 
     def turn(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """(..., K) -> (..., K): (a, b) becomes (a cos - b sin, a sin + b cos)."""
+        if self.width < x.shape[-1]:
+            return torch.cat([self.turn(x[..., : self.width], cos, sin), x[..., self.width :]], dim=-1)
         if self.layout == "interleaved":
             a, b = x[..., 0::2], x[..., 1::2]
             return torch.stack([a * cos - b * sin, a * sin + b * cos], dim=-1).flatten(-2)

@@ -35,8 +35,8 @@ class XPos(Rotary):
         """Queries and keys turned and scaled; values as they are."""
         assert context.positions is not None
         cos, sin = self.angles(context.positions, query)
-        pairs = torch.arange(0, self.sizes.head_width, 2, dtype=torch.float64, device=query.device)
-        zeta = (pairs / self.sizes.head_width + 0.4) / 1.4
+        pairs = torch.arange(0, self.width, 2, dtype=torch.float64, device=query.device)
+        zeta = (pairs / self.width + 0.4) / 1.4
         powers = (context.positions.double() / self.span).unsqueeze(-1).unsqueeze(-2 if query.dim() == 3 else -3)
         decay = (zeta**powers).to(query.dtype)
         return self.turn(query, cos * decay, sin * decay), self.turn(key, cos / decay, sin / decay), value
