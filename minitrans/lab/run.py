@@ -52,16 +52,16 @@ class Plan:
     command: str
 
     @property
-    def work(self) -> list[tuple[Subject, list[str]]]:
-        """Which sections of which variants, the exact attention first where a section compares with it."""
+    def work(self) -> list[tuple[Subject, list[str], int]]:
+        """Variant, sections, seeds; before those asked for the exact attention, where a section compares with it."""
         compared = [section for section in self.sections if SECTIONS[section].with_exact]
-        asked = [(subject, self.sections) for subject in self.subjects if not compared or subject != EXACT]
-        return ([(EXACT, self.sections if EXACT in self.subjects else compared)] if compared else []) + asked
+        asked = [(subject, self.sections, self.seeds) for subject in self.subjects]
+        return asked if not compared or EXACT in self.subjects else [(EXACT, compared, 1), *asked]
 
     @property
     def steps(self) -> int:
         """How many sections there are in all."""
-        return sum(len(sections) for _, sections in self.work)
+        return sum(len(sections) for _, sections, _ in self.work)
 
 
 def run(plan: Plan, bench: Bench, advance: Callable[[int], None]) -> Iterator[Row]:
@@ -78,13 +78,13 @@ def run(plan: Plan, bench: Bench, advance: Callable[[int], None]) -> Iterator[Ro
         plan.out / RUN, {"command": plan.command, "model": plan.model, "data": sorted(bench.files), **place}
     )  # fmt: skip
     with (plan.out / RESULTS).open("a", encoding="utf-8") as file:
-        for subject, sections in plan.work:
-            draws = plan.seeds > 1 and _is_random(bench, subject)
+        for subject, sections, seeds in plan.work:
+            draws = seeds > 1 and _is_random(bench, subject)
             failed = False
             for name in sections:
                 section, options = SECTIONS[name], plan.options[name]
                 several = section.seeds == "all" or (section.seeds == "drawn" and draws)
-                for seed in range(plan.seeds if several else 1):
+                for seed in range(seeds if several else 1):
                     if failed:
                         break
                     read = [bench.files[each] for each in section.files]

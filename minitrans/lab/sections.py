@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from minitrans.attention.registry import load
 from minitrans.files import printable
-from minitrans.lab.sts import TEST_FILE
+from minitrans.lab.sts import TEST_FILE, TRAIN_FILE
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,9 @@ SECTIONS = {
     "gate": Section("minitrans.lab.gate:gate"),
     "swap": Section("minitrans.lab.swap:swap", "minitrans.lab.drawing.swap:draw", "drawn", (TEST_FILE,)),
     "layers": Section("minitrans.lab.swap:layers", "minitrans.lab.drawing.layers:draw", "drawn", (TEST_FILE,)),
+    "heal": Section(
+        "minitrans.lab.heal:heal", "minitrans.lab.drawing.heal:draw", "all", (TEST_FILE, TRAIN_FILE), with_exact=True
+    ),
 }
 USUAL = ("gate", "swap")
 

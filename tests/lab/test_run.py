@@ -13,7 +13,7 @@ from minitrans.lab.bench import Bench
 from minitrans.lab.sections import find_files
 from minitrans.lab.specs import read_subjects
 from minitrans.lab.swap import layers, swap
-from tests.cli.conftest import WORDS, Run, body, run, tiny  # noqa: F401 (fixtures)
+from tests.cli.conftest import Run
 
 BROKEN = """
 from minitrans.attention import Variant
@@ -22,20 +22,6 @@ class Broken(Variant):
     def finish(self, result, x, context):
         return None
 """
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    words = [word for word in WORDS if word.isalpha()]
-    rows = [f"{' '.join(words[i : i + 5])},{' '.join(words[i + j % 4 : i + 6])},{j}.0" for j, i in enumerate(range(20))]
-    (folder / "stsb-en-test.csv").write_text("\n".join(rows) + "\n")
-    return folder
-
-
-@pytest.fixture
-def bench(body: str, data: Path) -> Bench:  # noqa: F811
-    return Bench(Encoder(body), find_files(["swap"], data))
 
 
 def test_a_swap_that_changes_nothing_scores_what_the_model_does_and_comes_back(bench: Bench):
@@ -51,7 +37,7 @@ def test_a_swap_that_changes_nothing_scores_what_the_model_does_and_comes_back(b
     assert torch.equal(bench.score()[1], bench.exact[1])
 
 
-def test_what_the_attention_of_the_model_has_learned_comes_back(body: str, data: Path):  # noqa: F811
+def test_what_the_attention_of_the_model_has_learned_comes_back(body: str, data: Path):
     encoder = Encoder(body, attention="sink", backend="eager")
     own = [name for name, _ in encoder.model.named_parameters() if ".variants." in name]
     with torch.no_grad():
@@ -79,7 +65,7 @@ def test_layers_are_swapped_one_by_one(bench: Bench):
         assert found["each"][0] == pytest.approx(bench.score()[0])
 
 
-def test_a_variant_that_fails_the_gate_is_reported_and_not_measured(body, data, run: Run, tmp_path: Path):  # noqa: F811
+def test_a_variant_that_fails_the_gate_is_reported_and_not_measured(body, data, run: Run, tmp_path: Path):
     (tmp_path / "broken_attention.py").write_text(BROKEN)
     subject = f"{tmp_path}/broken_attention.py:Broken"
     done = run("lab", "run", subject, "sigmoid", "-m", body, "--data", data, "-o", tmp_path / "out")
@@ -92,7 +78,7 @@ def test_a_variant_that_fails_the_gate_is_reported_and_not_measured(body, data, 
     assert rows[0]["reason"].split(".")[0] in done.err
 
 
-def test_what_is_known_is_not_measured_again(body, data, run: Run, tmp_path: Path):  # noqa: F811
+def test_what_is_known_is_not_measured_again(body, data, run: Run, tmp_path: Path):
     arguments = ("lab", "run", "sigmoid", "-m", body, "--data", data, "-o", tmp_path, "--section", "swap,layers")
     assert run(*arguments).code == 0
     path = tmp_path / "results.jsonl"
@@ -110,7 +96,7 @@ def test_what_is_known_is_not_measured_again(body, data, run: Run, tmp_path: Pat
     assert len(keys) == len(set(keys)) == 3  # other data, another key
 
 
-def test_the_page_needs_nothing_else(body, data, run: Run, tmp_path: Path):  # noqa: F811
+def test_the_page_needs_nothing_else(body, data, run: Run, tmp_path: Path):
     done = run("lab", "run", "sink", "sigmoid", "-m", body, "--data", data, "-o", tmp_path, "--section", "swap,layers")
     page = (tmp_path / "report.html").read_text()
     assert done.out.splitlines()[-1] == str(tmp_path / "report.html")
@@ -121,7 +107,7 @@ def test_the_page_needs_nothing_else(body, data, run: Run, tmp_path: Path):  # n
     assert "minitrans lab run sink sigmoid" in page
 
 
-def test_mistakes_are_one_line(body, data, run: Run, tmp_path: Path):  # noqa: F811
+def test_mistakes_are_one_line(body, data, run: Run, tmp_path: Path):
     usual = ("-m", body, "--out", tmp_path)
     run("lab", "run", "nonsense", *usual, "--data", data).refused("unknown attention variant 'nonsense'")
     run("lab", "run", "sink", *usual, "--data", data, "--section", "swop").refused("--section", "swop")
@@ -130,7 +116,7 @@ def test_mistakes_are_one_line(body, data, run: Run, tmp_path: Path):  # noqa: F
     run("lab", "run", "sink", *usual, "--data", data, "--set", "swap.size=2").refused("SECTION.OPTION", "swap.size")
 
 
-def test_seeds_are_for_what_they_change(body, data, run: Run, tmp_path: Path):  # noqa: F811
+def test_seeds_are_for_what_they_change(body, data, run: Run, tmp_path: Path):
     usual = ("-m", body, "--data", data, "-o", tmp_path, "--seeds", 2)
     assert run("lab", "run", "performer", "sink", *usual).code == 0
     rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]

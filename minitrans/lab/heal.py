@@ -1,0 +1,197 @@
+"""What training gives back after a swap, in two stages (Zhang et al. 2024, "The Hedgehog & the Porcupine", section 4.2; Zhang et
+al. 2025, "LoLCATs"): layer by layer towards the outputs of the exact attention, then end to end.
+
+The exact model gets the same steps, as a control. No judgement of the task is read but under objective="labels".
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import mse_loss
+
+from minitrans.embedding.options import Call
+from minitrans.lab.bench import Bench
+from minitrans.lab.capture import Fields, LayerCall, again, batch_of, layer_calls, states_of
+from minitrans.lab.specs import Subject
+from minitrans.lab.sts import TRAIN_FILE, Pair, read_pairs
+
+_ALIKE = 8  # batches that are sorted by length together
+_KEPT = 100  # batches whose layers the first stage keeps, and goes through again
+
+Row = dict[str, Any]
+_Item = TypeVar("_Item", str, Pair)
+
+
+@dataclass(frozen=True, eq=False)
+class _Stage:
+    name: str
+    losses: Sequence[Callable[[], Tensor]]  # of the steps
+    parameters: Sequence[nn.Parameter]
+    rate: float
+
+
+def heal(
+    bench: Bench,
+    subject: Subject,
+    seed: int,
+    *,
+    transfer_steps: int = 200,
+    tune_steps: int = 200,
+    batch: int = 16,
+    fresh_rate: float = 1e-2,
+    rate: float = 1e-4,
+    objective: str = "vectors",
+    points: int = 1,
+) -> Row:
+    """The score over steps and seconds of training; and what it is with the exact attention back in the healed weights.
+
+    Args:
+        bench: with the train file of the STS benchmark.
+        subject: in all layers.
+        seed: of the variant, and of the order of the texts.
+        transfer_steps: of the first stage: each layer alone, on what the exact model gives it, towards what the exact model
+            makes of it. It trains the fresh parameters of the variant; where there are none, those of the projections.
+        tune_steps: of the second: all weights but the table of tokens.
+        batch: texts of a step, under "labels" pairs.
+        fresh_rate: learning rate of fresh parameters in the first stage; linear to 0, as the other one is.
+        rate: of all else.
+        objective: of the second stage: "vectors", those of the exact model; "labels", the judgements of the train file.
+        points: of the curve in each stage: at 1, 1/2, 1/4 ... of its steps.
+
+    Raises:
+        ValueError: for another objective.
+    """
+    if objective not in ("vectors", "labels"):
+        raise ValueError(f"objective: expected vectors or labels, got {objective!r}")
+    order, pairs, model = random.Random(seed), read_pairs(bench.files[TRAIN_FILE]), bench.encoder.model
+    texts = sorted({text for pair in pairs for text in (pair.first, pair.second)})
+    kept = [batch_of(bench, each) for each in _batches(texts, batch, min(transfer_steps, _KEPT), order)]
+    calls = [layer_calls(bench, fields) for fields in kept]
+    if objective == "vectors":
+        chosen = _batches(texts, batch, tune_steps, order)
+        tune = [partial(_to_vectors, bench, each, bench.encoder.encode(each, normalize=True)) for each in chosen]
+    else:
+        tune = [partial(_to_labels, bench, each) for each in _batches(pairs, batch, tune_steps, order)]
+    exact = bench.exact[0]
+    with _as_it_was(model), bench.swapped(subject.seeded(seed), seed) as names:
+        fresh = [model.get_parameter(name) for name in names]
+        projections = [weight for block in bench.attentions for weight in block.parameters()]
+        transfer = [
+            partial(_to_layers, bench, kept[step % _KEPT], calls[step % _KEPT]) for step in range(transfer_steps)
+        ]
+        stages = (
+            _Stage("transfer", transfer, fresh or projections, fresh_rate if fresh else rate),
+            _Stage("tune", tune, [*_all_but_tokens(model)], rate),
+        )
+        curve: list[Row] = [{"stage": "swap", "step": 0, "seconds": 0.0, "score": bench.score()[0]}]
+        touched = {}
+        for stage in stages:
+            before = [parameter.detach().clone() for parameter in stage.parameters]
+            for point in _trained(model, stage, points):
+                curve.append({"stage": stage.name, **point, "score": bench.score()[0]})
+            changed = [not torch.equal(*both) for both in zip(stage.parameters, before, strict=True)]
+            touched[stage.name] = sum(old.numel() for old, moved in zip(before, changed, strict=True) if moved)
+        score, vectors = bench.score()
+        for block in bench.attentions:
+            block.install([], block.backend)
+        without = bench.score()[0]
+    return {
+        "score": score, "exact": exact, "without": without, "curve": curve, "touched": touched,
+        "cosine": float((vectors * bench.exact[1]).sum(-1).mean()),
+    }  # fmt: skip
+
+
+def _trained(model: nn.Module, stage: _Stage, points: int) -> Iterator[Row]:
+    """Runs a stage; yields step, seconds of training and loss at the points of the curve, where the caller may score."""
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    for parameter in stage.parameters:
+        parameter.requires_grad_(True)
+    steps = len(stage.losses)
+    stops = {max(steps >> number, 1) for number in range(points)}
+    optimizer = torch.optim.Adam(stage.parameters, lr=stage.rate)
+    seconds, begin = 0.0, time.perf_counter()
+    for step, loss_of in enumerate(stage.losses):
+        for group in optimizer.param_groups:
+            group["lr"] = stage.rate * (1 - step / steps)
+        loss = loss_of()
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        if step + 1 in stops:
+            seconds += time.perf_counter() - begin
+            yield {"step": step + 1, "seconds": round(seconds, 2), "loss": loss.item()}
+            begin = time.perf_counter()
+
+
+def _to_layers(bench: Bench, fields: Fields, calls: list[LayerCall]) -> Tensor:
+    """The squared error of each layer's output relative to the output, summed over the layers."""
+    real = fields["attention_mask"][..., None].bool()
+    errors = [
+        (real * (found - call.output)).square().sum() / (real * call.output).square().sum()
+        for found, call in zip(again(bench, calls), calls, strict=True)
+    ]
+    return torch.stack(errors).sum()
+
+
+def _to_vectors(bench: Bench, texts: list[str], wanted: Tensor) -> Tensor:
+    """Half the squared distance of the unit vectors, 1 - cosine, mean."""
+    return 0.5 * (_vectors(bench, texts) - wanted).square().sum(dim=-1).mean()
+
+
+def _to_labels(bench: Bench, pairs: list[Pair]) -> Tensor:
+    """The squared error of the cosines of pairs, judgements being 0 to 1."""
+    vectors = _vectors(bench, [pair.first for pair in pairs] + [pair.second for pair in pairs])
+    cosines = (vectors[: len(pairs)] * vectors[len(pairs) :]).sum(dim=-1)
+    return mse_loss(cosines, torch.tensor([pair.score / 5 for pair in pairs]).to(cosines))
+
+
+def _vectors(bench: Bench, texts: list[str]) -> Tensor:
+    """Of unit length (n, D), with a gradient."""
+    fields = batch_of(bench, texts)
+    call = Call(bench.encoder.recipe.pooling, True, len(texts), "", None)
+    vectors: Tensor = bench.encoder.head(states_of(bench, fields), fields["attention_mask"].bool(), call)
+    return vectors
+
+
+def _all_but_tokens(model: Any) -> Iterator[nn.Parameter]:
+    table = model.base_model.get_input_embeddings().weight
+    return (parameter for parameter in model.base_model.parameters() if parameter is not table)
+
+
+def _batches(items: Sequence[_Item], size: int, count: int, order: random.Random) -> list[list[_Item]]:
+    """`count` batches in random order, of texts that are about equally long; all items once before any comes again."""
+    found: list[list[_Item]] = []
+    while len(found) < count:
+        shuffled = order.sample(items, len(items))
+        for start in range(0, len(shuffled), size * _ALIKE):
+            near = sorted(shuffled[start : start + size * _ALIKE], key=_length)
+            batches = [near[place : place + size] for place in range(0, len(near), size)]
+            found += order.sample(batches, len(batches))
+    return found[:count]
+
+
+def _length(item: str | Pair) -> int:
+    return len(item) if isinstance(item, str) else max(len(item.first), len(item.second))
+
+
+@contextmanager
+def _as_it_was(model: nn.Module) -> Iterator[None]:
+    """Gives the model its weights back."""
+    kept = [(parameter, parameter.detach().clone(), parameter.requires_grad) for parameter in model.parameters()]
+    try:
+        yield
+    finally:
+        for parameter, old, needs_gradient in kept:
+            parameter.data.copy_(old)
+            parameter.requires_grad_(needs_gradient)
+            parameter.grad = None
