@@ -31,6 +31,7 @@ _EXPORTS = {
     **dict.fromkeys(("AutoConfig", *map(auto_name, HEADS)), "minitrans.models.auto"),
     **{name: f"minitrans.models.{module}" for name, module in class_names().items()},
     **dict.fromkeys(("Transformer", "TransformerConfig"), "minitrans.models.transformer"),
+    **dict.fromkeys(("AttentionConversion", "convert_attention"), "minitrans.models.attention_swap"),
     "Encoder": "minitrans.embedding",
     "fuse": "minitrans.fused",
     "pack": "minitrans.packing",

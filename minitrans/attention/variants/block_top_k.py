@@ -3,6 +3,8 @@ O(n (n / b + k b) K) in kernels."""
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -24,7 +26,7 @@ class BlockTopK(DenseMechanism):
     name = "block_top_k"
     trial = {"k": 2, "size": 2}
     identity = Identity({"k": 10**6})
-    laws = ("rows sum to one", "linear in the values")
+    laws: ClassVar[tuple[str, ...]] = ("rows sum to one", "linear in the values")
 
     def __init__(self, sizes: LayerSizes, *, k: int = 3, size: int = 64) -> None:
         super().__init__(sizes)

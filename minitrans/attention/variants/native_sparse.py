@@ -3,6 +3,8 @@ Attention", equations 5 to 11). O(n² K) here, O(n (n / b + k b + w) K) in kerne
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -28,7 +30,7 @@ class NativeSparse(BlockTopK):
     name = "native_sparse"
     trial = {"window": 2, "k": 2, "size": 2}
     identity = Identity({"window": 10**6})
-    laws = ("linear in the values",)
+    laws: ClassVar[tuple[str, ...]] = ("linear in the values",)
 
     def __init__(self, sizes: LayerSizes, *, window: int, k: int = 3, size: int = 64) -> None:
         super().__init__(sizes, k=k, size=size)
