@@ -71,9 +71,27 @@ class Bench:
             torch.save(found, self.keeps_exact)
         return found
 
-    def score(self) -> tuple[float, torch.Tensor]:
-        """Spearman's correlation x 100 as the encoder is now, and the unit vectors (2 pairs, D)."""
-        texts = [pair.first for pair in self.pairs] + [pair.second for pair in self.pairs]
-        vectors = self.encoder.encode(texts, normalize=True)
-        cosines = (vectors[: len(self.pairs)] * vectors[len(self.pairs) :]).sum(dim=-1)  # (pairs)
-        return 100 * spearman(cosines.tolist(), [pair.score for pair in self.pairs]), vectors
+    def exact_on(self, pairs: int) -> tuple[float, torch.Tensor]:
+        """`exact` on so many pairs, evenly out of all; 0 = all."""
+        chosen, (first, second) = self._chosen(pairs), self.exact[1].split(len(self.pairs))
+        vectors = torch.cat([first[chosen], second[chosen]])
+        return self._spearman(chosen, vectors), vectors
+
+    def score(self, pairs: int = 0) -> tuple[float, torch.Tensor]:
+        """Spearman's correlation x 100 as the encoder is now, and the unit vectors (2 pairs, D).
+
+        Args:
+            pairs: on how many, evenly out of all; 0 = all.
+        """
+        chosen = self._chosen(pairs)
+        taken = [self.pairs[place] for place in chosen]
+        vectors = self.encoder.encode([pair.first for pair in taken] + [pair.second for pair in taken], normalize=True)
+        return self._spearman(chosen, vectors), vectors
+
+    def _chosen(self, pairs: int) -> list[int]:
+        count = min(pairs or len(self.pairs), len(self.pairs))
+        return [place * len(self.pairs) // count for place in range(count)]
+
+    def _spearman(self, chosen: list[int], vectors: torch.Tensor) -> float:
+        cosines = (vectors[: len(chosen)] * vectors[len(chosen) :]).sum(dim=-1)  # (pairs)
+        return 100 * spearman(cosines.tolist(), [self.pairs[place].score for place in chosen])

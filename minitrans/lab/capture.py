@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from minitrans.attention.context import Context
+from minitrans.errors import NotSupportedError
 from minitrans.lab.bench import Bench
 from minitrans.pipelines.base import padded
 
@@ -77,3 +78,57 @@ def again(bench: Bench, calls: Sequence[LayerCall]) -> list[Tensor]:
         block(call.x, replace(call.context, shared=shared), None).output
         for block, call in zip(bench.attentions, calls, strict=True)
     ]
+
+
+@dataclass(frozen=True, eq=False)
+class Heads:
+    """What the heads of a layer did.
+
+    Attributes:
+        output: (B, T, H, K), before they are joined.
+        weights: (B, H, T, S); None for an attention that has none.
+    """
+
+    output: Tensor
+    weights: Tensor | None
+
+
+@torch.no_grad()
+def heads_again(bench: Bench, calls: Sequence[LayerCall]) -> list[Heads]:
+    """As `again`, before the heads are joined, with their weights where they have some."""
+    outputs: list[Tensor] = []
+    found: list[Heads] = []
+    shared: list[dict[str, Any]] = [{}, {}]  # of two passes: what cannot give its weights runs again without
+    for block, call in zip(bench.attentions, calls, strict=True):
+
+        def keep(module: Any, arguments: tuple[Tensor, ...], block: Any = block) -> None:
+            outputs.append(arguments[0].unflatten(-1, (-1, block.head_width)))  # type: ignore[no-untyped-call]
+
+        hook = block.output.register_forward_pre_hook(keep)
+        try:
+            weights = None
+            with suppress(NotSupportedError):
+                weights = block(call.x, replace(call.context, need_weights=True, shared=shared[0]), None).weights
+            if weights is None:
+                block(call.x, replace(call.context, shared=shared[1]), None)
+        finally:
+            hook.remove()
+        found.append(Heads(outputs[-1], weights))
+    return found
+
+
+@torch.no_grad()
+def queries_keys_values(bench: Bench, calls: Sequence[LayerCall]) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Of each layer (B, H, T, K), (B, G, T, K), (B, G, T, K), as the hooks of its variants leave them."""
+    shared: dict[str, Any] = {}
+    found = []
+    for block, call in zip(bench.attentions, calls, strict=True):
+        context = replace(call.context, shared=shared)
+        parts = tuple(
+            linear(call.x).unflatten(-1, (-1, block.head_width)).transpose(1, 2)
+            for linear in (block.query, block.key, block.value)
+        )
+        for variant in block.all_variants:
+            parts = variant.project(*parts, context)
+        found.append(parts)
+    return found

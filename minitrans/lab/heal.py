@@ -51,6 +51,7 @@ def heal(
     rate: float = 1e-4,
     objective: str = "vectors",
     points: int = 1,
+    pairs: int = 0,
 ) -> Row:
     """The score over steps and seconds of training; and what it is with the exact attention back in the healed weights.
 
@@ -66,22 +67,23 @@ def heal(
         rate: of all else.
         objective: of the second stage: "vectors", those of the exact model; "labels", the judgements of the train file.
         points: of the curve in each stage: at 1, 1/2, 1/4 ... of its steps.
+        pairs: on how many the scores are, evenly out of all; 0 = all.
 
     Raises:
         ValueError: for another objective.
     """
     if objective not in ("vectors", "labels"):
         raise ValueError(f"objective: expected vectors or labels, got {objective!r}")
-    order, pairs, model = random.Random(seed), read_pairs(bench.files[TRAIN_FILE]), bench.encoder.model
-    texts = sorted({text for pair in pairs for text in (pair.first, pair.second)})
+    order, judged, model = random.Random(seed), read_pairs(bench.files[TRAIN_FILE]), bench.encoder.model
+    texts = sorted({text for pair in judged for text in (pair.first, pair.second)})
     kept = [batch_of(bench, each) for each in _batches(texts, batch, min(transfer_steps, _KEPT), order)]
     calls = [layer_calls(bench, fields) for fields in kept]
     if objective == "vectors":
         chosen = _batches(texts, batch, tune_steps, order)
         tune = [partial(_to_vectors, bench, each, bench.encoder.encode(each, normalize=True)) for each in chosen]
     else:
-        tune = [partial(_to_labels, bench, each) for each in _batches(pairs, batch, tune_steps, order)]
-    exact = bench.exact[0]
+        tune = [partial(_to_labels, bench, each) for each in _batches(judged, batch, tune_steps, order)]
+    exact, exact_vectors = bench.exact_on(pairs)
     with _as_it_was(model), bench.swapped(subject.seeded(seed), seed) as names:
         fresh = [model.get_parameter(name) for name in names]
         projections = [weight for block in bench.attentions for weight in block.parameters()]
@@ -92,21 +94,22 @@ def heal(
             _Stage("transfer", transfer, fresh or projections, fresh_rate if fresh else rate),
             _Stage("tune", tune, [*_all_but_tokens(model)], rate),
         )
-        curve: list[Row] = [{"stage": "swap", "step": 0, "seconds": 0.0, "score": bench.score()[0]}]
+        score, vectors = bench.score(pairs)
+        curve: list[Row] = [{"stage": "swap", "step": 0, "seconds": 0.0, "score": score}]
         touched = {}
         for stage in stages:
             before = [parameter.detach().clone() for parameter in stage.parameters]
             for point in _trained(model, stage, points):
-                curve.append({"stage": stage.name, **point, "score": bench.score()[0]})
+                score, vectors = bench.score(pairs)
+                curve.append({"stage": stage.name, **point, "score": score})
             changed = [not torch.equal(*both) for both in zip(stage.parameters, before, strict=True)]
             touched[stage.name] = sum(old.numel() for old, moved in zip(before, changed, strict=True) if moved)
-        score, vectors = bench.score()
         for block in bench.attentions:
             block.install([], block.backend)
-        without = bench.score()[0]
+        without = bench.score(pairs)[0]
     return {
         "score": score, "exact": exact, "without": without, "curve": curve, "touched": touched,
-        "cosine": float((vectors * bench.exact[1]).sum(-1).mean()),
+        "cosine": float((vectors * exact_vectors).sum(-1).mean()),
     }  # fmt: skip
 
 

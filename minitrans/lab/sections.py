@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from minitrans.attention.registry import load
 from minitrans.files import printable
+from minitrans.lab.passages import WIKITEXT
 from minitrans.lab.sts import TEST_FILE, TRAIN_FILE
 
 
@@ -40,6 +41,10 @@ SECTIONS = {
     "gate": Section("minitrans.lab.gate:gate"),
     "swap": Section("minitrans.lab.swap:swap", "minitrans.lab.drawing.swap:draw", "drawn", (TEST_FILE,)),
     "layers": Section("minitrans.lab.swap:layers", "minitrans.lab.drawing.layers:draw", "drawn", (TEST_FILE,)),
+    "fidelity": Section("minitrans.lab.fidelity:fidelity", "minitrans.lab.drawing.fidelity:draw", "drawn", (WIKITEXT,)),
+    "diagnostics": Section(
+        "minitrans.lab.diagnostics:diagnostics", "minitrans.lab.drawing.diagnostics:draw", "drawn", (WIKITEXT,), True
+    ),
     "heal": Section(
         "minitrans.lab.heal:heal", "minitrans.lab.drawing.heal:draw", "all", (TEST_FILE, TRAIN_FILE), with_exact=True
     ),

@@ -17,16 +17,16 @@ def swap(bench: Bench, subject: Subject, seed: int) -> dict[str, Any]:
     return {"score": score, "exact": bench.exact[0], "cosine": cosine, "fresh": fresh, "fresh_numbers": count}
 
 
-def layers(bench: Bench, subject: Subject, seed: int) -> dict[str, Any]:
-    """Scores with one layer swapped, by layer; and with the upper half of them."""
+def layers(bench: Bench, subject: Subject, seed: int, *, pairs: int = 0) -> dict[str, Any]:
+    """Scores with one layer swapped, by layer; and with the upper half of them. On so many pairs, evenly out of all; 0 = all."""
     spec, count = subject.seeded(seed), bench.layers
     return {
-        "each": [_score(bench, {"layers": {str(layer): spec}}, seed) for layer in range(count)],
-        "exact": bench.exact[0],
-        "top_half": _score(bench, {"layers": {f"{count // 2}-": spec}}, seed),
+        "each": [_score(bench, {"layers": {str(layer): spec}}, seed, pairs) for layer in range(count)],
+        "exact": bench.exact_on(pairs)[0],
+        "top_half": _score(bench, {"layers": {f"{count // 2}-": spec}}, seed, pairs),
     }
 
 
-def _score(bench: Bench, spec: Any, seed: int) -> float:
+def _score(bench: Bench, spec: Any, seed: int, pairs: int) -> float:
     with bench.swapped(spec, seed):
-        return bench.score()[0]
+        return bench.score(pairs)[0]

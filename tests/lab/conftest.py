@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import pytest
@@ -19,9 +20,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = [f"{' '.join(words[i : i + 5])},{' '.join(words[i + j % 4 : i + 6])},{j}.0" for j, i in enumerate(range(20))]
     for name in ("stsb-en-test.csv", "stsb-en-train.csv"):
         (folder / name).write_text("\n".join(rows) + "\n")
+    (folder / "wikitext2").mkdir()
+    with gzip.open(folder / "wikitext2" / "test.txt.gz", "wt") as file:
+        file.write(" = Ada = \n\n" + "".join(f" {' '.join(words[i % 20 :] + words[: i % 13])} \n" for i in range(20)))
     return folder
 
 
 @pytest.fixture
 def bench(body: str, data: Path) -> Bench:  # noqa: F811
-    return Bench(Encoder(body), find_files(["gate", "swap", "heal"], data))
+    return Bench(Encoder(body), find_files(["swap", "heal", "fidelity"], data))

@@ -136,3 +136,13 @@ def test_the_exact_model_is_scored_once(bench: Bench, tmp_path: Path, monkeypatc
     monkeypatch.setattr(Bench, "score", lambda _: pytest.fail("scored again"))
     assert other.exact[0] == found[0]
     assert torch.equal(other.exact[1], found[1])
+
+
+def test_some_pairs_are_spread_over_all(bench: Bench):
+    score, vectors = bench.score(5)
+    assert bench.exact_on(5)[0] == pytest.approx(score, abs=1e-6)
+    torch.testing.assert_close(bench.exact_on(5)[1], vectors)
+    torch.testing.assert_close(vectors[:5], bench.exact[1][:20:4])
+    assert bench.exact_on(0)[0] == bench.exact_on(1000)[0] == pytest.approx(bench.exact[0])
+    subject = read_subjects(["sigmoid"])[0]
+    assert layers(bench, subject, 0, pairs=5)["exact"] == pytest.approx(score, abs=1e-6)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from math import log
 from typing import Any
@@ -12,6 +12,7 @@ Row = dict[str, Any]
 Results = dict[str, dict[str, list[Row]]]  # variant -> section -> rows, one a seed
 WIDTH, HEIGHT = 720, 400
 _LEFT, _RIGHT, _TOP, _BOTTOM = 50, 670, 30, 370
+_SQUARE = 12
 
 
 def by_variant(rows: Iterable[Row]) -> Results:
@@ -128,3 +129,22 @@ class _Axis:
         if self.logarithmic:
             return log(value / self.low) / log(self.high / self.low)
         return (value - self.low) / (self.high - self.low)
+
+
+def maps(of: Mapping[str, Sequence[Sequence[float] | None]], full: float) -> str:
+    """A small map for each name: rows of squares, `full` and more in full colour; nothing where a row is missing."""
+    drawings = []
+    for name, rows in of.items():
+        across = max((len(row) for row in rows if row is not None), default=0)
+        squares = [
+            f'<rect x="{_SQUARE * x}" y="{_SQUARE * y}" width="{_SQUARE}" height="{_SQUARE}" '
+            f'fill="hsl(215 75% {97 - 62 * min(max(value / full, 0.0), 1.0):.0f}%)">'
+            f"<title>{escape(name)}, {y}.{x}: {value:.4g}</title></rect>"
+            for y, row in enumerate(rows) if row is not None for x, value in enumerate(row)
+        ]  # fmt: skip
+        inner = "".join(squares)
+        drawings.append(
+            f'<figure><svg viewBox="0 0 {_SQUARE * across} {_SQUARE * len(rows)}" width="{_SQUARE * across}" role="img" '
+            f'aria-label="{escape(name)}">{inner}</svg><figcaption>{escape(name)}</figcaption></figure>'
+        )
+    return f"<div class='maps'>{''.join(drawings)}</div>"
