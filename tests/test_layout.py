@@ -36,7 +36,7 @@ ALLOWED: dict[str, set[str]] = {
     "embedding": GROUND | {"attention", "cpu", "models", "pipelines", "tokenizers", "translator"},
     "checkpoints": GROUND | {"attention", "embedding", "layers", "models", "translator"},
     "training": GROUND | {"models"},
-    "lab": GROUND | {"attention", "embedding", "models", "pipelines", "testing"},
+    "lab": GROUND | {"attention", "embedding", "layers", "models", "pipelines", "testing", "training"},
     "cli": GROUND
     | {"minitrans", "attention", "checkpoints", "embedding", "lab", "models", "pipelines", "tokenizers", "translator"},
     "__main__": {"cli"},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,9 @@ from minitrans.cli import options
 from minitrans.cli.errors import note
 from minitrans.cli.options import Group, Runtime
 from minitrans.cli.text import progress, show
+
+if TYPE_CHECKING:
+    from minitrans.embedding.encoder import Encoder
 
 lab = typer.Typer(cls=Group, help="Measure attention variants in the same pretrained weights.", no_args_is_help=True)
 
@@ -26,11 +29,14 @@ def run(
     variants: Annotated[
         list[str], typer.Argument(metavar="VARIANT...", help="Names, JSON, my.py:MyAttention, module:Class; all.")
     ],
-    model: Annotated[
-        str, typer.Option("--model", "-m", metavar="PATH_OR_NAME", help="A checkpoint; minilm: the extra demo's.")
-    ],
-    data: Annotated[Path, typer.Option(metavar="DIR", help="Where stsb-en-test.csv and others lie, here or below.")],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="For results.jsonl and report.html.")],
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", metavar="PATH_OR_NAME", help="A checkpoint; minilm: the extra demo's."),
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where stsb-en-test.csv and others lie, here or below.")
+    ] = None,
     section: Annotated[
         str, typer.Option(help="Those of the table in minitrans.lab.sections, with commas.")
     ] = "gate,swap",
@@ -41,7 +47,7 @@ def run(
     device: options.Device = "cpu",
     threads: options.Threads = None,
 ) -> None:
-    """Test each variant, then swap it into the model and score that on the STS benchmark.
+    """Test each variant, then swap it into the model and score that on the STS benchmark; or train small models with it.
 
     A variant that fails the gate is reported and not measured. What DIR knows already, by the same code, is not measured
     again, so that a run that was stopped goes on. Columns: variant, section, seed, status, score, cosine, seconds.
@@ -51,30 +57,32 @@ def run(
         minitrans lab run sigmoid sink --model minilm --data ./data --out ./found
 
         minitrans lab run my.py:MyAttention all -m minilm --data ./data -o ./found --section gate,swap,layers
+
+        minitrans lab run full linear -o ./recall --section scratch --seeds 3 --set scratch.task=mqar
     """
     from minitrans.lab.sections import SECTIONS, find_files, read_options
 
     unknown = set(section.split(",")) - set(SECTIONS)
     if unknown:
         raise ValueError(f"--section: expected some of {', '.join(SECTIONS)}, got {', '.join(sorted(unknown))}")
-    from minitrans.cli.demo_steps import demo_folder
-    from minitrans.cli.loading import load_encoder
+    from minitrans.cli.loading import checked_device
     from minitrans.lab.bench import Bench
     from minitrans.lab.report import write_report
     from minitrans.lab.run import Plan
     from minitrans.lab.run import run as run_plan
     from minitrans.lab.specs import read_subjects
 
-    words = ["minitrans", "lab", "run", *variants, "--model", model, "--data", str(data), "--out", str(out)]
-    words += ["--section", section, "--seeds", str(seeds), "--device", device]
+    words = ["minitrans", "lab", "run", *variants, "--out", str(out), "--section", section]
+    words += [] if model is None else ["--model", model]
+    words += [] if data is None else ["--data", str(data)]
+    words += ["--seeds", str(seeds), "--device", device]
     words += [word for setting in settings or [] for word in ("--set", setting)]
     words += [] if threads is None else ["--threads", str(threads)]
     wanted = [name for name in SECTIONS if name in section.split(",")]
     options_of = read_options(settings or [])
     plan = Plan(read_subjects(variants), wanted, options_of, seeds, out, model, shlex.join(words))
-    files = find_files(wanted, data)
-    place = str(demo_folder()) if model == "minilm" else model
-    bench = Bench(load_encoder(Runtime(model=place, device=device, threads=threads)), files)
+    files = find_files(wanted, data, options_of)
+    bench = Bench(_encoder(wanted, model, device, threads), files, checked_device(device))
     with progress("measuring", plan.steps) as advance:
         for row in run_plan(plan, bench, advance):
             shown = ("variant", "section", "seed", "status", "score", "cosine", "seconds")
@@ -82,3 +90,21 @@ def run(
             if row["status"] == "failed":
                 note(f"{row['variant']}, {row['section']}: {row['reason']}")
     typer.echo(write_report(out))
+
+
+def _encoder(sections: list[str], model: str | None, device: str, threads: int | None) -> Encoder | None:
+    """What sections are measured on; None where they make models of their own. Raises ValueError where one is missing."""
+    import torch
+
+    from minitrans.cli.demo_steps import demo_folder
+    from minitrans.cli.loading import load_encoder
+    from minitrans.lab.sections import SECTIONS
+
+    needed = [name for name in sections if SECTIONS[name].of_model]
+    if model is None and needed:
+        raise ValueError(f"--model: expected one, because these are measured on it: {', '.join(needed)}")
+    if model is None or not needed:
+        torch.set_num_threads(threads or 1)  # the models made here are small: a second thread costs more than it brings
+        return None
+    place = str(demo_folder()) if model == "minilm" else model
+    return load_encoder(Runtime(model=place, device=device, threads=threads))

@@ -14,20 +14,30 @@ import torch
 from minitrans.embedding.encoder import Encoder
 from minitrans.lab.sts import TEST_FILE, Pair, read_pairs, spearman
 
+CPU = torch.device("cpu")
+
 
 @dataclass(eq=False)
 class Bench:
     """An encoder and the files that it is measured on.
 
     Attributes:
-        encoder: with its own attention.
+        model: an encoder with its own attention; None where nothing is measured on one.
         files: by name, those that the sections read.
         keeps_exact: a file for score and vectors of the exact model, which are the same in every run; None = computed again.
+        device: where models are that are made here.
     """
 
-    encoder: Encoder
+    model: Encoder | None
     files: Mapping[str, Path]
     keeps_exact: Path | None = None
+    device: torch.device = CPU
+
+    @property
+    def encoder(self) -> Encoder:
+        """The model, by a section that has one."""
+        assert self.model is not None
+        return self.model
 
     @cached_property
     def pairs(self) -> list[Pair]:

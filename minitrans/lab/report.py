@@ -29,7 +29,8 @@ def write_report(out: Path) -> Path:
     head = read_json(out / RUN)
     rows = read_rows(out)
     measured = [row for row in rows if row["status"] == "ok"]
-    parts = [f"<h1>Attention swapped into {escape(head['model'])}</h1>"]
+    title = "Attention in small models" if head["model"] is None else f"Attention swapped into {head['model']}"
+    parts = [f"<h1>{escape(title)}</h1>"]
     for name, section in SECTIONS.items():
         if section.draw and any(row["section"] == name for row in measured):
             parts.append(load(section.draw)(by_variant(measured)))
@@ -49,5 +50,5 @@ def _origin(head: dict[str, Any]) -> str:
     """How to do it again."""
     state = {True: "with changes", False: "clean", None: "unknown"}[head["dirty"]]
     code = f"torch {head['torch']}, commit {head['commit']} ({state})"
-    facts = f"{head['date']}, {head['device']}, {head['threads']} threads, {code}; data: {', '.join(head['data'])}"
+    facts = f"{head['date']}, {head['device']}, {head['threads']} threads, {code}; data: {', '.join(head['data']) or 'none'}"
     return f"<h2>Again</h2><p><code>{escape(head['command'])}</code></p><p>{escape(facts)}</p>"

@@ -1,8 +1,8 @@
 """The order of things: for each variant the gate, then the other sections; every row is kept at once, and found again.
 
 results.jsonl holds a row for each variant, section and seed; its "key" is the hash of all that the row depends on: variant,
-section, its options, seed, model, data and code. A row that is there under its key is not measured again. run.json says what
-the last run was.
+section, its options, seed, model, data and code. A row that is there under its key is not measured again. "configuration" is
+the same without the code, by which results of two commits are compared. run.json says what the last run was.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from minitrans.attention.registry import load
 from minitrans.files import write_json
 from minitrans.lab.bench import Bench
 from minitrans.lab.machine import code_digest, digest, where_and_when
-from minitrans.lab.sections import SECTIONS
+from minitrans.lab.sections import SECTIONS, files_of
 from minitrans.lab.specs import Subject, sources
 
 Row = dict[str, Any]
@@ -39,7 +39,7 @@ class Plan:
         options: of each section.
         seeds: how many, where they change anything.
         out: the folder for what is found.
-        model: as the user calls it.
+        model: as the user calls it; None where nothing is measured on one.
         command: that does it again.
     """
 
@@ -48,7 +48,7 @@ class Plan:
     options: Mapping[str, Mapping[str, Any]]
     seeds: int
     out: Path
-    model: str
+    model: str | None
     command: str
 
     @property
@@ -70,16 +70,17 @@ def run(plan: Plan, bench: Bench, advance: Callable[[int], None]) -> Iterator[Ro
     `advance` is called with the steps done, of `plan.steps`.
     """
     plan.out.mkdir(parents=True, exist_ok=True)
-    place = where_and_when(bench.encoder.device)
+    place = where_and_when(bench.device)
     known = {row["key"]: row for row in read_rows(plan.out)}
-    common = [_model_digest(bench), code_digest()]
-    bench.keeps_exact = plan.out / f"exact-{_hash([common, digest(bench.files.values())])[:16]}.pt"
+    model, code = _model_digest(bench), code_digest()
+    bench.keeps_exact = plan.out / f"exact-{_hash([model, code, digest(bench.files.values())])[:16]}.pt"
     write_json(
         plan.out / RUN, {"command": plan.command, "model": plan.model, "data": sorted(bench.files), **place}
     )  # fmt: skip
     with (plan.out / RESULTS).open("a", encoding="utf-8") as file:
         for subject, sections, seeds in plan.work:
-            draws = seeds > 1 and _is_random(bench, subject)
+            asked = seeds > 1 and any(SECTIONS[name].seeds == "drawn" for name in sections)
+            draws = asked and _is_random(bench, subject)
             failed = False
             for name in sections:
                 section, options = SECTIONS[name], plan.options[name]
@@ -87,12 +88,13 @@ def run(plan: Plan, bench: Bench, advance: Callable[[int], None]) -> Iterator[Ro
                 for seed in range(seeds if several else 1):
                     if failed:
                         break
-                    read = [bench.files[each] for each in section.files]
-                    key = _hash([subject.spec, name, options, seed, digest(sources(subject)), digest(read), common])
+                    read = [bench.files[each] for each in files_of(name, options)]
+                    asked_for = [subject.spec, name, options, seed, digest(read), model if section.of_model else ""]
+                    key = _hash([asked_for, digest(sources(subject)), code])
                     row = known.get(key)
                     if row is None:
                         row = {"variant": subject.name, "spec": subject.spec, "section": name, "options": dict(options)}
-                        row |= {"seed": seed, "key": key}
+                        row |= {"seed": seed, "key": key, "configuration": _hash(asked_for)}
                         row |= _measured(load(section.measure), bench, subject, seed, options) | place
                         file.write(json.dumps(row) + "\n")
                         file.flush()
@@ -141,7 +143,9 @@ def _hash(value: Any) -> str:
 
 
 def _model_digest(bench: Bench) -> str:
-    """Of the numbers of the weights."""
+    """Of the numbers of the weights; "" where there are none."""
+    if bench.model is None:
+        return ""
     found = hashlib.sha256()
     for name, tensor in sorted(bench.encoder.model.state_dict().items()):
         found.update(name.encode() + tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 from minitrans.attention.registry import load
 from minitrans.files import printable
 from minitrans.lab.passages import WIKITEXT
 from minitrans.lab.sts import TEST_FILE, TRAIN_FILE
+from minitrans.lab.tasks.table import read_task
 
 
 @dataclass(frozen=True)
@@ -26,8 +28,9 @@ class Section:
         draw: "module:function" that makes HTML of {variant: {section: rows}}, all of them measured; "" = not drawn.
         seeds: what another seed changes: "none", the same every time; "drawn", variants that draw at random; "all", any
             variant, as in training.
-        files: that it reads, somewhere below the folder of data.
+        files: that it reads, somewhere below the folder of data; besides those of its option "task".
         with_exact: measure the attention that the model has too, under the name "full", first.
+        of_model: whether it is measured on the pretrained model; else it needs none.
     """
 
     measure: str
@@ -35,10 +38,11 @@ class Section:
     seeds: Literal["none", "drawn", "all"] = "none"
     files: tuple[str, ...] = ()
     with_exact: bool = False
+    of_model: bool = True
 
 
 SECTIONS = {
-    "gate": Section("minitrans.lab.gate:gate"),
+    "gate": Section("minitrans.lab.gate:gate", of_model=False),
     "swap": Section("minitrans.lab.swap:swap", "minitrans.lab.drawing.swap:draw", "drawn", (TEST_FILE,)),
     "layers": Section("minitrans.lab.swap:layers", "minitrans.lab.drawing.layers:draw", "drawn", (TEST_FILE,)),
     "fidelity": Section("minitrans.lab.fidelity:fidelity", "minitrans.lab.drawing.fidelity:draw", "drawn", (WIKITEXT,)),
@@ -47,6 +51,16 @@ SECTIONS = {
     ),
     "heal": Section(
         "minitrans.lab.heal:heal", "minitrans.lab.drawing.heal:draw", "all", (TEST_FILE, TRAIN_FILE), with_exact=True
+    ),
+    "scratch": Section(
+        "minitrans.lab.scratch:scratch", "minitrans.lab.drawing.scratch:draw", "all", with_exact=True, of_model=False
+    ),
+    "extrapolate": Section(
+        "minitrans.lab.extrapolate:extrapolate",
+        "minitrans.lab.drawing.extrapolate:draw",
+        "all",
+        with_exact=True,
+        of_model=False,
     ),
 }
 USUAL = ("gate", "swap")
@@ -66,8 +80,8 @@ def read_options(texts: Iterable[str]) -> dict[str, dict[str, Any]]:
         section, _, name = place.partition(".")
         usual = options.get(section, {}).get(name)
         if not equals or usual is None:
-            known = ", ".join(f"{each}.{key}" for each, keys in options.items() for key in keys) or "none"
-            raise ValueError(f"expected SECTION.OPTION=VALUE, one of {known}, got {printable(text)}")
+            known = ", ".join(options.get(section, {})) or "none"
+            raise ValueError(f"expected SECTION.OPTION=VALUE, got {printable(text)}; options of that section: {known}")
         options[section][name] = _read(place, value, type(usual))
     return options
 
@@ -86,12 +100,20 @@ def _read(place: str, text: str, kind: type) -> Any:
     return value
 
 
-def find_files(sections: Iterable[str], data: Path) -> dict[str, Path]:
+def files_of(section: str, options: Mapping[str, Any]) -> tuple[str, ...]:
+    """What a section reads with these options. Raises ValueError for a task that there is not."""
+    return SECTIONS[section].files + (read_task(options["task"])[0].files if "task" in options else ())
+
+
+def find_files(
+    sections: Iterable[str], data: Path | None, options: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
+) -> dict[str, Path]:
     """The files that these sections read, by name. Raises ValueError for one that is not in the folder or below."""
     found = {}
-    for name in sorted({file for section in sections for file in SECTIONS[section].files}):
-        places = sorted(data.rglob(name))
+    for name in sorted({file for section in sections for file in files_of(section, options.get(section, {}))}):
+        places = sorted(data.rglob(name)) if data is not None else []
         if not places:
-            raise ValueError(f"{data}: expected {name} in this folder or below, found none")
+            where = "--data" if data is None else data
+            raise ValueError(f"{where}: expected a folder with {name} in it or below, found none")
         found[name] = places[0]
     return found

@@ -1,0 +1,1 @@
+"""What small models are trained on from scratch: generated tasks, and texts at byte level."""
