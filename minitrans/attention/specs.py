@@ -21,6 +21,7 @@ import torch
 
 from minitrans.attention.registry import VARIANTS, load
 from minitrans.attention.variant import LayerSizes, Variant
+from minitrans.errors import nearest
 
 VariantSpec = str | Mapping[str, Any] | Sequence[Any] | type[Variant] | Variant | Callable[[LayerSizes], Variant]
 
@@ -146,8 +147,9 @@ def _named(part: str | Mapping[str, Any]) -> tuple[Callable[..., Variant], dict[
             return cast("Callable[..., Variant]", load(name)), options
         except (ImportError, AttributeError) as error:
             raise ValueError(f"attention: {name!r} cannot be imported: {error}") from None
-    known = f"full, {', '.join(VARIANTS)}, or the place of a class, 'package.module:Class'"
-    raise ValueError(f"unknown attention variant {name!r}; known: {known}")
+    near = nearest(name, ["full", *VARIANTS])
+    more = f"README has the table of {len(VARIANTS)}, and 'package.module:Class' is the place of a class"
+    raise ValueError(f"unknown attention variant {name!r}; the nearest is {near}; {more}")
 
 
 def _wrong_options(part: Any, make: Callable[..., Any], error: TypeError) -> str:

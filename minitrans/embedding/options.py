@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any, TypedDict
 
 import torch
 
 from minitrans.embedding.similarity import QUANTISED
-from minitrans.errors import NotSupportedError
+from minitrans.errors import NotSupportedError, nearest
 from minitrans.files import printable
 
 Progress = Callable[[int], None]
@@ -114,8 +113,8 @@ def resolved(given: Mapping[str, Any], known: type, caller: str) -> dict[str, An
         if word in REFUSED and value is not None:
             raise NotSupportedError(f"{word}: {REFUSED[word]}")
         if word not in known.__annotations__ and word not in REFUSED:
-            near = get_close_matches(word, known.__annotations__, n=1, cutoff=0.0)[0]
-            raise TypeError(f"{caller}() takes no word {printable(word)!r}; the nearest it takes is {near!r}")
+            near = nearest(word, known.__annotations__)
+            raise TypeError(f"{caller}() takes no word {printable(word)!r}; the nearest it takes is {near}")
         right, expected = CHECKS.get(word, (lambda value: True, ""))
         if not right(value):
             raise ValueError(f"{word}: expected {expected}, got {printable(repr(value))}")

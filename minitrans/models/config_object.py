@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Self, cast
 
 import torch
 
+from minitrans.errors import nearest
 from minitrans.models.config_fields import WELL_KNOWN, refused_value
 from minitrans.models.config_file import interpret_config, load_config, telling, write_config
 from weights_convert.report import dtype_name
@@ -106,8 +107,8 @@ class ConfigObject:
         """
         for name in changes:  # a typing error would change nothing, in silence
             if name not in WELL_KNOWN and not hasattr(self, name):
-                known = ", ".join(sorted(item.name for item in fields(self)))
-                raise TypeError(f"{type(self).__name__} has no field {name!r}; it has {known}")
+                near = nearest(name, [item.name for item in fields(self)])
+                raise TypeError(f"{type(self).__name__} has no field {name!r}; the nearest is {near}")
         changed = copy.copy(self)
         changed.rebuild(**changes)
         return changed

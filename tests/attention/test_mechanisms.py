@@ -682,7 +682,7 @@ def test_what_is_no_attention_is_told_what_one_has(thing: Any, message: str) -> 
 @pytest.mark.parametrize(
     ("spec", "error", "message"),
     [
-        ("fall", ValueError, "unknown attention variant 'fall'; known: full, sliding_window"),
+        ("fall", ValueError, "unknown attention variant 'fall'; the nearest is 'full'"),
         ({"name": "sliding_window"}, TypeError, "missing a required argument: 'window'; its options: window$"),
         ({"name": "sliding_window", "window": 3}, ValueError, "window must be an even number of at least 2, got 3"),
     ],

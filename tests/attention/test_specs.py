@@ -152,9 +152,10 @@ WRONG: list[tuple[Any, type[Exception], str]] = [
     (
         "fall",
         ValueError,
-        "unknown attention variant 'fall'; known: full, sliding_window, .*sigmoid, .* or the place of a class",
+        "unknown attention variant 'fall'; the nearest is 'full'; README has the table of .*is the place of a class",
     ),
-    ({"window": 4}, ValueError, "unknown attention variant None; known: full"),
+    ({"window": 4}, ValueError, "unknown attention variant None; the nearest is"),
+    ("slidng_window", ValueError, "the nearest is 'sliding_window'"),
     ({"name": "full", "windw": 4}, TypeError, "attention 'full' has no options, got windw"),
     (
         "sliding_window",

@@ -377,7 +377,7 @@ ERRORS: list[tuple[Callable[[], object], type[Exception], str]] = [
     (
         lambda: MultiHeadAttention(12, 6).set_attention("ful"),
         ValueError,
-        "unknown attention variant 'ful'; known: full",
+        "unknown attention variant 'ful'; the nearest is 'full'",
     ),
     (lambda: MultiHeadAttention(12, 6, backend="cuda"), ValueError, "unknown attention backend 'cuda'; known: auto"),
     (lambda: MultiHeadAttention(12, 6).prune_heads([6]), ValueError, r"must be some, not all, of 0\.\.5, got \[6\]"),

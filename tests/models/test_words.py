@@ -214,7 +214,7 @@ def test_words_that_cannot_be_meant(word: str, folder: Path):
         ({"config": 3}, TypeError, "config: BertForMaskedLM needs a BertConfig or the folder of one, got int"),
         ({"state_dict": [1]}, TypeError, "state_dict: expected names and their tensors, got list"),
         ({"state_dict": {"model": {"x": torch.ones(1)}}}, TypeError, "model: expected a tensor, got dict; pass the mapping that stands"),
-        ({"hidden_dropuot": 0.2}, TypeError, "BertConfig has no field 'hidden_dropuot'"),
+        ({"hidden_dropuot": 0.2}, TypeError, "BertConfig has no field 'hidden_dropuot'; the nearest is 'hidden_dropout_prob'"),
     ],
 )  # fmt: skip
 def test_values_that_cannot_be_meant(words: dict[str, Any], kind: type[Exception], told: str, folder: Path):
