@@ -12,6 +12,7 @@ from minitrans.cli import options
 from minitrans.cli.errors import note
 from minitrans.cli.options import Group, Runtime
 from minitrans.cli.text import progress, show
+from minitrans.files import printable
 
 if TYPE_CHECKING:
     from minitrans.embedding.encoder import Encoder
@@ -90,6 +91,36 @@ def run(
             if row["status"] == "failed":
                 note(f"{row['variant']}, {row['section']}: {row['reason']}")
     typer.echo(write_report(out))
+
+
+@lab.command("compare", cls=options.Command)
+def compare(
+    first: Annotated[Path, typer.Argument(metavar="A", help="A folder of results, or a results.jsonl.")],
+    second: Annotated[Path, typer.Argument(metavar="B", help="Another one.")],
+    as_json: options.AsJson = False,
+) -> None:
+    """Say of two results, row by row, whether they differ by more than noise.
+
+    Rows are compared where their configuration is the same: variant, section, options, seed, model and data. The noise is
+    that over seeds, or of a paired bootstrap over seeds and texts where the answers to each text were kept. Commits and
+    machines of both are named on standard error. Columns: variant, section, seeds, first, second, low, high, verdict.
+
+    Example:
+
+        minitrans lab compare ./before ./after
+    """
+    from minitrans.lab import compare as comparing
+
+    found = comparing.compare(first, second)
+    for place in (first, second):
+        for origin in comparing.origins(comparing.read_results(place)):
+            note(f"{printable(place)}: {origin}")
+    rows = []
+    for each in found:
+        low, high = each.interval or (None, None)
+        row = {"variant": each.variant, "section": each.section, "seeds": each.seeds, "first": each.first}
+        rows.append({**row, "second": each.second, "low": low, "high": high, "verdict": each.verdict})
+    show(rows, as_json=as_json)
 
 
 def _encoder(sections: list[str], model: str | None, device: str, threads: int | None) -> Encoder | None:

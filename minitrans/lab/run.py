@@ -103,9 +103,9 @@ def run(plan: Plan, bench: Bench, advance: Callable[[int], None]) -> Iterator[Ro
                 advance(1)
 
 
-def read_rows(out: Path) -> list[Row]:
-    """The rows of a folder: of each variant, section and seed the last. None where nothing was measured yet."""
-    path = out / RESULTS
+def read_rows(place: Path) -> list[Row]:
+    """The rows of a folder, or of a file: of each variant, section and seed the last. None where nothing was measured yet."""
+    path = place / RESULTS if place.is_dir() else place
     if not path.exists():
         return []
     lines = path.read_text(encoding="utf-8").split("\n")
