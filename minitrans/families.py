@@ -60,6 +60,7 @@ FAMILIES = {
     "albert": FamilyRow("albert", "Albert", "albert", "AlbertTokenizer", (*_ENCODER, "ForPreTraining")),
     "electra": FamilyRow("electra", "Electra", "electra", "ElectraTokenizer", (*_DECODER, "ForPreTraining")),
     "mpnet": FamilyRow("mpnet", "MPNet", "mpnet", "MPNetTokenizer", _ENCODER),
+    "deberta-v2": FamilyRow("deberta_v2", "DebertaV2", "deberta_v2", "DebertaV2Tokenizer", _ENCODER),
     "roberta-prelayernorm": FamilyRow(
         "roberta_prelayernorm", "RobertaPreLayerNorm", "roberta_prelayernorm", "RobertaTokenizer", _DECODER
     ),

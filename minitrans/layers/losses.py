@@ -116,6 +116,21 @@ def classification_loss(
     return _averaged(F.binary_cross_entropy_with_logits, logits, targets, items)
 
 
+def soft_label_loss(logits: Tensor, labels: Tensor, items: Items = None) -> Tensor:
+    """Mean cross-entropy against distributions.
+
+    Args:
+        logits: (B, C).
+        labels: (B, C) weights of the classes.
+        items: see `Items`.
+
+    Raises:
+        ValueError: where shapes differ.
+    """
+    check_shape(labels, logits.shape, "labels of several classes must have the shape of the logits")
+    return _averaged(F.cross_entropy, logits, labels.to(logits.dtype), items)
+
+
 def span_loss(
     start_logits: Tensor, end_logits: Tensor, start_positions: Tensor, end_positions: Tensor, items: Items = None
 ) -> Tensor:

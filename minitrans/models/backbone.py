@@ -111,8 +111,8 @@ class Backbone(PreTrainedModel):
         return torch.arange(past_length, past_length + length, device=tokens.device).expand(batch, length)
 
     @property
-    def longest(self) -> int:
-        """The longest sequence that there are positions for."""
+    def longest(self) -> int | None:
+        """The longest sequence that there are positions for; None = there is no end of them."""
         return self.config.max_position_embeddings
 
     @property

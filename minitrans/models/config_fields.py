@@ -17,9 +17,6 @@ REQUIRED = (
     "embedding_size",
 )
 
-# What the reference assumes where a file is silent and our class would assume something else (R3).
-REFERENCE_DEFAULTS: dict[str, object] = {"layer_norm_eps": 1e-12, "type_vocab_size": 2}
-
 # Where null says what silence says; anywhere else it is no value.
 NULL_IS_SILENCE = (
     *REQUIRED,
@@ -62,6 +59,7 @@ CHANGES_NUMBERS: dict[str, tuple[tuple[object, ...], str]] = {
     "feed_forward_type": (("original",), "these models have no gated feed-forward network: the file is of another model"),
     "per_layer_config": ((), "all layers have one configuration: make them alike"),
     "tie_last_hidden_states": ((True,), "the last hidden state is the output: leave it out"),
+    "z_steps": ((0, 1), "no step is taken after the last block: the reference takes none either"),
     "quantization_config": ((), "quantised weights cannot be read: use the checkpoint they were made from"),
 }  # fmt: skip
 

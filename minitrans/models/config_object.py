@@ -48,6 +48,8 @@ class ConfigObject:
     aliases: ClassVar[Mapping[str, str]] = {}  # other names of fields that a file may use, as the reference's files do
     instead: ClassVar[Mapping[str, str]] = {}  # of a field that a family lacks -> the one that stands for it
     lacking: ClassVar[Mapping[str, Any]] = {}  # of a field that a family lacks -> its value
+    # what the reference assumes where a file is silent and the class would assume something else (R3)
+    reference_defaults: ClassVar[Mapping[str, object]] = {"layer_norm_eps": 1e-12, "type_vocab_size": 2}
     steering: ClassVar[frozenset[str]] = frozenset({"return_dict", "architectures", "dtype", "name_or_path", "extra"})
 
     return_dict: bool = True  # outputs are objects with names, not tuples, unless the call says otherwise

@@ -21,7 +21,6 @@ from minitrans.models.config_fields import (
     NOT_KEPT,
     NULL_IS_SILENCE,
     PRIVATE,
-    REFERENCE_DEFAULTS,
     REQUIRED,
     WELL_KNOWN,
     refused_value,
@@ -62,7 +61,7 @@ def known_values(
         expected = "a name that minitrans knows (code is run only if you pass attention= yourself)"
         _fail(path, "attention", expected, stored["attention"])
     known = {item.name for item in dataclasses.fields(config_class)} - {"extra", "name_or_path", *_HANDLED}
-    values: dict[str, Any] = {key: value for key, value in REFERENCE_DEFAULTS.items() if key in known}
+    values: dict[str, Any] = {key: value for key, value in config_class.reference_defaults.items() if key in known}
     key_of = {own: name for name, own in config_class.own_names.items()}
     ignored: dict[str, str] = {}
     extra: dict[str, Any] = {}

@@ -31,8 +31,8 @@ class Body(Protocol):
         ...
 
     @property
-    def longest(self) -> int:
-        """The longest sequence that there are positions for."""
+    def longest(self) -> int | None:
+        """The longest sequence that there are positions for; None = there is no end of them."""
         ...
 
     @property
@@ -231,9 +231,9 @@ def check_ids(name: str, ids: Tensor | None, size: int, of: str) -> Tensor:
     return ids.long()
 
 
-def check_length(length: int, most: int) -> None:
+def check_length(length: int, most: int | None) -> None:
     """Raises ValueError for sequences longer than the positions of the model (B6, R2)."""
-    require(length <= most, "length", length, most, most)
+    require(most is None or length <= most, "length", length, most, most)
 
 
 def attention_mask(

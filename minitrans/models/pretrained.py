@@ -72,14 +72,14 @@ class PreTrainedModel(ForClients):
         """Fresh weights for one module: normal ones, zero biases, unit norms, zero rows for padding (M10); None = all."""
         if module is None:
             self.finish_init()
-        if isinstance(module, nn.Linear | nn.Embedding):
+        if isinstance(module, nn.Linear | nn.Embedding | nn.Conv1d):
             nn.init.normal_(module.weight, std=self.config.initializer_range)
         elif isinstance(module, LayerNorm | RMSNorm):
             nn.init.ones_(module.weight)
         if isinstance(module, nn.Embedding) and module.padding_idx is not None:
             with torch.no_grad():
                 module.weight[module.padding_idx].zero_()
-        if isinstance(module, nn.Linear | LayerNorm) and module.bias is not None:
+        if isinstance(module, nn.Linear | LayerNorm | nn.Conv1d) and module.bias is not None:
             nn.init.zeros_(module.bias)
 
     def tie_weights(self) -> None:

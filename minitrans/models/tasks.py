@@ -110,8 +110,12 @@ class SequenceClassification(LabelledModel):
     def head(self, body: EncoderOutput, labels: Tensor | None, items: Items) -> LogitsOutput:
         """`labels`: see `classification_loss`."""
         logits = self.score(body.last_hidden_state, body.pooler_output)  # (B, C)
-        loss = None if labels is None else classification_loss(logits, labels, self.config.problem_type, items)
+        loss = None if labels is None else self.loss(logits, labels, items)
         return LogitsOutput(loss, logits, **body.by_layer)
+
+    def loss(self, logits: Tensor, labels: Tensor, items: Items) -> Tensor:
+        """See `classification_loss`."""
+        return classification_loss(logits, labels, self.config.problem_type, items)
 
 
 class TokenClassification(LabelledModel):

@@ -28,6 +28,12 @@ class DistilBertTokenizer(Tokenizer):
     spec = specs.DISTILBERT
 
 
+class DebertaV2Tokenizer(Tokenizer):
+    """Unigram from a sentencepiece model with its own ids, punctuation as it comes; BERT's template and token types."""
+
+    spec = specs.DEBERTA_V2
+
+
 class AlbertTokenizer(Tokenizer):
     """Unigram from a sentencepiece model with its own ids; pairs as BERT, without token types unless they are asked for."""
 
@@ -61,6 +67,7 @@ class CamembertTokenizer(Tokenizer):
 BertTokenizerFast = ElectraTokenizer = ElectraTokenizerFast = BertTokenizer
 DistilBertTokenizerFast = DistilBertTokenizer
 AlbertTokenizerFast = AlbertTokenizer
+DebertaV2TokenizerFast = DebertaV2Tokenizer
 MPNetTokenizerFast = MPNetTokenizer
 RobertaTokenizerFast = RobertaTokenizer
 XLMRobertaTokenizerFast = XLMRobertaTokenizer

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, decoders, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken, Regex, decoders, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as Backend
 from tokenizers.models import Unigram
 
@@ -126,6 +126,12 @@ def albert_pieces(model: SentencePieceModel, tokens: Mapping[str, str]) -> Piece
     return model.pieces
 
 
+def deberta_v2_pieces(model: SentencePieceModel, tokens: Mapping[str, str]) -> Pieces:
+    """The file's own ids."""
+    _require_head(model, [tokens[name] for name in ("pad_token", "cls_token", "sep_token", "unk_token")])
+    return model.pieces
+
+
 def _require_head(model: SentencePieceModel, expected: list[str]) -> None:
     found = [piece for piece, _ in model.pieces[: len(expected)]]
     if found != expected:
@@ -151,6 +157,13 @@ def build(
     return backend
 
 
+def build_deberta_v2(files: Mapping[str, Any], tokens: Mapping[str, str], special: Collection[str]) -> Backend:
+    """As `build`, with the file's own ids; the mask, which it lacks, comes after the last."""
+    backend = build(files, tokens, special, deberta_v2_pieces)
+    backend.add_special_tokens([AddedToken(tokens["mask_token"], normalized=False, special=True)])
+    return backend
+
+
 def add_normalizer_and_decoder(backend: Backend, options: Mapping[str, Any], tokens: Mapping[str, str]) -> None:
     """Gives `backend`, which has the file's normalizer, the splitting at spaces and `<s> A </s></s> B </s>` (R8)."""
     _split_at_spaces(backend, options["add_prefix_space"])
@@ -169,6 +182,21 @@ def add_albert_normalizer_and_decoder(backend: Backend, options: Mapping[str, An
     steps += [normalizers.Lowercase()] if options["do_lower_case"] else []
     backend.normalizer = normalizers.Sequence([*steps, *([backend.normalizer] if backend.normalizer else [])])
     _split_at_spaces(backend, options["add_prefix_space"])
+    add_bert_template(backend, tokens)
+
+
+def add_deberta_v2_normalizer_and_decoder(
+    backend: Backend, options: Mapping[str, Any], tokens: Mapping[str, str]
+) -> None:
+    """DeBERTa's cleaning in place of the file's normalizer, as in the reference; spaces stay in front of punctuation."""
+    steps: list[Any] = [normalizers.Lowercase()] if options["do_lower_case"] else []
+    spaces = normalizers.Replace(Regex(r"\s{2,}|[\n\r\t]"), " ")
+    backend.normalizer = normalizers.Sequence([*steps, spaces, normalizers.NFC(), normalizers.Strip(left=False)])
+    scheme = "always" if options["add_prefix_space"] else "first"
+    splits: list[Any] = [pre_tokenizers.Punctuation("isolated")] if options["split_by_punct"] else []
+    splits.append(pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme=scheme))
+    backend.pre_tokenizer = pre_tokenizers.Sequence(splits)
+    backend.decoder = decoders.Metaspace(replacement=SPACE, prepend_scheme=scheme)
     add_bert_template(backend, tokens)
 
 

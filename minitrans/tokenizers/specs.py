@@ -93,6 +93,16 @@ CAMEMBERT = replace(
     name="CamembertTokenizer",
     build=partial(sentencepiece_model.build, layout=sentencepiece_model.camembert_pieces),
 )
+DEBERTA_V2 = TokenizerSpec(
+    "DebertaV2Tokenizer",
+    model="Unigram",
+    raw_files=("spm.model",),
+    special_tokens={**_BERT_TOKENS, "bos_token": "[CLS]", "eos_token": "[SEP]"},
+    options={"do_lower_case": False, "split_by_punct": False, "add_prefix_space": True},
+    input_names=("input_ids", "attention_mask", "token_type_ids"),
+    build=sentencepiece_model.build_deberta_v2,
+    add_normalizer_and_decoder=sentencepiece_model.add_deberta_v2_normalizer_and_decoder,
+)
 ALBERT = TokenizerSpec(
     "AlbertTokenizer",
     model="Unigram",

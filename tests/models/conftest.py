@@ -25,7 +25,17 @@ PREFIXES = {
     "electra": "Electra",
     "mpnet": "MPNet",
     "roberta-prelayernorm": "RobertaPreLayerNorm",
+    "deberta-v2": "DebertaV2",
 }
+# What is in the published files, and not what the classes of the reference assume.
+PUBLISHED = {
+    "deberta-v2": {
+        "relative_attention": True, "pos_att_type": "p2c|c2p", "position_buckets": 4, "share_att_key": True,
+        "norm_rel_ebd": "layer_norm", "position_biased_input": False, "conv_kernel_size": 3,
+    },
+}  # fmt: skip
+# Families whose outputs at padding mean nothing: the reference lets padding attend to everything alike there.
+UNDEFINED_AT_PADDING = {"deberta-v2"}
 # The tests speak of configurations by BERT's names: what a family calls a field.
 FIELDS = {
     "albert": {"classifier_dropout": "classifier_dropout_prob"},
@@ -58,6 +68,15 @@ RENAMES = [
     (r"^cls\.seq_relationship\.", "seq_relationship."),
     (r"^lm_head\.layer_norm\.", "lm_head.LayerNorm."),
     (r"^lm_head\.bias$", "lm_head.decoder.bias"),
+    # DeBERTa
+    (r"attention\.pos_(key|query)_proj", r"attention.position_\1"),
+    (r"attention\.(query|key|value)_proj", r"attention.\1"),
+    (r"encoder\.LayerNorm", "encoder.relative_embeddings.LayerNorm"),
+    (r"encoder\.rel_embeddings", "encoder.relative_embeddings"),
+    (r"encoder\.conv\.", "encoder.layer.0.convolution."),
+    (r"embed_proj", "projection"),
+    (r"^lm_predictions\.lm_head\.bias", "lm_head.decoder.bias"),
+    (r"^lm_predictions\.", ""),
     # RoBERTa-PreLayerNorm
     (r"(attention|crossattention|cross_attention)\.LayerNorm", r"\1_LayerNorm"),
     (r"intermediate\.LayerNorm", "feed_forward_LayerNorm"),
@@ -146,7 +165,7 @@ class Pair:
 def build_pair(model_type: str, head: str, **fields: Any) -> Pair:
     prefix = PREFIXES[model_type]
     name = "BertLMHeadModel" if (prefix, head) == ("Bert", "ForCausalLM") else f"{prefix}{head}"
-    fields = own_fields(model_type, fields)
+    fields = own_fields(model_type, {**PUBLISHED.get(model_type, {}), **fields})
     torch.manual_seed(7)
     reference_config = getattr(transformers, f"{prefix}Config")(**fields)
     reference_config._attn_implementation = "eager"

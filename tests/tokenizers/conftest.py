@@ -77,6 +77,19 @@ def spiece_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def spm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("deberta")
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(TEXT.splitlines() * 20), model_writer=model, vocab_size=110, model_type="unigram",
+        pad_id=0, bos_id=1, eos_id=2, unk_id=3, pad_piece="[PAD]", bos_piece="[CLS]", eos_piece="[SEP]", unk_piece="[UNK]",
+        minloglevel=2,
+    )  # fmt: skip
+    (folder / "spm.model").write_bytes(model.getvalue())
+    return folder
+
+
+@pytest.fixture(scope="session")
 def mpnet_folder(bert_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("mpnet")
     pieces = (bert_folder / "vocab.txt").read_text(encoding="utf-8").splitlines()
@@ -125,7 +138,12 @@ def sentencepiece_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def pairs(
-    bert_folder: Path, mpnet_folder: Path, spiece_folder: Path, roberta_folder: Path, sentencepiece_folder: Path
+    bert_folder: Path,
+    mpnet_folder: Path,
+    spiece_folder: Path,
+    spm_folder: Path,
+    roberta_folder: Path,
+    sentencepiece_folder: Path,
 ) -> dict[str, tuple[Any, Any]]:
     """Name -> (our tokenizer, the reference's) on the same small files."""
     transformers = pytest.importorskip("transformers")
@@ -138,6 +156,8 @@ def pairs(
         ("MPNetTokenizer", mpnet_folder, {}),
         ("AlbertTokenizer", spiece_folder, {}),
         ("AlbertTokenizer", spiece_folder, {"do_lower_case": False, "keep_accents": True}),
+        ("DebertaV2Tokenizer", spm_folder, {}),
+        ("DebertaV2Tokenizer", spm_folder, {"do_lower_case": True, "split_by_punct": True}),
         ("RobertaTokenizer", roberta_folder, {}),
         ("RobertaTokenizer", roberta_folder, {"add_prefix_space": True, "trim_offsets": False}),
         ("XLMRobertaTokenizer", sentencepiece_folder, {}),

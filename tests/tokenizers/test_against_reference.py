@@ -18,6 +18,8 @@ KINDS = [
     "MPNetTokenizer",
     "AlbertTokenizer",
     "AlbertTokenizer do_lower_case keep_accents",
+    "DebertaV2Tokenizer",
+    "DebertaV2Tokenizer do_lower_case split_by_punct",
     "RobertaTokenizer",
     "RobertaTokenizer add_prefix_space trim_offsets",
     "XLMRobertaTokenizer",

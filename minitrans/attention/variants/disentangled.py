@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -38,32 +37,45 @@ class Disentangled(AddedBias):
 
     def added(self, sizes: CallSizes) -> AttentionBias:
         """The two terms with positions."""
-        return _BothWays(self.key_table, self.query_table, self.max_distance)
+        return DisentangledBias(self.key_table, self.query_table, self.max_distance)
 
 
 @dataclass(frozen=True, eq=False)
-class _BothWays:
-    key_table: Tensor
-    query_table: Tensor
+class DisentangledBias:
+    """scale · [q_i·K_r[d(i, j)] + k_j·Q_r[d(j, i)]].
+
+    Attributes:
+        key_table: K_r (H, 2 reach, K); None = there is no such term.
+        query_table: Q_r, likewise.
+        max_distance: see `Disentangled`.
+    """
+
+    key_table: Tensor | None
+    query_table: Tensor | None
     max_distance: int | None
 
     def to_dense(self, query: Tensor, key: Tensor, scale: float) -> Tensor:
         """(B, H, T, S)."""
-        key_table, query_table = self.key_table.to(query.dtype), self.query_table.to(query.dtype)
-        key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
-        which = self.buckets(-distance(query.shape[2], key.shape[2], query.device))  # (T, S)
-        to_position = (query @ key_table.mT).gather(-1, which.expand(*query.shape[:3], -1))
-        # d(j, i) is the bucket of i - j as well: DeBERTa reads both tables at the same place
-        to_content = (key @ query_table.mT).gather(-1, which.T.expand(*key.shape[:3], -1)).mT
-        return scale * (to_position + to_content)
+        behind = -distance(query.shape[2], key.shape[2], query.device)
+        scores = query.new_zeros(())
+        if self.key_table is not None:
+            products, which = query @ self.key_table.to(query.dtype).mT, self.buckets(behind)  # (T, S)
+            scores = products.gather(-1, which.expand(*query.shape[:3], -1))
+        if self.query_table is not None:
+            key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
+            products, which = key @ self.query_table.to(query.dtype).mT, self.buckets(behind)
+            # d(j, i) is the bucket of i - j as well: DeBERTa reads both tables at the same place
+            scores = scores + products.gather(-1, which.T.expand(*key.shape[:3], -1)).mT
+        return scale * scores
 
     def buckets(self, behind: Tensor) -> Tensor:
         """The row of the tables of each distance i - j."""
-        reach, middle = self.key_table.shape[1] // 2, self.key_table.shape[1] // 4
+        table = self.query_table if self.key_table is None else self.key_table
+        assert table is not None
+        reach, middle = table.shape[1] // 2, table.shape[1] // 4
         if self.max_distance is not None:
-            gap = behind.abs().clamp(min=middle).double()
-            grown = (
-                torch.ceil(torch.log(gap / middle) / math.log((self.max_distance - 1) / middle) * (middle - 1)) + middle
-            )
+            # float32, as in the original: where the logarithm falls on the border of two buckets its rounding decides
+            gap, most = behind.abs().clamp(min=middle).float(), torch.tensor((self.max_distance - 1) / middle)
+            grown = torch.ceil(torch.log(gap / middle) / most.log() * (middle - 1)) + middle
             behind = torch.where(behind.abs() <= middle, behind, grown.long() * behind.sign())
         return (behind + reach).clamp(0, 2 * reach - 1)
