@@ -142,6 +142,28 @@ MUTANTS = {
         "minitrans/layers/position_bias.py", "RelativeBuckets(self.weight[: self.buckets]",
         "RelativeBuckets(0.5 * self.weight[: self.buckets]", [PARITY, "-k", "mpnet-Model"],
     ),
+    "V1 buckets are rounded up": (
+        "minitrans/attention/variants/disentangled.py", "torch.ceil(", "torch.floor(", ["tests/models/test_deberta_v2.py", "-k", "buckets"],
+    ),
+    "V1 both tables are read at the same place": (
+        "minitrans/attention/variants/disentangled.py", "which.T.expand(", "which.expand(", [PARITY, "-k", "deberta-v2-Model"],
+    ),
+    "V1 the scale counts the terms": (
+        "minitrans/models/deberta_v2.py", "width // heads * terms", "width // heads", [PARITY, "-k", "deberta-v2-Model"],
+    ),
+    "V1 the table of positions has the dropout of states": (
+        "minitrans/models/deberta_v2.py", "table = self.dropout(table)", "pass", [PARITY, "-k", "deberta-v2-Model"],
+    ),
+    "V1 the convolution does not see padding": (
+        "minitrans/models/deberta_v2.py", "context.mask.key_padding is not None", "False", [PARITY, "-k", "deberta-v2-Model"],
+    ),
+    "V1 the convolution stands beside the first block": (
+        "minitrans/models/deberta_v2.py", "self.convolution(x, block(", "self.convolution(block(x, context, cache), block(",
+        [PARITY, "-k", "deberta-v2-Model"],
+    ),
+    "V1 a row of numbers is a distribution over the classes": (
+        "minitrans/models/deberta_v2.py", "labels.shape[-1] > 1", "False", [PARITY, "-k", "deberta and problem"],
+    ),
     "post-norm, not pre-norm": (
         "minitrans/models/backbone.py", "norm_first: bool = False", "norm_first: bool = True", [PARITY, "-k", "bert-Model"],
     ),

@@ -15,6 +15,7 @@ from weights_convert.names import bare_names
 from weights_convert.plan import Step, TensorInfo, instances
 from weights_convert.rules import movements
 
+_LAYER = "encoder.layer.{layer}"  # where the layers that are done are counted
 _BLOCK = re.compile(r"(encoder\.layer\.)(\d+)(?=\.)")
 
 
@@ -66,7 +67,7 @@ def pairs_of(family: Family, ours: nn.Module, theirs: nn.Module) -> list[Pair]:
         pairs.append(Pair(name, keys[0].rpartition(".")[0], _BLOCK.sub(r"\1{layer}", bare)))
         if block := _BLOCK.search(name):
             blocks.setdefault(name[: block.end()], []).append(keys[0])
-    return pairs + [Pair(block, _shared(keys), "encoder.layer.{layer}") for block, keys in blocks.items()]
+    return pairs + [Pair(block, _shared(keys), _LAYER) for block, keys in blocks.items()]
 
 
 def _shared(names: list[str]) -> str:
@@ -89,7 +90,8 @@ def watched_run(
     def keep(module_name: str, place: str) -> Callable[[nn.Module, Any, Any], None]:
         def hook(module: nn.Module, arguments: Any, output: Any) -> None:
             value = (output[0] if isinstance(output, tuple) else output).detach()
-            seen[place.format(layer=layers[place])] = Run(module_name, value)
+            # a module that runs twice in a layer runs on tokens first, then on a table of positions (V1)
+            seen.setdefault(place.format(layer=layers[_LAYER]), Run(module_name, value))
             layers[place] += 1
 
         return hook

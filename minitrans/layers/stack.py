@@ -82,6 +82,10 @@ class Stack(nn.Module):
         self.order = tuple(range(len(self.layer)) if order is None else order)
         self.relative_attention_bias = position_bias
 
+    def blocks(self) -> Iterable[Callable[..., Tensor]]:
+        """What runs, in its order."""
+        return (self.layer[number] for number in self.order)
+
     def forward(
         self, x: Tensor, context: Context, cache: Cache | None = None, *, keep_states: bool = False
     ) -> StackOutput:
@@ -89,14 +93,16 @@ class Stack(nn.Module):
         if self.relative_attention_bias is not None:
             bias = self.relative_attention_bias.bias()
             context = replace(context, bias=bias if context.bias is None else SummedBias(bias, context.bias))
-        blocks: Iterable[Callable[..., Tensor]] = (self.layer[number] for number in self.order)
+        blocks = self.blocks()
         if self.gradient_checkpointing is not None and self.training and cache is None:
             blocks = (partial(_run_twice, self.gradient_checkpointing, block) for block in blocks)
         out = run_blocks(blocks, x, context, cache, keep_states=keep_states)
-        if self.LayerNorm is None:
-            return out
-        x = self.LayerNorm(out.output)
-        return out._replace(output=x, hidden_states=(*out.hidden_states[:-1], x) if keep_states else ())  # M7
+        return out if self.LayerNorm is None else _normed(self.LayerNorm, out)
+
+
+def _normed(norm: nn.Module, out: StackOutput) -> StackOutput:
+    x = norm(out.output)
+    return out._replace(output=x, hidden_states=(*out.hidden_states[:-1], x) if out.hidden_states else ())  # M7
 
 
 def _run_twice(

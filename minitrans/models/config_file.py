@@ -142,7 +142,6 @@ _SILENT: dict[str, Any] = {
     "conv_kernel_size": 0,
     "norm_rel_ebd": "none",
     "position_buckets": -1,
-    "share_att_key": False,
     "architectures": None,
     "dtype": None,
 }

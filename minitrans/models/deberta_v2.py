@@ -9,17 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, cast
+from functools import partial
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 
-from minitrans.attention.bias import summed
+from minitrans.attention.bias import AttentionBias, summed
 from minitrans.attention.context import Context
+from minitrans.attention.mask import AttentionMask
 from minitrans.attention.variants.disentangled import DisentangledBias
 from minitrans.layers.activations import activation
 from minitrans.layers.block import Block
-from minitrans.layers.cache import Cache, GrowingCache, LayerCache
+from minitrans.layers.cache import Cache, LayerCache
 from minitrans.layers.feed_forward import FeedForward
 from minitrans.layers.losses import Items, soft_label_loss
 from minitrans.layers.multi_head_attention import AttentionOutput, MultiHeadAttention
@@ -118,6 +120,11 @@ class DebertaV2Config(BertSizesConfig):
         """From where on all distances are one."""
         return self.max_position_embeddings if self.max_relative_positions < 1 else self.max_relative_positions
 
+    @property
+    def reach(self) -> int:
+        """Half the rows of the table."""
+        return self.position_buckets if self.position_buckets > 0 else self.max_distance
+
 
 class DebertaEmbeddings(nn.Module):
     """LayerNorm(token + position + type), projected to the width of the model before the norm where it is another."""
@@ -169,28 +176,34 @@ class DisentangledAttention(MultiHeadAttention):
         scale = 1.0 / float(torch.tensor(float(width // heads * terms), device="cpu").sqrt())
         super().__init__(width, heads, dropout=config.attention_probs_dropout_prob, scale=scale)
         self.kinds = self_kinds if config.relative_attention else []
+        self.reach = config.reach
         self.max_distance = config.max_distance if config.position_buckets > 0 else None
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         own = [] if config.share_att_key else self.kinds
         self.position_key = nn.Linear(width, width) if "c2p" in own else None
         self.position_query = nn.Linear(width, width) if "p2c" in own else None
 
-    def forward(self, x: Tensor, context: Context, cache: GrowingCache | None = None) -> AttentionOutput:
-        """(B, T, D) -> (B, T, D), or (N, D) -> (N, D)."""
+    def _attend(
+        self,
+        x: Tensor,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        context: Context,
+        mask: AttentionMask,
+        bias: AttentionBias | None,
+    ) -> AttentionOutput:
         table = context.shared.get(TABLE)
         if table is not None:
             table = self.dropout(table)
-            own = DisentangledBias(
-                self._heads(table, self.position_key or self.key) if "c2p" in self.kinds else None,
-                self._heads(table, self.position_query or self.query) if "p2c" in self.kinds else None,
-                self.max_distance,
-            )
-            context = replace(context, bias=summed(context.bias, own)) if self.kinds else context
-        return super().forward(x, context, cache)
+            key_table = self._heads(table, self.position_key or self.key) if "c2p" in self.kinds else None
+            query_table = self._heads(table, self.position_query or self.query) if "p2c" in self.kinds else None
+            bias = summed(bias, DisentangledBias(key_table, query_table, self.reach, self.max_distance))
+        return super()._attend(x, query, key, value, context, mask, bias)
 
     def _heads(self, table: Tensor, projection: nn.Module) -> Tensor:
         """(R, D) -> (H, R, K)."""
-        return self._split(projection(table)).transpose(0, 1)
+        return self._split(projection(table[None]))[0]
 
 
 class Convolution(nn.Module):
@@ -219,27 +232,30 @@ class Convolution(nn.Module):
         return normed
 
 
-class ConvolvedBlock(Block):
-    """A block, and beside it a convolution of what enters it."""
-
-    convolution: Convolution
-
-    def forward(self, x: Tensor, context: Context, cache: LayerCache | None = None) -> Tensor:
-        """(B, T, D) -> (B, T, D), or (N, D) -> (N, D)."""
-        return self.convolution(x, super().forward(x, context, cache), context)  # type: ignore[no-any-return]
-
-
 class DebertaEncoder(Stack):
     """Blocks that share a table of relative positions.
 
     Args:
         blocks: L of them.
         table: of the relative positions; None = there are none.
+        convolution: what stands beside the first block, if anything.
     """
 
-    def __init__(self, blocks: Iterable[Block], table: RelativeEmbeddings | None) -> None:
+    def __init__(
+        self, blocks: Iterable[Block], table: RelativeEmbeddings | None, convolution: Convolution | None
+    ) -> None:
         super().__init__(blocks)
-        self.relative_embeddings = table
+        self.relative_embeddings, self.convolution = table, convolution
+
+    def blocks(self) -> Iterable[Callable[..., Tensor]]:
+        """The first with the convolution."""
+        first, *rest = super().blocks()
+        return (first if self.convolution is None else partial(self._convolved, first), *rest)
+
+    def _convolved(self, block: Callable[..., Tensor], x: Tensor, context: Context, cache: LayerCache | None) -> Tensor:
+        assert self.convolution is not None
+        moved: Tensor = self.convolution(x, block(x, context, cache), context)
+        return moved
 
     def forward(
         self, x: Tensor, context: Context, cache: Cache | None = None, *, keep_states: bool = False
@@ -264,28 +280,24 @@ class DebertaV2Model(Backbone):
         self.embeddings = DebertaEmbeddings(config)  # type: ignore[assignment]
         table, eps = None, config.layer_norm_eps if "layer_norm" in config.norm_rel_ebd.lower() else None
         if config.relative_attention:
-            reach = config.position_buckets if config.position_buckets > 0 else config.max_distance
-            table = RelativeEmbeddings(2 * reach, config.hidden_size, eps=eps)
-        self.encoder = DebertaEncoder((_block(config, layer) for layer in range(config.num_hidden_layers)), table)
+            table = RelativeEmbeddings(2 * config.reach, config.hidden_size, eps=eps)
+        convolution = Convolution(config) if config.conv_kernel_size else None
+        blocks = (
+            Block(
+                DisentangledAttention(config),
+                FeedForward(config.hidden_size, config.intermediate_size, act=config.hidden_act),
+                [LayerNorm(config.hidden_size, config.layer_norm_eps) for _ in range(2)],
+                dropout=config.hidden_dropout_prob,
+            )
+            for _ in range(config.num_hidden_layers)
+        )
+        self.encoder = DebertaEncoder(blocks, table, convolution)
 
     @property
     def longest(self) -> int | None:
         """Relative positions have no end."""
         config = cast("DebertaV2Config", self.config)
         return config.max_position_embeddings if config.position_biased_input else None
-
-
-def _block(config: DebertaV2Config, layer: int) -> Block:
-    convolved = layer == 0 and config.conv_kernel_size > 0
-    block = (ConvolvedBlock if convolved else Block)(
-        DisentangledAttention(config),
-        FeedForward(config.hidden_size, config.intermediate_size, act=config.hidden_act),
-        [LayerNorm(config.hidden_size, config.layer_norm_eps) for _ in range(2)],
-        dropout=config.hidden_dropout_prob,
-    )
-    if isinstance(block, ConvolvedBlock):
-        block.convolution = Convolution(config)
-    return block
 
 
 class ContextPooler(nn.Module):

@@ -73,7 +73,7 @@ RENAMES = [
     (r"attention\.(query|key|value)_proj", r"attention.\1"),
     (r"encoder\.LayerNorm", "encoder.relative_embeddings.LayerNorm"),
     (r"encoder\.rel_embeddings", "encoder.relative_embeddings"),
-    (r"encoder\.conv\.", "encoder.layer.0.convolution."),
+    (r"encoder\.conv\.", "encoder.convolution."),
     (r"embed_proj", "projection"),
     (r"^lm_predictions\.lm_head\.bias", "lm_head.decoder.bias"),
     (r"^lm_predictions\.", ""),

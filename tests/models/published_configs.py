@@ -26,6 +26,11 @@ _MPNET = {
     **{key: value for key, value in _ROBERTA.items() if key != "type_vocab_size"}, "model_type": "mpnet",
     "relative_attention_num_buckets": 32,
 }  # fmt: skip
+_DEBERTA = {
+    **_BERT, "layer_norm_eps": 1e-07, "max_relative_positions": -1, "model_type": "deberta-v2", "norm_rel_ebd": "layer_norm",
+    "pos_att_type": "p2c|c2p", "position_biased_input": False, "position_buckets": 6, "relative_attention": True,
+    "share_att_key": True, "type_vocab_size": 0,
+}  # fmt: skip
 _ENTITIES = ["O", "B-MISC", "I-MISC", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC"]
 
 
@@ -103,6 +108,13 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     },
     "ELECTRA, discriminator": {**_ELECTRA, "architectures": ["ElectraForPreTraining"]},
     "ELECTRA, generator": {**_ELECTRA, "architectures": ["ElectraForMaskedLM"], "generator_size": "0.25"},
+    "DeBERTa-v3": {**_DEBERTA, "architectures": ["DebertaV2ForMaskedLM"], "legacy": False},
+    "DeBERTa-v3, as published": {**_DEBERTA, "architectures": ["DebertaV2Model"]},
+    "DeBERTa-v2, a large one": {
+        **_DEBERTA, "architectures": ["DebertaV2ForSequenceClassification"], "attention_head_size": 8, "conv_act": "gelu",
+        "conv_kernel_size": 3, "pooler_dropout": 0, "pooler_hidden_act": "gelu", "pooler_hidden_size": 24,
+        **_named("contradiction", "neutral", "entailment"), "summary_type": "first",
+    },
     "MPNet": {**_MPNET, "architectures": ["MPNetForMaskedLM"], "transformers_version": "4.8.2"},
     "MPNet, sentence vectors": {**_MPNET, "_name_or_path": "someone/mpnet-base", "architectures": ["MPNetModel"]},
     "MiniLM, sentence vectors": {

@@ -26,6 +26,8 @@ OWN = {
         "intermediate_size": "hidden_dim",
     }
 }
+# with which positions that are given change the numbers
+POSITIONS: dict[str, dict[str, Any]] = {"deberta-v2": {"position_biased_input": True}}
 MODELS = [(row.class_name(head), family) for family, row in FAMILIES.items() for head in row.heads]
 IDS = torch.tensor([[5, 6, 7, 8], [9, 10, 11, 12]])
 MASK = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]])
@@ -33,7 +35,7 @@ MASK = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]])
 
 def build(name: str, **fields: Any) -> Any:
     family = next(family for model, family in MODELS if model == name)
-    fields = {**TINY, **fields}
+    fields = {**TINY, **POSITIONS.get(family, {}), **fields}
     if "CausalLM" in name or "LMHead" in name:
         fields["is_decoder"] = True
     names = OWN.get(family, {})

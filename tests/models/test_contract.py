@@ -116,6 +116,19 @@ ARCHITECTURES = {
         "mpnet",
         True,
     ),
+    "deberta-v2": (
+        {
+            **{name: shape for name, shape in BODY.items() if "position" not in name},
+            "encoder.relative_embeddings.weight": (512, 12),  # V1
+            **{f"encoder.relative_embeddings.LayerNorm.{name}": (12,) for name in ("weight", "bias")},
+        },
+        {
+            "ForSequenceClassification": ({}, {**POOLER, **CLASSIFIER}),
+            "ForMultipleChoice": ({}, {**POOLER, "classifier.weight": (1, 12), "classifier.bias": (1,)}),
+        },
+        "deberta",
+        False,
+    ),
     "distilbert": (
         {name: shape for name, shape in BODY.items() if "token_type" not in name},  # D1
         {

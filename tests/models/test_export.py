@@ -29,7 +29,7 @@ SIZES: dict[str, Any] = {
 }  # fmt: skip
 BODIES = [
     "BertModel", "RobertaModel", "XLMRobertaModel", "CamembertModel", "DistilBertModel", "AlbertModel", "ElectraModel",
-    "MPNetModel", "RobertaPreLayerNormModel",
+    "MPNetModel", "RobertaPreLayerNormModel", "DebertaV2Model",
 ]  # fmt: skip
 HEADS = [
     "BertForMaskedLM", "RobertaForSequenceClassification", "XLMRobertaForTokenClassification", "CamembertForCausalLM",
@@ -340,6 +340,8 @@ def test_an_export_keeps_the_mask_and_the_sizes(name: str) -> None:
     graph = export(net, name).module()
     # torch.export takes sizes of 1 for constants, so none is among those that it promises
     check(lambda *given: graph(*given)[0], net, name, 1e-10, [case for case in BATCHES if case[0] > 1])
+    if net.base_model.longest is None:  # there is no length that an export could promise
+        return
     with pytest.raises((RuntimeError, AssertionError), match="40|38"):
         graph(*batch(name, 2, 41, [41, 41], 0))
 

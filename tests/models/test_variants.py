@@ -110,7 +110,7 @@ def test_into_a_checkpoint_saved_loaded_and_back(kind: str, tmp_path: Path) -> N
     assert torch.equal(full(IDS, MASK).logits, changed)
 
 
-@pytest.mark.parametrize("cls", [minitrans.RobertaModel, minitrans.AlbertModel, minitrans.DistilBertModel, minitrans.MPNetModel, minitrans.ElectraModel])  # fmt: skip
+@pytest.mark.parametrize("cls", [minitrans.RobertaModel, minitrans.AlbertModel, minitrans.DistilBertModel, minitrans.MPNetModel, minitrans.ElectraModel, minitrans.DebertaV2Model])  # fmt: skip
 def test_every_family_takes_parameters_of_variants(cls: Any, tmp_path: Path) -> None:
     names = {ours: cls.config_class.own_names.get(ours, ours) for ours in SIZES}
     made = cls(cls.config_class(**{names[name]: value for name, value in SIZES.items()})).eval()

@@ -17,6 +17,10 @@ from minitrans.models.auto import class_by_name
 from minitrans.models.loading import load_model
 from minitrans.models.saving import save_model
 
+DEBERTA = {
+    "relative_attention": True, "pos_att_type": "p2c|c2p", "position_buckets": 6, "share_att_key": True,
+    "norm_rel_ebd": "layer_norm", "embedding_size": 24,
+}  # fmt: skip
 CLASSES = [name for name in class_names() if not name.endswith("Config")]
 
 
@@ -68,6 +72,10 @@ def test_every_class_goes_and_comes_back_unchanged(
         ("AlbertForPreTraining", {"num_hidden_layers": 5, "num_hidden_groups": 3, "inner_group_num": 2}),
         ("AlbertForMaskedLM", {"embedding_size": 24, "tie_word_embeddings": False, "classifier_dropout_prob": 0.4}),
         ("MPNetForMaskedLM", {"relative_attention_num_buckets": 40, "pad_token_id": 5, "tie_word_embeddings": False}),
+        ("DebertaV2ForMaskedLM", {**DEBERTA, "legacy": False}),
+        ("DebertaV2ForMaskedLM", {**DEBERTA, "embedding_size": 12, "tie_word_embeddings": False}),
+        ("DebertaV2Model", {**DEBERTA, "share_att_key": False, "pos_att_type": ["c2p", "p2c"], "conv_kernel_size": 5}),
+        ("DebertaV2ForMultipleChoice", {**DEBERTA, "cls_dropout": 0.3, "position_biased_input": False}),
         ("RobertaPreLayerNormForCausalLM", {"is_decoder": True, "add_cross_attention": True}),
         ("BertModel", {"layer_norm_eps": 1e-3, "pad_token_id": 5, "classifier_dropout": 0.3, "dtype": "float16"}),
     ],

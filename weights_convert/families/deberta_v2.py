@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from weights_convert.families.family import OTHER_HEAD, POSITION_BUFFER, Family, drop_linear, linear, tables, tied_decoder
+from weights_convert.families.family import (
+    OTHER_HEAD,
+    POSITION_BUFFER,
+    Family,
+    drop_linear,
+    linear,
+    tables,
+    tied_decoder,
+)
 from weights_convert.rules import Drop, Rename, TableRow, Tied
 
 _LAYER = "encoder.layer.{layer}"
@@ -13,7 +21,9 @@ _PROJECTIONS = {
     "pos_query_proj": "position_query",
 }  # fmt: skip
 _LEGACY, _NEW = "cls.predictions", "lm_predictions.lm_head"
-_REPLACED = "it belongs to the discriminator of the pre-training"  # which published files hold, and no model of the reference
+_REPLACED = (
+    "it belongs to the discriminator of the pre-training"  # which published files hold, and no model of the reference
+)
 
 
 def _table(config: Any) -> tuple[TableRow, ...]:
@@ -33,8 +43,8 @@ def _table(config: Any) -> tuple[TableRow, ...]:
         *linear(f"{_LAYER}.output.LayerNorm", f"{_LAYER}.feed_forward_LayerNorm"),
         Rename("encoder.rel_embeddings.weight", "encoder.relative_embeddings.weight"),
         *linear("encoder.LayerNorm", "encoder.relative_embeddings.LayerNorm"),
-        *linear("encoder.conv.conv", "encoder.layer.0.convolution.conv"),
-        *linear("encoder.conv.LayerNorm", "encoder.layer.0.convolution.LayerNorm"),
+        *linear("encoder.conv.conv", "encoder.convolution.conv"),
+        *linear("encoder.conv.LayerNorm", "encoder.convolution.LayerNorm"),
         *linear("pooler.dense", "pooler.dense"),
         *linear("classifier", "classifier"),
         *linear("qa_outputs", "qa_outputs"),

@@ -37,7 +37,7 @@ class Disentangled(AddedBias):
 
     def added(self, sizes: CallSizes) -> AttentionBias:
         """The two terms with positions."""
-        return DisentangledBias(self.key_table, self.query_table, self.max_distance)
+        return DisentangledBias(self.key_table, self.query_table, self.reach, self.max_distance)
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,11 +47,13 @@ class DisentangledBias:
     Attributes:
         key_table: K_r (H, 2 reach, K); None = there is no such term.
         query_table: Q_r, likewise.
+        reach: see `Disentangled`.
         max_distance: see `Disentangled`.
     """
 
     key_table: Tensor | None
     query_table: Tensor | None
+    reach: int
     max_distance: int | None
 
     def to_dense(self, query: Tensor, key: Tensor, scale: float) -> Tensor:
@@ -70,9 +72,7 @@ class DisentangledBias:
 
     def buckets(self, behind: Tensor) -> Tensor:
         """The row of the tables of each distance i - j."""
-        table = self.query_table if self.key_table is None else self.key_table
-        assert table is not None
-        reach, middle = table.shape[1] // 2, table.shape[1] // 4
+        reach, middle = self.reach, self.reach // 2
         if self.max_distance is not None:
             # float32, as in the original: where the logarithm falls on the border of two buckets its rounding decides
             gap, most = behind.abs().clamp(min=middle).float(), torch.tensor((self.max_distance - 1) / middle)
