@@ -59,7 +59,7 @@ class DisentangledBias:
     def to_dense(self, query: Tensor, key: Tensor, scale: float) -> Tensor:
         """(B, H, T, S)."""
         behind = -distance(query.shape[2], key.shape[2], query.device)
-        scores = query.new_zeros(())
+        scores = query.new_zeros(1, 1, query.shape[2], key.shape[2])
         if self.key_table is not None:
             products, which = query @ self.key_table.to(query.dtype).mT, self.buckets(behind)  # (T, S)
             scores = products.gather(-1, which.expand(*query.shape[:3], -1))
