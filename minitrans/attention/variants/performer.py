@@ -24,6 +24,7 @@ class Performer(FeatureMechanism):
 
     name = "performer"
     trial = {"features": 24}
+    # the tolerance: tests/attention/test_efficient.py derives it from the variance of the estimator
     identity = Identity({"features": 100_000}, tolerance=3e-2, limit="features to infinity, with an error of m^(-1/2)")
     vectors: Tensor
 
