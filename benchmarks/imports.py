@@ -15,7 +15,7 @@ PACKAGES = {"minitrans": ROOT, "weights_convert": ROOT, "minitrans_kernels": ROO
 ROOMS = (
     "minitrans", "minitrans.errors", "minitrans.families", "minitrans.files", "minitrans.hub", "minitrans.words",
     "minitrans_kernels", "weights_convert", "minitrans.attention", "minitrans.packing", "minitrans.layers", "minitrans.testing",
-    "minitrans.tokenizers", "minitrans.models", "minitrans.cpu", "minitrans.fused", "minitrans.generation", "minitrans.pipelines",
+    "minitrans.tokenizers", "minitrans.generation", "minitrans.models", "minitrans.cpu", "minitrans.fused", "minitrans.pipelines",
     "minitrans.embedding", "minitrans.checkpoints", "minitrans.training", "minitrans.lab", "minitrans.cli", "minitrans.__main__",
 )  # fmt: skip
 KINDS = ("top", "deferred", "types", "table")

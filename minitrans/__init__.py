@@ -33,6 +33,8 @@ _EXPORTS = {
     **dict.fromkeys(("Transformer", "TransformerConfig"), "minitrans.models.transformer"),
     **dict.fromkeys(("AttentionConversion", "convert_attention"), "minitrans.models.attention_swap"),
     "Encoder": "minitrans.embedding",
+    "GenerationConfig": "minitrans.generation.config",
+    **dict.fromkeys(("TextStreamer", "TextIteratorStreamer"), "minitrans.generation.streaming"),
     "fuse": "minitrans.fused",
     "pack": "minitrans.packing",
     "pipeline": "minitrans.pipelines.auto",

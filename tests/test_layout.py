@@ -29,7 +29,8 @@ ALLOWED: dict[str, set[str]] = {
     "layers": {"errors", "attention"},
     "translator": GROUND - {"families", "words"},
     "tokenizers": GROUND,
-    "models": GROUND | {"attention", "layers", "translator"},
+    "generation": GROUND - {"families"} | {"layers"},  # it knows models by their calls only
+    "models": GROUND | {"attention", "generation", "layers", "translator"},
     "cpu": {"errors", "attention", "layers", "models"},
     "fused": {"errors", "kernels", "attention", "layers", "models"},
     "pipelines": GROUND | {"attention", "models", "tokenizers", "translator"},

@@ -21,7 +21,7 @@ from weights_convert.plan import TensorInfo
 
 CONFIG = "config.json"
 ADAPTER = "adapter_config.json"  # what a folder of peft has
-BESIDE = (CONFIG, ADAPTER)
+BESIDE = (CONFIG, ADAPTER, "generation_config.json")
 PIECE_BYTES = 512 * 1024  # a fraction of a core's cache, and many enough that a call costs nothing beside it
 REOPEN_AFTER = 64 * 1024 * 1024  # pages read through a mapping count as ours until it is closed
 

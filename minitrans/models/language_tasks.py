@@ -12,6 +12,7 @@ from minitrans.layers.losses import IGNORED, Items, check_labels, next_token_lab
 from minitrans.models.arguments import in_order
 from minitrans.models.backbone import EncoderOutput, returned
 from minitrans.models.config import EncoderConfig
+from minitrans.models.generative import Generative
 from minitrans.models.outputs import CausalOutput, LogitsOutput, PreTrainingOutput
 from minitrans.models.tasks import LabelledModel, TaskModel, pad_scores, unpadded_labels
 
@@ -70,7 +71,7 @@ class MaskedLMWithMemory(MaskedLM):
     )
 
 
-class CausalLM(WithLanguageModelHead):
+class CausalLM(WithLanguageModelHead, Generative):
     """Scores of the next token, from a body in decoder mode (B7)."""
 
     loss_type: ClassVar[str] = "ForCausalLM"  # by which Trainer knows that the first label is no target

@@ -118,6 +118,8 @@ def load_model(
             cls, stored, checkpoint, dtype=dtype, device=device, changes=changes, parts=parts,
             ignore_mismatched=ignore_mismatched_sizes, key_mapping=key_mapping,
         )  # fmt: skip
+    if folder is not None:
+        model.read_beside(folder)
     if backend != "auto":
         model.set_backend(backend)
     model.set_padding(padding)
@@ -155,7 +157,9 @@ def load_folder(
 ) -> tuple[Any, ConversionReport]:
     """`build_model` for the files of a folder that is here."""
     with open_checkpoint(folder) as checkpoint:
-        return build_model(cls, stored or read_stored_config(folder, cls.config_class), checkpoint, **options)
+        built = build_model(cls, stored or read_stored_config(folder, cls.config_class), checkpoint, **options)
+    built[0].read_beside(folder)
+    return built
 
 
 @torch.inference_mode(mode=False)

@@ -22,6 +22,7 @@ from minitrans.models.saving import push_model, save_model, upload_model
 from minitrans.models.state_dicts import fill_model, load_reference_names
 from minitrans.models.words import LOADING, SAVING, TO_FOLDER
 from minitrans.words import Word, read_words
+from weights_convert.journal import Folder, Save
 from weights_convert.report import ConversionReport
 
 if TYPE_CHECKING:
@@ -127,9 +128,11 @@ class PreTrainedModel(ForClients):
         }  # fmt: skip
         options, overrides = read_words(LOADING, words, f"{cls.__name__}.from_pretrained", given)
         place = options.pop("pretrained_model_name_or_path", None)
-        tell = options.pop("output_loading_info", False)
+        tell, generation = options.pop("output_loading_info", False), options.pop("generation_config", None)
         model, report = load_model(cls, place, overrides=overrides, **options)
         model.load_report = report
+        if generation is not None:
+            model.generation_config = generation
         model.config.update({"name_or_path": str(place or ""), "dtype": model.dtype})
         return cast("Self", (model, report.loading_info())) if tell else model
 
@@ -223,6 +226,13 @@ class PreTrainedModel(ForClients):
     def name_or_path(self) -> str:
         """Where it was loaded from; "" for a model with fresh weights."""
         return self.config.name_or_path
+
+    def read_beside(self, folder: Folder) -> None:
+        """Takes what a checkpoint folder holds for this kind of model besides configuration and weights: nothing."""
+
+    def write_beside(self, save: Save) -> bool:
+        """Stages such files; returns whether any is new or changed."""
+        return False
 
     # -- parts -------------------------------------------------------------------------------------------------------
 

@@ -54,7 +54,12 @@ def save_model(
     floats = (parameter.dtype for parameter in model.parameters() if parameter.dtype in FLOATS)
     content = config_json(config, [cls.__name__], next(floats, None))
     files = weight_files(variant, use_safetensors=True)[0]
-    write_files(folder, tensors, content, report, max_shard_size=max_shard_size, files=files, others=others)
+
+    def beside(save: Save) -> bool:
+        changed = model.write_beside(save)
+        return others(save) or changed
+
+    write_files(folder, tensors, content, report, max_shard_size=max_shard_size, files=files, others=beside)
     for line in report.notes:
         logger.warning("%s saved to %s: %s", cls.__name__, printable(folder), line)
     return report

@@ -76,7 +76,7 @@ LOADING: dict[str, Word] = {
     "gradient_checkpointing": refused("call model.gradient_checkpointing_enable() once it is loaded", False),
     "allow_all_kernels": ignored("no kernels are fetched from the hub"),
     "experts_implementation": ignored("no model here has experts"),
-    "generation_config": refused("nothing here generates text from settings in a file; leave it out"),
+    "generation_config": Word("settings of generate, instead of the folder's", "generation_config"),
     # where to put it
     "device": Word("where the parameters go; None = the CPU", "device"),
     "device_map": Word("a map that means one device", "device", _device),

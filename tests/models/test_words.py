@@ -117,7 +117,6 @@ REFUSED: dict[str, tuple[tuple[Any, ...], Any, str]] = {
     "fusion_config": (({},), {"patch_embeddings": True}, r"minitrans.fuse\(model\)"),
     "use_kernels": ((False,), True, "backend='triton'"),
     "kernel_config": ((), SimpleNamespace(), "backend='triton'"),
-    "generation_config": ((), SimpleNamespace(), "leave it out"),
     "max_memory": (({},), {0: "20GB"}, "to one device as a whole.*leave it out"),
     "tp_plan": ((), "auto", "DDP, FSDP2"),
     "tp_size": ((1,), 2, "DDP, FSDP2"),
@@ -130,7 +129,7 @@ REFUSED: dict[str, tuple[tuple[Any, ...], Any, str]] = {
     "adapter_name": (("default",), "other", "peft.PeftModel.from_pretrained"),
     "proxies": (({},), {"https": "foo:3128"}, "HTTPS_PROXY"),
 }
-ELSEWHERE = {"output_loading_info", "add_pooling_layer"}  # in tests of their own, below
+ELSEWHERE = {"output_loading_info", "add_pooling_layer", "generation_config"}  # in tests of their own, below
 
 
 def test_every_word_of_loading_has_a_case():

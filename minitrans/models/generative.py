@@ -1,0 +1,287 @@
+"""`model.generate(...)`: from a call to a search, and back to token ids."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from minitrans.generation.call import Request, room
+from minitrans.generation.config import FILE, GenerationConfig, read_generation_config
+from minitrans.generation.decoding import Guided, Output, Running
+from minitrans.generation.job import Job, Written
+from minitrans.generation.noise import noise_of
+from minitrans.generation.processing import in_turn
+from minitrans.generation.search import search_of
+from minitrans.generation.settings import NAMES, Settings
+from minitrans.generation.text import Prompts
+from minitrans.layers.cache import Cache
+from minitrans.models.arguments import refuse_unknown
+from minitrans.models.inputs import check_ids, check_shape
+from minitrans.models.outputs import ModelOutput
+from minitrans.models.pretrained import PreTrainedModel
+from weights_convert.journal import Folder, Save
+
+
+@dataclass(repr=False)
+class GenerateOutput(ModelOutput):
+    """Of `generate(..., return_dict_in_generate=True)`; N texts are those of the first prompt, then those of the next.
+
+    Attributes:
+        sequences: (N, T) prompts and new tokens, with padding before and after.
+        sequences_scores: (N) of beams: log-probability by length, see `length_penalty`.
+        scores: of each step the processed scores, (rows, V); of a text that has ended 0 for padding and -inf for all else.
+        logits: the same, as they came from the model.
+        beam_indices: (N, steps) the row of `scores` that each token comes from; -1 after the end.
+        past_key_values: what the model remembers, unless texts ended at different steps or beams were searched.
+    """
+
+    sequences: Tensor
+    sequences_scores: Tensor | None = None
+    scores: tuple[Tensor, ...] | None = None
+    logits: tuple[Tensor, ...] | None = None
+    beam_indices: Tensor | None = None
+    past_key_values: Cache | None = None
+
+
+class Start(NamedTuple):
+    """What a search begins with.
+
+    Attributes:
+        prompts: to go on with.
+        source: what was given, which an encoder may have read: for penalties and bans.
+        beside: (B, ...) what goes with each prompt into every call.
+        cache: of tokens that the model has read already.
+    """
+
+    prompts: Prompts
+    source: Prompts
+    beside: dict[str, Tensor]
+    cache: Cache | None = None
+
+
+class Generative(PreTrainedModel):
+    """What a model that predicts the next token can do: write."""
+
+    memory_names: ClassVar[tuple[str, ...]] = ("encoder_hidden_states", "encoder_attention_mask")
+    _generation_config: GenerationConfig | None = None
+
+    @classmethod
+    def can_generate(cls) -> bool:
+        """It has a `generate` of its own."""
+        return True
+
+    @property
+    def generation_config(self) -> GenerationConfig:
+        """The settings that hold unless a call says otherwise: the checkpoint's, or what the configuration says."""
+        if self._generation_config is None:
+            said = {name: value for name in NAMES if (value := self.config.get(name)) is not None}
+            if said.get("pad_token_id", 0) < 0:
+                del said["pad_token_id"]
+            self._generation_config = GenerationConfig(**said)
+        return self._generation_config
+
+    @generation_config.setter
+    def generation_config(self, config: GenerationConfig) -> None:
+        self._generation_config = config
+
+    def read_beside(self, folder: Folder) -> None:
+        """generation_config.json, where there is one."""
+        if folder.has(FILE):
+            self._generation_config = read_generation_config(folder.path(FILE))
+
+    def write_beside(self, save: Save) -> bool:
+        """generation_config.json."""
+        text = self.generation_config.to_json_string()
+        if save.holds(FILE, text.encode()):
+            return False
+        save.stage(FILE).write_text(text, encoding="utf-8")
+        return True
+
+    @torch.no_grad()
+    def generate(
+        self, inputs: Tensor | None = None, generation_config: GenerationConfig | None = None, **given: Any
+    ) -> Tensor | GenerateOutput:
+        """Writes on from each prompt.
+
+        The arguments are the reference's. A text is what it would be alone: padding, on either side, and the other prompts of the
+        batch change nothing, and lengths count its own tokens.
+
+        Args:
+            inputs: (B, T) prompts, also called input_ids; None = the token that begins a text.
+            generation_config: settings for this call, over the model's own.
+            given: settings (`minitrans.generation.settings.Settings`); attention_mask (B, T), None = padding ids are
+                padding, unless they end texts; what else goes into the model's forward; and
+
+                - logits_processor: functions (ids (N, T), scores (N, V)) -> scores;
+                - stopping_criteria: functions (ids, None) -> (N) bool;
+                - prefix_allowed_tokens_fn: (number of the prompt, ids) -> the tokens that may come next;
+                - streamer: gets the tokens as they come, see `minitrans.generation.streaming`;
+                - assistant_model: a smaller model that drafts;
+                - negative_prompt_ids, negative_prompt_attention_mask: what guidance moves away from; None = the last token;
+                - tokenizer: for `stop_strings`;
+                - generator: of the random numbers, for the whole batch; see also `seed`.
+
+        Returns:
+            (N, T) prompts and new tokens, N = B · num_return_sequences; a `GenerateOutput` with return_dict_in_generate.
+
+        Raises:
+            ValueError, TypeError: for settings that cannot be, or not together, and prompts that do not fit: what to do.
+        """
+        request = self._request(inputs, generation_config, given)
+        search = search_of(request.asked, request.given)
+        start = self.start(request)
+        text = start.prompts.text(room(request.settings, start.prompts.lengths, self.longest_text))
+        job = Job(
+            request.settings,
+            in_turn(each for _, each in request.processors(start.source)),
+            request.ended(),
+            noise_of(request.settings.seed, request.helpers.generator, len(text.ids), text.ids.device),
+            request.helpers.streamer,
+        )
+        run = self._guided(request, Running(
+            self.step, text, start.beside, self._cache(request.settings, start, int((text.begin + text.most).max())),
+            use_cache=request.settings.use_cache,
+        ))  # fmt: skip
+        if job.streamer is not None:
+            job.streamer.put(start.prompts.ids.cpu())
+        written = search(run, job)
+        if job.streamer is not None:
+            job.streamer.end()
+        return _returned(request.settings, start.prompts, written)
+
+    def explain_generation(self, inputs: Tensor | None = None, **given: Any) -> list[str]:
+        """What scores go through in such a call to `generate`, in order, and the search, which comes last."""
+        request = self._request(inputs, None, given)
+        search = search_of(request.asked, request.given)
+        return [*(name for name, _ in request.processors(self.start(request).source)), search.__name__]
+
+    def _request(self, inputs: Tensor | None, config: GenerationConfig | None, given: Mapping[str, Any]) -> Request:
+        if inputs is not None:
+            if given.get("input_ids") is not None:
+                raise ValueError("give inputs or input_ids, which are the same, got both")
+            given = {**given, "input_ids": inputs}
+        return Request.of(given, self.generation_config, config)
+
+    # -- what differs between decoders and pairs -----------------------------------------------------------------------
+
+    @property
+    def longest_text(self) -> int | None:
+        """The longest text that there are positions for; None = there is no end."""
+        longest: int | None = getattr(self.base_model, "longest", None)
+        return longest
+
+    def start(self, request: Request) -> Start:
+        """What to begin with, from all the inputs of a call."""
+        inputs = dict(request.inputs)
+        prompts, order = self.prompts_of(inputs.pop("input_ids", None), inputs.pop("attention_mask", None), request)
+        cache, types = inputs.pop("past_key_values", None), inputs.pop("token_type_ids", None)
+        held, most = 0 if cache is None else cache.get_seq_length(), int(prompts.lengths.max())
+        if held >= most:
+            raise ValueError(
+                f"past_key_values holds {held} tokens, of prompts of {most}: give the whole text, and attention_mask if it "
+                "holds padding ids"
+            )
+        beside = {name: inputs.pop(name) for name in self.memory_names if name in inputs}
+        refuse_unknown(inputs, self.base_model)
+        if types is not None:
+            beside["token_type_ids"] = types.expand(prompts.ids.shape).gather(1, order)
+        return Start(prompts, prompts, beside, cache)
+
+    def prompts_of(self, ids: Any, mask: Tensor | None, request: Request) -> tuple[Prompts, Tensor]:
+        """Prompts with their padding on the left, and (B, T) which column came to which."""
+        settings = request.settings
+        if ids is None:
+            if settings.bos_token_id is None:
+                raise ValueError("there is no prompt, and no bos_token_id to begin with: give input_ids")
+            ids = torch.full((1, 1), settings.bos_token_id, device=self.device)
+        ids = check_ids("input_ids", ids, self.config.vocab_size, "vocab_size").to(self.device)
+        if ids.dim() != 2 or ids.numel() == 0:
+            raise ValueError(f"input_ids must be (B, T), with one token at least, got {tuple(ids.shape)}")
+        if mask is not None:
+            check_shape("attention_mask", mask, "(B, T)", tuple(ids.shape))
+            real = mask.to(self.device) != 0
+        else:
+            pad = settings.pad_token_id
+            real = torch.ones_like(ids, dtype=torch.bool) if pad is None or pad in settings.eos else ids != pad
+        if not bool(real.any(dim=1).all()):
+            raise ValueError("a prompt is padding only: leave it out of the batch")
+        order = real.long().argsort(dim=1, stable=True)
+        return Prompts(ids.gather(1, order), real.gather(1, order)), order
+
+    def step(
+        self, tokens: Tensor, *, mask: Tensor | None, places: Tensor, cache: Cache | None, use_cache: bool,
+        beside: Mapping[str, Tensor], keep: int, states: bool,
+    ) -> Output:  # fmt: skip
+        """See `minitrans.generation.decoding.Call`."""
+        given = dict(beside)
+        types = given.pop("token_type_ids", None)
+        if types is not None:  # new tokens are of the last type
+            held = 0 if cache is None else cache.get_seq_length()
+            columns = torch.arange(held, held + tokens.shape[1], device=tokens.device)
+            given["token_type_ids"] = types[:, columns.clamp(max=types.shape[1] - 1)]
+        output: Output = self(
+            input_ids=tokens, attention_mask=mask, position_ids=places + self._first_place, past_key_values=cache,
+            use_cache=use_cache, logits_to_keep=keep, output_hidden_states=states, return_dict=True, **given,
+        )  # fmt: skip
+        return output
+
+    @property
+    def _first_place(self) -> int:
+        """The position id of the first token of a text (R1)."""
+        body: Any = self.base_model
+        return int(body.positions(torch.zeros(1, 1, 1, device=self.device), 0))
+
+    def _cache(self, settings: Settings, start: Start, end: int) -> Cache | None:
+        if settings.cache_implementation == "static":
+            if start.cache is not None:
+                raise ValueError("give past_key_values or cache_implementation='static', got both")
+            body: Any = self.base_model
+            return Cache.static(body.num_layers, end)
+        return start.cache
+
+    def _guided(self, request: Request, run: Running) -> Running:
+        """With a second reading where there is guidance."""
+        helpers, text = request.helpers, run.text
+        if request.settings.guidance_scale == 1.0:
+            return run
+        if helpers.negative_prompt_ids is None:
+            ids, mask = text.ids[:, -1:], None
+        else:
+            ids, mask = helpers.negative_prompt_ids, helpers.negative_prompt_attention_mask
+        if len(ids) != len(text.ids):
+            raise ValueError(
+                f"negative_prompt_ids must be (B, T) of as many prompts, {len(text.ids)}, got {tuple(ids.shape)}"
+            )
+        prompts, _ = self.prompts_of(ids, torch.ones_like(ids) if mask is None else mask, request)
+        other = Running(self.step, prompts.text(text.most), run.beside, use_cache=run.use_cache)
+        return Guided(run, other)
+
+
+def _returned(settings: Settings, prompts: Prompts, written: Written) -> Tensor | GenerateOutput:
+    """(N, T) prompts, then new tokens, with padding behind those that ended early."""
+    lengths = {len(tokens) for tokens in written.tokens}
+    if len(lengths) > 1 and settings.pad is None:
+        raise ValueError(
+            "texts ended at different lengths, and there is no pad_token_id to fill them up with: give one"
+        )
+    most = max(lengths)
+    filled = [tokens + [settings.pad or 0] * (most - len(tokens)) for tokens in written.tokens]
+    ids = prompts.ids.repeat_interleave(settings.num_return_sequences, dim=0)
+    sequences = torch.cat([ids, torch.tensor(filled, dtype=ids.dtype, device=ids.device)], dim=1)
+    if not settings.return_dict_in_generate:
+        return sequences
+    indices = written.beam_indices
+    return GenerateOutput(
+        sequences,
+        None if written.sequences_scores is None else torch.tensor(written.sequences_scores, device=ids.device),
+        None if written.scores is None else tuple(written.scores),
+        None if written.logits is None else tuple(written.logits),
+        None
+        if indices is None
+        else torch.tensor([each + [-1] * (most - len(each)) for each in indices], device=ids.device),
+        written.cache,
+    )

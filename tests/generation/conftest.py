@@ -1,0 +1,70 @@
+"""Tiny random decoders, the reference's and ours with the same weights, in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from torch import Tensor
+
+import minitrans
+
+VOCABULARY = 23
+PAD = 1
+_SIZES: dict[str, Any] = {
+    "vocab_size": VOCABULARY, "hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 20,
+    "max_position_embeddings": 60, "is_decoder": True, "type_vocab_size": 2, "layer_norm_eps": 1e-6, "pad_token_id": PAD, "bos_token_id": 0, "eos_token_id": 2,
+}  # fmt: skip
+CLASSES = {
+    "bert": ("BertConfig", "BertLMHeadModel", _SIZES),
+    "roberta": ("RobertaConfig", "RobertaForCausalLM", _SIZES),
+}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A reference model and ours."""
+
+    family: str
+    reference: Any
+    ours: Any
+
+    def of_reference(self, ids: Tensor, mask: Tensor | None = None, **settings: Any) -> Any:
+        """What the reference writes; RoBERTa is told the positions that its own forward gives (it forgets them here)."""
+        if self.family == "roberta":
+            real = torch.ones_like(ids) if mask is None else mask
+            settings["position_ids"] = (real.cumsum(1) - 1).clamp(min=0) + PAD + 1
+        mask = torch.ones_like(ids) if mask is None else mask
+        return self.reference.generate(ids, attention_mask=mask, **settings)
+
+
+@cache
+def build(family: str, seed: int = 0, **changes: Any) -> Pair:
+    config_name, model_name, sizes = CLASSES[family]
+    fields = {**sizes, **changes}
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        config = getattr(transformers, config_name)(**fields)
+        config._attn_implementation = "eager"
+        reference = getattr(transformers, model_name)(config).double().eval()
+        with torch.no_grad():
+            for parameter in reference.parameters():  # fresh weights say nearly the same at every step
+                parameter.add_(torch.randn_like(parameter) * 0.4)
+    ours = getattr(minitrans, model_name)(getattr(minitrans, config_name)(**fields)).double().eval()
+    ours.load_reference_state_dict(reference.state_dict())
+    return Pair(family, reference, ours)
+
+
+@pytest.fixture(scope="session")
+def pair() -> Callable[..., Pair]:
+    return build
+
+
+@pytest.fixture(scope="session")
+def families() -> tuple[str, ...]:
+    return tuple(CLASSES)
