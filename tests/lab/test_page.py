@@ -1,0 +1,149 @@
+"""The page of a run in a real browser without a head: what it draws, what it fetches, and that nothing in it is obeyed."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from html import unescape
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from minitrans.files import write_json
+from minitrans.lab.report import write_report
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+HOSTILE = """<script>document.title = "obeyed"</script><img src="http://example.invalid/x.png"><b class='x'>bold</b>"""
+# written behind the page: what a reader would see of it, as one attribute
+MEASURE = """<script>
+const box = each => { const b = each.getBoundingClientRect(); return [Math.round(b.width), Math.round(b.height)] }
+const all = (what, of) => [...document.querySelectorAll(what)].map(of)
+document.body.dataset.measured = JSON.stringify({
+  title: document.title, tables: all("table", box), plots: all("svg", box), headings: all("h2", e => e.textContent),
+  elements: [...new Set(all("*", e => e.localName))], wide: document.documentElement.scrollWidth - innerWidth,
+  outside: all("svg circle, svg polyline", e => e).filter(e => {
+    const a = e.getBoundingClientRect(), b = e.ownerSVGElement.getBoundingClientRect()
+    return a.left < b.left || a.right > b.right || a.top < b.top || a.bottom > b.bottom }).length,
+  fetched: performance.getEntriesByType("resource").map(e => e.name), text: document.body.innerText })
+</script>"""
+
+
+def row(variant: str, section: str, seed: int = 0, **found: Any) -> dict[str, Any]:
+    return {
+        "variant": variant,
+        "spec": variant,
+        "section": section,
+        "seed": seed,
+        "options": {},
+        "status": "ok",
+        **found,
+    }
+
+
+def rows() -> list[dict[str, Any]]:
+    """Of every section that this file knows, of two variants, one with a name that is HTML."""
+    trunk = {"task": HOSTILE, "layers": 2, "width": 64, "heads": 1, "steps": 10, "batch": 4, "examples": 5}
+    found = []
+    for variant, score in (("full", 4), (HOSTILE, 1)):
+        swap = {"score": 20.0 * score, "exact": 82.0, "cosine": score / 5, "fresh": [], "fresh_numbers": 0}
+        found.append(row(variant, "swap", **swap))
+        found.append(row(variant, "layers", each=[81.0, 60.0], top_half=70.0, exact=82.0))
+        for seed in (0, 1):
+            rates = {
+                "0.01": {"score": 20.0 * score, "hits": [score] * 5, "curve": [[5, 1.0, 10.0], [10, 2.0, 20.0 * score]]}
+            }
+            sizes = {"parameters": 1000, "hidden_width": 128, "length": 64, "questions": [5] * 5, "options": trunk}
+            found.append(row(variant, "scratch", seed, rates=rates, rate="0.01", score=20.0 * score, **sizes))
+            scores = {"64": 90.0, "128": 20.0 * score}
+            found.append(row(variant, "extrapolate", seed, scores=scores, trained=64, score=20.0 * score))
+    return [*found, {**row("broken", "gate"), "status": "failed", "reason": HOSTILE}]
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Path:
+    head = {"command": HOSTILE, "model": HOSTILE, "data": [HOSTILE], "date": "today", "commit": "abc", "dirty": False}
+    write_json(tmp_path / "run.json", {**head, "device": "CPU", "threads": 1, "torch": "2.13"})
+    (tmp_path / "results.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows()))
+    return write_report(tmp_path)
+
+
+def test_every_element_is_closed_and_nothing_is_fetched(page: Path):
+    """Where there is no browser too."""
+    stack: list[str] = []
+    seen: set[str] = set()
+
+    class Reader(HTMLParser):
+        def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+            seen.add(tag)
+            assert not {name for name, _ in attributes} & {"src", "href", "srcset", "action"}, attributes
+            assert not [name for name, _ in attributes if name.startswith("on")], attributes
+            if tag != "meta":
+                stack.append(tag)
+
+        def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+            seen.add(tag)
+
+        def handle_endtag(self, tag: str) -> None:
+            assert stack.pop() == tag, f"</{tag}> closes something else"
+
+    text = page.read_text()
+    Reader().feed(text)
+    assert stack == []
+    assert {"table", "svg", "polyline", "circle"} <= seen
+    assert not seen & {"script", "img", "iframe", "link", "object", "embed", "b"}
+    assert "url(" not in text
+    assert "@import" not in text
+
+
+def browser() -> str:
+    found = next((path for name in NAMES if (path := shutil.which(name))), None)
+    if found is None:
+        pytest.skip(f"no browser: {', '.join(NAMES)}")
+    return found
+
+
+def visit(page: Path, folder: Path, width: int) -> dict[str, Any]:
+    """What the browser shows of the page, and a picture of it in the folder."""
+    measured = folder / "measured.html"
+    measured.write_text(page.read_text() + MEASURE)
+    quiet = "--disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
+    command = [
+        browser(), "--headless", "--no-sandbox", *quiet.split(), f"--user-data-dir={folder / 'profile'}",
+        f"--window-size={width},1200", "--enable-logging=stderr", "--dump-dom", measured.as_uri(),
+    ]  # fmt: skip
+    home = {**os.environ, "HOME": str(folder)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True, env=home)
+    assert ":CONSOLE" not in done.stderr, done.stderr  # no complaint of the page
+    found = re.search(r'data-measured="([^"]*)"', done.stdout)
+    assert found is not None, done.stdout[-2000:]
+    seen: dict[str, Any] = json.loads(unescape(found[1]))
+    return seen
+
+
+@pytest.mark.parametrize("width", [1200, 500])
+def test_a_browser_shows_all_of_it(page: Path, tmp_path: Path, width: int):
+    seen = visit(page, tmp_path, width)
+    assert seen["title"] == "minitrans lab"
+    assert not set(seen["elements"]) & {"img", "b", "iframe", "link"}
+    assert seen["fetched"] == []
+    assert seen["text"].count("""<script>document.title = "obeyed"</script>""") >= 6  # shown, letter by letter
+    headings = (
+        "Swapped in all layers",
+        "One layer at a time",
+        "From scratch",
+        "Longer than in training",
+        "Failed",
+        "Again",
+    )
+    assert all(any(wanted in heading for heading in seen["headings"]) for wanted in headings)
+    assert len(seen["tables"]) == 5
+    assert all(wide > 100 and high > 40 for wide, high in seen["tables"])
+    assert len(seen["plots"]) == 3
+    assert all(wide > 300 and high > 150 for wide, high in seen["plots"])
+    assert seen["outside"] == 0  # no mark beyond its plot
+    assert seen["wide"] <= 0 or width == 500  # a wide table may scroll on a telephone
