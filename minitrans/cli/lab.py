@@ -79,7 +79,8 @@ def run(
     words += ["--seeds", str(seeds), "--device", device]
     words += [word for setting in settings or [] for word in ("--set", setting)]
     words += [] if threads is None else ["--threads", str(threads)]
-    wanted = [name for name in SECTIONS if name in section.split(",")]
+    asked = {name for each in section.split(",") for name in (each, *SECTIONS[each].needs)}
+    wanted = [name for name in SECTIONS if name in asked]
     options_of = read_options(settings or [])
     plan = Plan(read_subjects(variants), wanted, options_of, seeds, out, model, shlex.join(words))
     files = find_files(wanted, data, options_of)

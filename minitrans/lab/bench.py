@@ -83,7 +83,7 @@ class Bench:
 
     def exact_on(self, pairs: int) -> tuple[float, torch.Tensor]:
         """`exact` on so many pairs, evenly out of all; 0 = all."""
-        chosen, (first, second) = self._chosen(pairs), self.exact[1].split(len(self.pairs))
+        chosen, (first, second) = self._chosen(pairs), self.exact[1].chunk(2)
         vectors = torch.cat([first[chosen], second[chosen]])
         return self._spearman(chosen, vectors), vectors
 

@@ -31,6 +31,7 @@ class Section:
         files: that it reads, somewhere below the folder of data; besides those of its option "task".
         with_exact: measure the attention that the model has too, under the name "full", first.
         of_model: whether it is measured on the pretrained model; else it needs none.
+        needs: sections that come before in any case, the gate before what is timed.
     """
 
     measure: str
@@ -39,6 +40,7 @@ class Section:
     files: tuple[str, ...] = ()
     with_exact: bool = False
     of_model: bool = True
+    needs: tuple[str, ...] = ()
 
 
 SECTIONS = {
@@ -49,6 +51,7 @@ SECTIONS = {
     "diagnostics": Section(
         "minitrans.lab.diagnostics:diagnostics", "minitrans.lab.drawing.diagnostics:draw", "drawn", (WIKITEXT,), True
     ),
+    "cost": Section("minitrans.lab.cost:cost", "minitrans.lab.drawing.cost:draw", needs=("gate",)),
     "heal": Section(
         "minitrans.lab.heal:heal", "minitrans.lab.drawing.heal:draw", "all", (TEST_FILE, TRAIN_FILE), with_exact=True
     ),
