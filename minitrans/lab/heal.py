@@ -52,8 +52,10 @@ def heal(
     objective: str = "vectors",
     points: int = 1,
     pairs: int = 0,
+    ablate: str = "",
 ) -> Row:
-    """The score over steps and seconds of training; and what it is with the exact attention back in the healed weights.
+    """The score over steps and seconds of training; then what it is in the healed weights with a branch of the variant off,
+    and with the exact attention back: where that is as good, the model goes round the branch, or the variant.
 
     Args:
         bench: with the train file of the STS benchmark.
@@ -68,9 +70,10 @@ def heal(
         objective: of the second stage: "vectors", those of the exact model; "labels", the judgements of the train file.
         points: of the curve in each stage: at 1, 1/2, 1/4 ... of its steps.
         pairs: on how many the scores are, evenly out of all; 0 = all.
+        ablate: fresh parameters and the numbers that take a branch away, "log_factor=-30" in `lolcats`; with commas.
 
     Raises:
-        ValueError: for another objective.
+        ValueError: for another objective, or a parameter to ablate that is not there.
     """
     if objective not in ("vectors", "labels"):
         raise ValueError(f"objective: expected vectors or labels, got {objective!r}")
@@ -104,13 +107,27 @@ def heal(
                 curve.append({"stage": stage.name, **point, "score": score})
             changed = [not torch.equal(*both) for both in zip(stage.parameters, before, strict=True)]
             touched[stage.name] = sum(old.numel() for old, moved in zip(before, changed, strict=True) if moved)
+        ablated = _ablated(bench, names, ablate, pairs) if ablate else None
         for block in bench.attentions:
             block.install([], block.backend)
         without = bench.score(pairs)[0]
     return {
-        "score": score, "exact": exact, "without": without, "curve": curve, "touched": touched,
+        "score": score, "exact": exact, "without": without, "ablated": ablated, "curve": curve, "touched": touched,
         "cosine": float((vectors * exact_vectors).sum(-1).mean()),
     }  # fmt: skip
+
+
+@torch.no_grad()
+def _ablated(bench: Bench, names: Sequence[str], ablate: str, pairs: int) -> float:
+    """The score with these parameters filled."""
+    for part in ablate.split(","):
+        name, _, number = part.partition("=")
+        found = [each for each in names if each.endswith(f".{name}")]
+        if not found:
+            raise ValueError(f"ablate: expected NAME=NUMBER with one of {', '.join(names) or 'no names'}, got {part!r}")
+        for each in found:
+            bench.encoder.model.get_parameter(each).fill_(float(number))
+    return bench.score(pairs)[0]
 
 
 def _trained(model: nn.Module, stage: _Stage, points: int) -> Iterator[Row]:

@@ -77,3 +77,16 @@ def test_layers_are_given_again_what_they_were_given(bench: Bench):
 def test_another_objective_is_refused(bench: Bench):
     with pytest.raises(ValueError, match="vectors or labels"):
         heal(bench, read_subjects(["sink"])[0], 0, objective="loss")
+
+
+def test_a_branch_is_taken_away_afterwards(bench: Bench):
+    subject = read_subjects(['{"name": "lolcats", "window": 2}'])[0]
+    found = heal(bench, subject, 0, ablate="log_factor=-60", **SHORT)
+    local = heal(
+        bench, read_subjects(['{"name": "sliding_window", "window": 2}'])[0], 0, transfer_steps=0, tune_steps=0
+    )
+    assert found["ablated"] not in (found["score"], found["without"])
+    untrained = heal(bench, subject, 0, ablate="log_factor=-60", transfer_steps=0, tune_steps=0)
+    assert untrained["ablated"] == pytest.approx(local["score"], abs=1e-6)  # without its far keys it is a window
+    with pytest.raises(ValueError, match="log_factor"):
+        heal(bench, subject, 0, ablate="gate=0", transfer_steps=0, tune_steps=0)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from minitrans.lab.drawing.parts import Plane, Results, Row, mean_of, shown, table
 
 _TITLES = (
-    "variant", "swapped", "layers healed", "healed end to end", "loses to exact", "exact attention put back",
+    "variant", "swapped", "layers healed", "healed end to end", "loses to exact", "branch off",
+    "exact attention put back",
     "parameters touched", "seconds", "seeds",
 )  # fmt: skip
 
@@ -20,7 +21,8 @@ def draw(of: Results) -> str:
         lines.append([
             "full, the control" if name == "full" else name,
             *(shown([end[stage] for end in ends], "score") for stage in ("swap", "transfer", "tune")),
-            f"{rows[0]['exact'] - mean_of(rows, 'score')[0]:+.2f}", shown(rows, "without"),
+            f"{rows[0]['exact'] - mean_of(rows, 'score')[0]:+.2f}",
+            "" if rows[0].get("ablated") is None else shown(rows, "ablated"), shown(rows, "without"),
             " + ".join(f"{count:,}" for count in rows[0]["touched"].values()),
             " + ".join(f"{mean_of([end[stage] for end in ends], 'seconds')[0]:.0f}" for stage in ("transfer", "tune")),
             str(len(rows)),
