@@ -17,10 +17,11 @@ HEADS = (
 )  # fmt: skip
 _ENCODER = tuple(head for head in HEADS if head not in ("ForCausalLM", "ForPreTraining", "ForNextSentencePrediction"))
 _DECODER = (*_ENCODER, "ForCausalLM")
-# The head that an Auto class means where a family lacks the one it is named after: what the family was pre-trained with.
-OTHERWISE = {"ForPreTraining": "ForMaskedLM"}
-# the one class whose name does not follow the pattern
-_NAMES = {"BertForCausalLM": "BertLMHeadModel"}
+_DECODER_ONLY = ("Model", "ForCausalLM", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")
+# The heads that an Auto class means where a family lacks the one it is named after: what the family was pre-trained with.
+OTHERWISE = {"ForPreTraining": ("ForMaskedLM", "ForCausalLM")}
+# the classes whose names do not follow the pattern
+_NAMES = {"BertForCausalLM": "BertLMHeadModel", "GPT2ForCausalLM": "GPT2LMHeadModel"}
 
 
 class FamilyRow(NamedTuple):
@@ -32,6 +33,7 @@ class FamilyRow(NamedTuple):
         weights: the file in `weights_convert/families/`.
         tokenizer: the class in `minitrans/tokenizers/auto.py`.
         heads: those of HEADS that it has.
+        others: classes with a head that no Auto class means.
     """
 
     module: str
@@ -39,6 +41,7 @@ class FamilyRow(NamedTuple):
     weights: str
     tokenizer: str
     heads: tuple[str, ...]
+    others: tuple[str, ...] = ()
 
     def class_name(self, head: str) -> str:
         """The class with this head."""
@@ -48,7 +51,7 @@ class FamilyRow(NamedTuple):
     @property
     def class_names(self) -> tuple[str, ...]:
         """The configuration, the body, and the models with a head."""
-        return (f"{self.prefix}Config", *(self.class_name(head) for head in self.heads))
+        return (f"{self.prefix}Config", *(self.class_name(head) for head in self.heads), *self.others)
 
 
 FAMILIES = {
@@ -64,6 +67,7 @@ FAMILIES = {
     "roberta-prelayernorm": FamilyRow(
         "roberta_prelayernorm", "RobertaPreLayerNorm", "roberta_prelayernorm", "RobertaTokenizer", _DECODER
     ),
+    "gpt2": FamilyRow("gpt2", "GPT2", "gpt2", "GPT2Tokenizer", _DECODER_ONLY, ("GPT2DoubleHeadsModel",)),
 }
 
 

@@ -135,11 +135,12 @@ class FusedFeedForward(FeedForward):
 class FusedEmbeddings(Embeddings):
     """Embeddings that are never stored before they are normalised."""
 
-    def forward(self, tokens: Tensor, positions: Tensor, types: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, positions: Tensor, types: Tensor | None) -> Tensor:
         """As of `Embeddings`; vectors in place of ids take its road, and so do tables without positions or a plain norm."""
         words, places, kinds = self.word_embeddings, self.position_embeddings, self.token_type_embeddings
         if tokens.is_floating_point() or places is None or self.LayerNorm.bias is None:
             return super().forward(tokens, positions, types)
+        types = torch.zeros_like(positions) if types is None else types
         x = embedding_layer_norm(
             tokens, positions, None if kinds is None else types,
             words.weight, places.weight, None if kinds is None else kinds.weight, self.LayerNorm.weight, self.LayerNorm.bias,

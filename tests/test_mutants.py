@@ -187,6 +187,40 @@ MUTANTS = {
     "S7 halves with an offset divide by half - 1": (
         "minitrans/layers/positions.py", "/ (half - 1)", "/ half", ["tests/layers", "-k", "position or sinus"],
     ),
+    "G1 GPT-2's matrices are turned": (
+        "weights_convert/families/gpt2.py", "Transpose(f", "Rename(f", ["tests/models/test_decoders.py", "-k", "square_matrix"],
+    ),
+    "G1 queries come first in c_attn": (
+        "weights_convert/families/gpt2.py", '"attention.query", "attention.key", "attention.value"',
+        '"attention.key", "attention.query", "attention.value"', ["tests/weights_convert/test_round_trip.py", "-k", "GPT2Model"],
+    ),
+    "G1 of crossed attention keys come first": (
+        "weights_convert/families/gpt2.py", '"cross_attention.key", "cross_attention.value"',
+        '"cross_attention.value", "cross_attention.key"', ["tests/weights_convert/test_round_trip.py", "-k", "GPT2 and odd"],
+    ),
+    "G2 GPT-2 is pre-norm": (
+        "minitrans/models/gpt2.py", "norm_first=True", "norm_first=False", [PARITY, "-k", "gpt2-Model"],
+    ),
+    "G2 GPT-2 ends with a norm": (
+        "minitrans/models/gpt2.py", "Stack(blocks, LayerNorm(config.n_embd, config.layer_norm_epsilon))", "Stack(blocks)",
+        [PARITY, "-k", "gpt2-Model"],
+    ),
+    "G2 types are ids of the token table": (
+        "minitrans/models/gpt2.py", "x if types is None else x + self.word_embeddings(types)", "x", [PARITY, "-k", "gpt2-Model"],
+    ),
+    "G3 GPT-2's residual projections begin smaller": (
+        "minitrans/models/gpt2.py", "math.sqrt(2 * ", "math.sqrt(1 * ", ["tests/models/test_decoders.py", "-k", "G3"],
+    ),
+    "G3 the rightmost token that is not padding": (
+        "minitrans/models/decoder_tasks.py", "(places * (ids != padding)).argmax(dim=-1)", "(ids != padding).sum(dim=-1) - 1",
+        ["tests/models/test_decoders.py", "-k", "G3"],
+    ),
+    "M6 GPT-2 may scale by the layer": (
+        "minitrans/models/gpt2.py", "scale / (layer + 1)", "scale / max(layer, 1)", ["tests/models/test_decoders.py", "-k", "M6"],
+    ),
+    "M6 GPT-2 may not scale": (
+        "minitrans/models/gpt2.py", "if self.scale_attn_weights else 1.0", "if True else 1.0", ["tests/models/test_decoders.py", "-k", "M6"],
+    ),
     "C1 the prefix module. is stripped": (
         "weights_convert/names.py", '"module", ', "", ["tests/weights_convert", "-k", "prefix or wrapper"],
     ),

@@ -24,7 +24,7 @@ from weights_convert.rules import Rename, Shape, TableRow, fill, inverse, match,
 from weights_convert.state_dict import StateDict
 
 MAX_FAULTS_SHOWN = 50
-LABEL_LAYERS = ("classifier", "out_proj")  # the linear layers that have a row for each label
+LABEL_LAYERS = ("classifier", "out_proj", "label_scores")  # the linear layers that have a row for each label
 OWN_NAMES = (
     ".variants."  # parameters of an attention variant: no file of the reference has them, ours by these very names
 )

@@ -296,7 +296,7 @@ def _weights(part: Part, own: nn.Module) -> Iterator[Mistake]:
         name = f"{part.name}.{at}".removesuffix(".")
         if isinstance(module, nn.Linear):
             linears[name] = module
-        elif isinstance(module, nn.LayerNorm):
+        elif isinstance(module, nn.LayerNorm) and module.bias is not None:
             weight, bias = module.weight, module.bias
             yield f"weight and bias of {name} are swapped", [(weight, "data", bias.data), (bias, "data", weight.data)]
             yield f"the weight of {name} is missing", [(weight, "data", torch.ones_like(weight.data))]
@@ -307,12 +307,16 @@ def _weights(part: Part, own: nn.Module) -> Iterator[Mistake]:
             yield f"{what} are missing", [_zero(module.weight)]
     for name, linear in linears.items():
         weight, bias = linear.weight, linear.bias
-        yield f"the bias of {name} is dropped", [_zero(bias)]
+        yield f"the bias of {name} is dropped", _zeros(linear)
         yield f"the weight of {name} is transposed", [(weight, "data", weight.data.T)]
-        yield f"the outputs of {name} stand in reverse order", [(p, "data", p.data.flip(0)) for p in (weight, bias)]
-    yield "every bias is dropped", [_zero(linear.bias) for linear in linears.values()]
+        yield (
+            f"the outputs of {name} stand in reverse order",
+            [(p, "data", p.data.flip(0)) for p in (weight, bias) if p is not None],
+        )
+    yield "every bias is dropped", [edit for linear in linears.values() for edit in _zeros(linear)]
     for (one, first), (other, second) in combinations(linears.items(), 2):
-        pairs = ((first.weight, second.weight), (first.bias, second.bias))
+        pairs = [(first.weight, second.weight), (first.bias, second.bias)]
+        pairs = [pair for pair in pairs if pair[0] is not None and pair[1] is not None]
         yield f"{one} and {other} are swapped", [(p, "data", q.data) for a, b in pairs for p, q in ((a, b), (b, a))]
     for number, block in enumerate(part.runs):
         if block is not part.module:
@@ -322,6 +326,11 @@ def _weights(part: Part, own: nn.Module) -> Iterator[Mistake]:
         tied = parameter is part.table and not isinstance(part.module, Embeddings)
         said = "is not tied to the token table" if tied else "has other values than in the checkpoint"
         yield f"{part.name}.{at} {said}", [(parameter, "data", theirs[at].data)]
+
+
+def _zeros(linear: Any) -> list[Edit]:
+    """What drops the bias of a projection that has one."""
+    return [] if linear.bias is None else [_zero(linear.bias)]
 
 
 def _zero(parameter: Tensor) -> Edit:

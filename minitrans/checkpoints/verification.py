@@ -135,6 +135,8 @@ def verify(
         theirs = getattr(transformers, name).from_pretrained(
             folder.root, dtype=torch.float64, attn_implementation="eager", local_files_only=True
         )
+    if stored.config.pad_token_id is None:  # or where would texts of several lengths end?
+        ours.config.pad_token_id = theirs.config.pad_token_id = 0
     return compare(ours, theirs.eval(), name)
 
 
@@ -232,10 +234,10 @@ def _with_their_weights(ours: Any, theirs: nn.Module, family: Family) -> Any:
 
 
 def _batch(config: Any, class_name: str) -> dict[str, Tensor]:
-    """(2, T) random tokens, the second row padded on the right; (2, 2, T) for multiple choice."""
+    """(2, T) random tokens, the second row padded on the right; (2, 2, T) for heads of several texts."""
     generator = torch.Generator().manual_seed(0)
     length = min(LENGTH, config.max_position_embeddings // 2)
-    shape = (2, 2, length) if class_name.endswith("MultipleChoice") else (2, length)
+    shape = (2, 2, length) if class_name.endswith(("MultipleChoice", "DoubleHeadsModel")) else (2, length)
     mask = torch.ones(shape, dtype=torch.long)
     mask[-1, ..., length - length // 3 :] = 0
     pad = max(config.pad_token_id or 0, 0)
@@ -254,7 +256,12 @@ def _real(output: Tensor, mask: Tensor) -> Tensor:
 
 def _output_error(found: Run | None, expected: Run, mask: Tensor) -> float:
     """As `_error`; infinite for what never ran."""
-    return math.inf if found is None else _error(_real(found.output, mask), _real(expected.output, mask))
+    if found is None:
+        return math.inf
+    output, theirs = found.output, expected.output
+    if output.numel() == theirs.numel():  # several texts a row, or a row each
+        theirs = theirs.reshape(output.shape)
+    return _error(_real(output, mask), _real(theirs, mask))
 
 
 def _weigher(mask: Tensor) -> Callable[[Tensor], Tensor]:
@@ -270,7 +277,7 @@ def _weigher(mask: Tensor) -> Callable[[Tensor], Tensor]:
 
 OUTPUTS = (
     "last_hidden_state", "pooler_output", "logits", "prediction_logits", "seq_relationship_logits", "sop_logits",
-    "start_logits", "end_logits",
+    "start_logits", "end_logits", "mc_logits",
 )  # fmt: skip
 
 

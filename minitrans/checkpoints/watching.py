@@ -16,6 +16,7 @@ from weights_convert.plan import Step, TensorInfo, instances
 from weights_convert.rules import movements
 
 _LAYER = "encoder.layer.{layer}"  # where the layers that are done are counted
+_LAST = "label_scores"  # it scores the last token of a text, in the reference all of them: what the model returns is compared
 _BLOCK = re.compile(r"(encoder\.layer\.)(\d+)(?=\.)")
 
 
@@ -62,9 +63,10 @@ def pairs_of(family: Family, ours: nn.Module, theirs: nn.Module) -> list[Pair]:
     for step, keys in matched(family, theirs, ours.config):
         bare, ending = step.targets[0].rpartition(".")[::2]
         name = next((name for name in (bare, f"{family.prefix}.{bare}") if name in known), None)
-        if name is None or ending != "weight" or len(keys) > 1 or isinstance(known[name], nn.Embedding):
+        if name is None or ending != "weight" or isinstance(known[name], nn.Embedding):
             continue
-        pairs.append(Pair(name, keys[0].rpartition(".")[0], _BLOCK.sub(r"\1{layer}", bare)))
+        if len(keys) == len(step.targets) == 1 and bare != _LAST:
+            pairs.append(Pair(name, keys[0].rpartition(".")[0], _BLOCK.sub(r"\1{layer}", bare)))
         if block := _BLOCK.search(name):
             blocks.setdefault(name[: block.end()], []).append(keys[0])
     return pairs + [Pair(block, _shared(keys), _LAYER) for block, keys in blocks.items()]

@@ -1,7 +1,8 @@
-"""Token, type and position embeddings, summed and normalised: what enters the first block of a BERT-like model."""
+"""What enters the first block: embeddings of tokens, types and positions, summed, and normalised in a BERT-like model."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from minitrans.layers.norms import LayerNorm
@@ -48,20 +49,60 @@ class Embeddings(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.projection = None if project_to is None else nn.Linear(width, project_to)
 
-    def forward(self, tokens: Tensor, positions: Tensor, types: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, positions: Tensor, types: Tensor | None) -> Tensor:
         """Embeds a batch.
 
         Args:
             tokens: (...) int64 token ids, or vectors as wide as the tables that stand for them.
             positions: (...) int64.
-            types: (...) int64.
+            types: (...) int64; None = zeros (B6).
 
         Returns:
             (..., D).
         """
         words = tokens if tokens.is_floating_point() else self.word_embeddings(tokens)
+        types = torch.zeros_like(positions) if types is None else types
         # M9: in this order, because floating-point addition is not associative
         x = words if self.token_type_embeddings is None else words + self.token_type_embeddings(types)
         x = x if self.position_embeddings is None else x + self.position_embeddings(positions)
         normed: Tensor = self.dropout(self.LayerNorm(x))
         return normed if self.projection is None else self.projection(normed)
+
+
+class TokenEmbeddings(nn.Module):
+    """scale · token, plus its position where there is a table of them, then dropout: before a stack of pre-norm blocks.
+
+    Args:
+        vocab_size: V.
+        width: D.
+        positions: what gives the vectors of positions; None = they enter in the attention.
+        padding_idx: the token id whose row gets no gradient through the lookup (M10); None = every row does.
+        scale: factor of the rows of the token table, not of vectors that stand for them.
+        dropout: probability.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        width: int,
+        *,
+        positions: nn.Module | None = None,
+        padding_idx: int | None = None,
+        scale: float = 1.0,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.word_embeddings = nn.Embedding(vocab_size, width, padding_idx=padding_idx)
+        self.position_embeddings = positions
+        self.scale = scale
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, tokens: Tensor, positions: Tensor, types: Tensor | None) -> Tensor:
+        """As of `Embeddings`; types are not looked at."""
+        embedded: Tensor = self.dropout(self.total(tokens, positions, types))
+        return embedded
+
+    def total(self, tokens: Tensor, positions: Tensor, types: Tensor | None) -> Tensor:
+        """(..., D): the sum, before the dropout."""
+        x = tokens if tokens.is_floating_point() else self.word_embeddings(tokens) * self.scale
+        return x if self.position_embeddings is None else x + self.position_embeddings(positions)

@@ -42,7 +42,7 @@ def model_class(auto_name: str, model_type: str) -> type[PreTrainedModel]:
     """The class that an Auto class means for a model type. Raises ValueError where the family has no such head."""
     row, head = family_row(model_type), auto_name.removeprefix("AutoModel") or "Model"
     if head not in row.heads:
-        head = OTHERWISE.get(head, head)
+        head = next((other for other in OTHERWISE.get(head, ()) if other in row.heads), head)
     if head not in row.heads:
         having = ", ".join(families_with(head))
         raise ValueError(f"{auto_name}: {model_type!r} has no such head; families that do: {having}")

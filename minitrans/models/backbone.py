@@ -15,7 +15,7 @@ from minitrans.attention.specs import VariantSpec, of_layer
 from minitrans.attention.variant import LayerSizes, Variant
 from minitrans.layers.block import Block
 from minitrans.layers.cache import Cache
-from minitrans.layers.embeddings import Embeddings
+from minitrans.layers.embeddings import Embeddings, TokenEmbeddings
 from minitrans.layers.feed_forward import FeedForward
 from minitrans.layers.multi_head_attention import CrossAttention, MultiHeadAttention
 from minitrans.layers.norms import LayerNorm
@@ -82,7 +82,7 @@ class EncoderOutput(ModelOutput):
 class Backbone(PreTrainedModel):
     """A body: a family builds `embeddings` and `encoder`, and says where tokens stand if they are not counted from 0."""
 
-    embeddings: Embeddings
+    embeddings: Embeddings | TokenEmbeddings
     encoder: Stack
     pooler: Pooler | None
     has_pooler: ClassVar[bool] = True  # some families have none at all
@@ -113,7 +113,7 @@ class Backbone(PreTrainedModel):
     @property
     def longest(self) -> int | None:
         """The longest sequence that there are positions for; None = there is no end of them."""
-        return self.config.max_position_embeddings
+        return int(self.config.max_position_embeddings)
 
     @property
     def num_layers(self) -> int:
@@ -233,13 +233,19 @@ def layer_sizes(config: EncoderConfig, layer: int) -> LayerSizes:
 
 
 def build_block(
-    config: EncoderConfig, *, norm_first: bool = False, own: Iterable[Variant] = (), **dropouts: float
+    config: EncoderConfig,
+    *,
+    norm_first: bool = False,
+    scale: float | None = None,
+    own: Iterable[Variant] = (),
+    **dropouts: float,
 ) -> Block:
     """One block of the sizes of `config`, with a cross-attention where a decoder has one (B1, B7).
 
     Args:
         config: sizes and rates.
         norm_first: see `Block`.
+        scale: see `MultiHeadAttention`.
         own: see `MultiHeadAttention`.
         dropouts: `dropout` and `feed_forward_dropout`, where they differ from `config.hidden_dropout_prob`.
     """
@@ -251,10 +257,10 @@ def build_block(
         distances = DistanceEmbedding(config.max_position_embeddings, width // heads, with_key=with_key)
     crosses = config.add_cross_attention
     return Block(
-        MultiHeadAttention(width, heads, dropout=dropout, distance_embedding=distances, own=own),
+        MultiHeadAttention(width, heads, dropout=dropout, scale=scale, distance_embedding=distances, own=own),
         FeedForward(width, config.intermediate_size, act=config.hidden_act),
         [LayerNorm(width, eps) for _ in range(3 if crosses else 2)],
-        cross_attention=CrossAttention(width, heads, dropout=dropout) if crosses else None,
+        cross_attention=CrossAttention(width, heads, dropout=dropout, scale=scale) if crosses else None,
         norm_first=norm_first,
         **{"dropout": config.hidden_dropout_prob, **dropouts},
     )

@@ -93,7 +93,9 @@ class ModelConfig(ConfigObject):
         self.label2id = dict(self.label2id or {name: label for label, name in self.id2label.items()})
         if isinstance(self.dtype, str):
             self.dtype = DTYPES.get(self.dtype.removeprefix("torch."), self.dtype)
-        rates = tuple(item.name for item in dataclasses.fields(self) if "dropout" in item.name)
+        rates = tuple(
+            item.name for item in dataclasses.fields(self) if "dropout" in item.name or item.name.endswith("pdrop")
+        )
         check_fields(self, (*self.rules, (rates, *RATE)), self.own_names)
         check_spec(self.attention)
         super().__post_init__()
@@ -145,7 +147,6 @@ class EncoderConfig(ModelConfig):
     }
 
     vocab_size: int  # V, rows of the token table
-    max_position_embeddings: int  # rows of the position table
     initializer_range: float = 0.02  # standard deviation of fresh weights
     pad_token_id: int | None  # the id that fills short sequences
     bos_token_id: int | None = None  # the id that begins a text
@@ -170,6 +171,23 @@ class EncoderConfig(ModelConfig):
 
 
 @dataclass(kw_only=True)
+class DecoderConfig(EncoderConfig):
+    """What every family has that is a decoder by nature."""
+
+    steering: ClassVar[frozenset[str]] = EncoderConfig.steering | {"use_cache"}
+    aliases: ClassVar[Mapping[str, str]] = {"hidden_dropout": "classifier_dropout"}
+    is_decoder: ClassVar[bool] = True
+
+    use_cache: bool = True  # the cache is returned unless the call says otherwise
+    classifier_dropout: float | None = None  # before a classifier of tokens; None = 0.1
+
+    @property
+    def head_dropout(self) -> float:
+        """The dropout before a classifier."""
+        return 0.1 if self.classifier_dropout is None else self.classifier_dropout
+
+
+@dataclass(kw_only=True)
 class BertSizesConfig(EncoderConfig):
     """The sizes and rates that most families name as BERT does."""
 
@@ -177,6 +195,7 @@ class BertSizesConfig(EncoderConfig):
     num_hidden_layers: int  # L
     num_attention_heads: int  # H
     intermediate_size: int  # F
+    max_position_embeddings: int  # rows of the position table
     hidden_act: str = "gelu"  # activation of the feed-forward networks (B1)
     hidden_dropout_prob: float = 0.1  # on embeddings and on the output of each sub-layer
     attention_probs_dropout_prob: float = 0.1  # on attention probabilities

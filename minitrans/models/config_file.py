@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,8 @@ _SILENT: dict[str, Any] = {
     "conv_kernel_size": 0,
     "norm_rel_ebd": "none",
     "position_buckets": -1,
+    "summary_last_dropout": 0.0,
+    "classifier_dropout": None,
     "architectures": None,
     "dtype": None,
 }
@@ -149,7 +152,12 @@ _SILENT: dict[str, Any] = {
 
 def telling(config: Any) -> dict[str, Any]:
     """`to_dict` without what a reader takes for granted, and without what is only true here."""
-    values = {key: value for key, value in config.to_dict().items() if key not in _SILENT or value != _SILENT[key]}
+    defaults = {item.name: item.default for item in dataclasses.fields(config)}
+    values = {
+        key: value
+        for key, value in config.to_dict().items()
+        if key not in _SILENT or value != _SILENT[key] or defaults.get(key, MISSING) not in (MISSING, value)
+    }
     values = {key: value for key, value in values.items() if not key.startswith("_")}
     del values["num_labels"]  # the reference counts id2label
     if config.id2label == {0: "LABEL_0", 1: "LABEL_1"} and config.label2id == {"LABEL_0": 0, "LABEL_1": 1}:

@@ -77,6 +77,8 @@ def known_values(
                 values[own] = value
         elif key in _HANDLED:
             continue
+        elif isinstance(value, bool) and value is getattr(config_class, key, None):
+            ignored[key] = "true of every model of this family"
         elif (other := refused_value(key, value)) is not None:
             _fail(path, key, other, value)
         elif key in NOT_KEPT or (key.startswith("_") and not key.startswith("__")):
@@ -86,8 +88,9 @@ def known_values(
             if key not in WELL_KNOWN and key not in CHANGES_NUMBERS:
                 unknown.append(key)
     own_names = config_class.own_names
+    optional = {item.name for item in dataclasses.fields(config_class) if item.default is None}
     for key in (own_names.get(name, name) for name in REQUIRED):
-        if key in known and key not in values:
+        if key in known - optional and key not in values:
             _fail(path, key, "a value (the file does not say how large the model is)", "none")
     for name, largest in LARGEST.items():
         key = own_names.get(name, name)

@@ -129,7 +129,7 @@ class Batch:
     Attributes:
         tokens: ids, or vectors (..., D).
         positions: ids.
-        types: ids.
+        types: ids; None = none were given.
         context: what the blocks share.
         cache: that the blocks extend.
         packing: where the tokens stand in the padded batch; None where they stand there themselves.
@@ -137,7 +137,7 @@ class Batch:
 
     tokens: Tensor
     positions: Tensor
-    types: Tensor
+    types: Tensor | None
     context: Context
     cache: Cache | None
     packing: Packing | None
@@ -162,8 +162,7 @@ def prepare_batch(body: Body, given: ModelInputs) -> Batch:
     past = 0 if cache is None else cache.get_seq_length()
     check_length(past + length, body.longest)
     positions = body.positions(tokens, past) if given.position_ids is None else _also("position_ids", given, body, grid)
-    types = torch.zeros(grid, dtype=torch.long, device=tokens.device)  # B6
-    types = types if given.token_type_ids is None else _also("token_type_ids", given, body, grid)
+    types = None if given.token_type_ids is None else _also("token_type_ids", given, body, grid)
     sizes, memory = (batch, length, past + length), given.encoder_hidden_states
     mask, bias = attention_mask("attention_mask", given.attention_mask, sizes, causal=config.is_decoder)
     memory_mask = NO_MASK if memory is None else _memory_mask(memory, given.encoder_attention_mask, tokens, config)
@@ -174,7 +173,8 @@ def prepare_batch(body: Body, given: ModelInputs) -> Batch:
         packing = _packing(body, given, mask.key_padding, mode, packing)
     if packing is not None:
         layout, mask = packing.layout, AttentionMask(causal=mask.causal)
-        tokens, positions, types = packing.pack(tokens), packing.pack(positions), packing.pack(types)
+        tokens, positions = packing.pack(tokens), packing.pack(positions)
+        types = None if types is None else packing.pack(types)
     if cache is not None and cache.capacity is not None:
         mask, bias = _over_capacity(body, mask, bias, past, length, cache.capacity)
     context = Context(mask, bias, layout, positions, memory, memory_mask, head_mask, given.need_weights)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from torch import Tensor, nn
 
@@ -20,7 +20,7 @@ from minitrans.models.tasks import LabelledModel, TaskModel, pad_scores, unpadde
 class WithLanguageModelHead(TaskModel):
     """What masked and causal language models share: the head, and its decoder as output embeddings."""
 
-    lm_head: LanguageModelHead
+    lm_head: nn.Module
     head_act: ClassVar[str | None] = None  # None = the configuration's hidden_act
 
     def build_head(self, config: EncoderConfig) -> None:
@@ -36,11 +36,11 @@ class WithLanguageModelHead(TaskModel):
 
     def get_output_embeddings(self) -> nn.Linear:
         """The decoder of the head."""
-        return self.lm_head.decoder
+        return cast("LanguageModelHead", self.lm_head).decoder
 
     def set_output_embeddings(self, decoder: nn.Linear) -> None:
         """Replaces it, bias included (C4)."""
-        self.lm_head.decoder = decoder
+        cast("LanguageModelHead", self.lm_head).decoder = decoder
 
 
 class MaskedLM(WithLanguageModelHead, LabelledModel):

@@ -350,9 +350,9 @@ class PreTrainedModel(ForClients):
         deviation = None if mean_resizing else config.initializer_range
         if decoder is not None:
             decoder.weight = _resized(decoder.weight, size, deviation)
-            decoder.bias = _resized(
-                decoder.bias, size, None if mean_resizing and not config.tie_word_embeddings else 0.0
-            )
+            if decoder.bias is not None:
+                spread = None if mean_resizing and not config.tie_word_embeddings else 0.0
+                decoder.bias = _resized(decoder.bias, size, spread)
             decoder.out_features = size
         table.weight, table.num_embeddings = _resized(table.weight, size, deviation), size
         self.tie_weights()

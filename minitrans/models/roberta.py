@@ -83,7 +83,7 @@ class RobertaBody(Backbone):
     @property
     def longest(self) -> int:
         """R2: the first rows of the table are nobody's."""
-        return self.config.max_position_embeddings - self.padding_idx - 1
+        return int(self.config.max_position_embeddings) - self.padding_idx - 1
 
     def positions(self, tokens: Tensor, past_length: int) -> Tensor:
         """R1: padding_idx + 1, + 2, ... over the tokens that are not padding, which gets padding_idx itself.

@@ -153,8 +153,7 @@ def rows_of(encoded: BatchEncoding) -> list[Row]:
 
 def longest_input(model: PreTrainedModel, tokenizer: Tokenizer) -> int:
     """How many tokens the model takes: its positions (R2: less those up to padding's), or the tokenizer's limit if smaller."""
-    first = getattr(model.base_model, "padding_idx", -1) + 1
-    return min(tokenizer.model_max_length, model.config.max_position_embeddings - first)
+    return min(tokenizer.model_max_length, int(model.base_model.longest))
 
 
 def length_sorted_batches(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:

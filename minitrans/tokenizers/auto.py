@@ -52,6 +52,12 @@ class RobertaTokenizer(Tokenizer):
     spec = specs.ROBERTA
 
 
+class GPT2Tokenizer(Tokenizer):
+    """Byte-level BPE; `A B`, nothing added."""
+
+    spec = specs.GPT2
+
+
 class XLMRobertaTokenizer(Tokenizer):
     """Unigram from a sentencepiece model with XLM-R's ids (R8); pairs as RoBERTa."""
 
@@ -70,6 +76,7 @@ AlbertTokenizerFast = AlbertTokenizer
 DebertaV2TokenizerFast = DebertaV2Tokenizer
 MPNetTokenizerFast = MPNetTokenizer
 RobertaTokenizerFast = RobertaTokenizer
+GPT2TokenizerFast = GPT2Tokenizer
 XLMRobertaTokenizerFast = XLMRobertaTokenizer
 CamembertTokenizerFast = CamembertTokenizer
 PreTrainedTokenizerFast = Tokenizer

@@ -39,11 +39,16 @@ def build(files: Mapping[str, Any], _: Mapping[str, str], specials: Collection[s
 
 def add_normalizer_and_decoder(backend: Backend, options: Mapping[str, Any], tokens: Mapping[str, str]) -> None:
     """Gives a model whose tokens are declared the byte-level splitting, `<s> A </s></s> B </s>` (R8) and the decoder."""
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=options["add_prefix_space"])
-    backend.decoder = decoders.ByteLevel()
+    add_decoder(backend, options, tokens)
     backend.post_processor = processors.RobertaProcessing(
         token_and_id(backend, tokens["sep_token"]),
         token_and_id(backend, tokens["cls_token"]),
         trim_offsets=options["trim_offsets"],
         add_prefix_space=options["add_prefix_space"],
     )
+
+
+def add_decoder(backend: Backend, options: Mapping[str, Any], tokens: Mapping[str, str]) -> None:
+    """Gives a model the byte-level splitting and the decoder, and no template: GPT-2 adds no tokens."""
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=options["add_prefix_space"])
+    backend.decoder = decoders.ByteLevel()

@@ -78,6 +78,15 @@ ROBERTA = TokenizerSpec(
     add_normalizer_and_decoder=byte_level_bpe.add_normalizer_and_decoder,
     mask_lstrip=True,
 )
+GPT2 = TokenizerSpec(
+    "GPT2Tokenizer",
+    model="BPE",
+    raw_files=("vocab.json", "merges.txt"),
+    special_tokens=dict.fromkeys(("bos_token", "eos_token", "unk_token"), "<|endoftext|>"),
+    options={"add_prefix_space": False},
+    build=byte_level_bpe.build,
+    add_normalizer_and_decoder=byte_level_bpe.add_decoder,
+)
 XLM_ROBERTA = TokenizerSpec(
     "XLMRobertaTokenizer",
     model="Unigram",

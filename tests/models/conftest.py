@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import minitrans
 
 PREFIXES = {
+    "gpt2": "GPT2",
     "bert": "Bert",
     "roberta": "Roberta",
     "xlm-roberta": "XLMRoberta",
@@ -44,6 +45,11 @@ FIELDS = {
         "intermediate_size": "hidden_dim", "hidden_act": "activation", "hidden_dropout_prob": "dropout",
         "attention_probs_dropout_prob": "attention_dropout", "classifier_dropout": "seq_classif_dropout",
     },
+    "gpt2": {
+        "hidden_size": "n_embd", "num_hidden_layers": "n_layer", "num_attention_heads": "n_head", "intermediate_size": "n_inner",
+        "hidden_act": "activation_function", "hidden_dropout_prob": "resid_pdrop", "attention_probs_dropout_prob": "attn_pdrop",
+        "max_position_embeddings": "n_positions", "layer_norm_eps": "layer_norm_epsilon",
+    },
 }  # fmt: skip
 # ... and which of them a family may lack
 OPTIONAL = {
@@ -53,7 +59,10 @@ OPTIONAL = {
     "embedding_size",
     "num_hidden_groups",
     "inner_group_num",
+    "is_decoder",
 }
+# What a decoder needs to tell where texts end, unless a test says otherwise
+DEFAULTS = {"gpt2": {"pad_token_id": 1}}
 
 RENAMES = [
     (r"attention\.self\.", "attention."),
@@ -114,6 +123,20 @@ RENAMES = [
     (r"^vocab_transform", "lm_head.dense"),
     (r"^vocab_layer_norm", "lm_head.LayerNorm"),
     (r"^vocab_projector", "lm_head.decoder"),
+    # GPT-2
+    (r"\bwte\b", "embeddings.word_embeddings"),
+    (r"\bwpe\b", "embeddings.position_embeddings"),
+    (r"(^|transformer\.)h\.(\d+)\.", r"\1encoder.layer.\2."),
+    (r"\bln_f\b", "encoder.LayerNorm"),
+    (r"\bln_1\b", "attention_LayerNorm"),
+    (r"\bln_cross_attn\b", "cross_attention_LayerNorm"),
+    (r"\bln_2\b", "feed_forward_LayerNorm"),
+    (r"(\d)\.attn\.", r"\1.attention."),
+    (r"attention\.c_proj", "attention.output"),
+    (r"attention\.q_attn", "attention.query"),
+    (r"mlp\.c_fc", "feed_forward.up"),
+    (r"mlp\.c_proj", "feed_forward.down"),
+    (r"^score\.", "label_scores."),
 ]
 
 
@@ -121,7 +144,13 @@ def own_fields(model_type: str, fields: dict[str, Any]) -> dict[str, Any]:
     """Fields by BERT's names, by the family's."""
     config_class = getattr(minitrans, f"{PREFIXES[model_type]}Config")
     known = {item.name for item in dataclasses.fields(config_class)}
+    fields = {**DEFAULTS.get(model_type, {}), **fields}
     names = {name: FIELDS.get(model_type, {}).get(name, name) for name in fields}
+    if "resid_pdrop" in known:
+        fields, names = (
+            {"embd_pdrop": fields.get("hidden_dropout_prob", 0.1), **fields},
+            {"embd_pdrop": "embd_pdrop", **names},
+        )
     return {names[name]: value for name, value in fields.items() if names[name] in known or name not in OPTIONAL}
 
 
@@ -134,6 +163,19 @@ def our_name(name: str, blocks_of_a_group: int = 1) -> str:
     for pattern, ours in RENAMES:
         name = re.sub(pattern, ours, name)
     return name
+
+
+def translated(name: str, tensor: Tensor, blocks_of_a_group: int = 1) -> list[tuple[str, Tensor]]:
+    """Ours for one of theirs: another name, and of GPT-2's matrices the parts, each turned (G1)."""
+    ours = our_name(name, blocks_of_a_group)
+    if re.search(r"\.(c_attn|c_proj|c_fc|q_attn)\.weight$", name):
+        tensor = tensor.T
+    if ".c_attn." not in name:
+        return [(ours, tensor)]
+    parts = ("key", "value") if "cross" in name else ("query", "key", "value")
+    return [
+        (ours.replace("c_attn", part), of_part) for part, of_part in zip(parts, tensor.chunk(len(parts)), strict=True)
+    ]
 
 
 @dataclass
@@ -155,16 +197,18 @@ class Pair:
                 and not self.config.tie_word_embeddings
             ):
                 continue  # B3: untied, the reference's forward never reads it
-            grads = [
-                torch.zeros_like(p) if p.grad is None else p.grad for p in (mine[our_name(name, inner)], parameter)
-            ]
-            pairs.append((our_name(name), *grads))
+            theirs = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            for ours, expected in translated(name, theirs, inner):
+                found = mine[ours].grad
+                pairs.append((ours, torch.zeros_like(expected) if found is None else found, expected))
         return pairs
 
 
 def build_pair(model_type: str, head: str, **fields: Any) -> Pair:
     prefix = PREFIXES[model_type]
-    name = "BertLMHeadModel" if (prefix, head) == ("Bert", "ForCausalLM") else f"{prefix}{head}"
+    name = {"BertForCausalLM": "BertLMHeadModel", "GPT2ForCausalLM": "GPT2LMHeadModel"}.get(
+        prefix + head, prefix + head
+    )
     fields = own_fields(model_type, {**PUBLISHED.get(model_type, {}), **fields})
     torch.manual_seed(7)
     reference_config = getattr(transformers, f"{prefix}Config")(**fields)
@@ -175,9 +219,8 @@ def build_pair(model_type: str, head: str, **fields: Any) -> Pair:
             parameter.add_(torch.randn_like(parameter) * 0.1)
     config = getattr(minitrans, f"{prefix}Config")(**fields)
     ours = getattr(minitrans, name)(config).double().train()
-    state = {
-        our_name(key, getattr(config, "inner_group_num", 1)): value for key, value in reference.state_dict().items()
-    }
+    inner = getattr(config, "inner_group_num", 1)
+    state = dict(pair for key, value in reference.state_dict().items() for pair in translated(key, value, inner))
     ours.load_state_dict(state, strict=True)
     ours.set_attention("full", "eager")
     return Pair(reference, ours, config)

@@ -31,6 +31,13 @@ _DEBERTA = {
     "pos_att_type": "p2c|c2p", "position_biased_input": False, "position_buckets": 6, "relative_attention": True,
     "share_att_key": True, "type_vocab_size": 0,
 }  # fmt: skip
+_GPT2 = {
+    "activation_function": "gelu_new", "architectures": ["GPT2LMHeadModel"], "attn_pdrop": 0.1, "bos_token_id": 40,
+    "embd_pdrop": 0.1, "eos_token_id": 40, "initializer_range": 0.02, "layer_norm_epsilon": 1e-05, "model_type": "gpt2",
+    "n_ctx": 33, "n_embd": 24, "n_head": 3, "n_layer": 2, "n_positions": 33, "resid_pdrop": 0.1, "summary_activation": None,
+    "summary_first_dropout": 0.1, "summary_proj_to_labels": True, "summary_type": "cls_index", "summary_use_proj": True,
+    "task_specific_params": {"text-generation": {"do_sample": True, "max_length": 50}}, "vocab_size": 41,
+}  # fmt: skip
 _ENTITIES = ["O", "B-MISC", "I-MISC", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC"]
 
 
@@ -114,6 +121,16 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         **_DEBERTA, "architectures": ["DebertaV2ForSequenceClassification"], "attention_head_size": 8, "conv_act": "gelu",
         "conv_kernel_size": 3, "pooler_dropout": 0, "pooler_hidden_act": "gelu", "pooler_hidden_size": 24,
         **_named("contradiction", "neutral", "entailment"), "summary_type": "first",
+    },
+    "GPT-2": _GPT2,
+    "GPT-2, distilled": {**_GPT2, **_named("LABEL_0"), "_num_labels": 1},
+    "GPT-2, scaled by layer": {
+        **_GPT2, "n_inner": None, "reorder_and_upcast_attn": True, "scale_attn_by_inverse_layer_idx": True,
+        "scale_attn_weights": True, "gradient_checkpointing": False, "use_cache": False, "transformers_version": "4.12.0.dev0",
+    },
+    "GPT-2, classes": {
+        **_GPT2, **_named("neg", "pos"), "architectures": ["GPT2ForSequenceClassification"], "pad_token_id": 1,
+        "problem_type": "single_label_classification", "summary_first_dropout": 0.0,
     },
     "MPNet": {**_MPNET, "architectures": ["MPNetForMaskedLM"], "transformers_version": "4.8.2"},
     "MPNet, sentence vectors": {**_MPNET, "_name_or_path": "someone/mpnet-base", "architectures": ["MPNetModel"]},

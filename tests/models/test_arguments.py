@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from typing import Any
 
@@ -18,14 +19,6 @@ TINY = {
     "vocab_size": 23, "hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 16,
     "max_position_embeddings": 12,
 }  # fmt: skip
-OWN = {
-    "distilbert": {
-        "hidden_size": "dim",
-        "num_hidden_layers": "n_layers",
-        "num_attention_heads": "n_heads",
-        "intermediate_size": "hidden_dim",
-    }
-}
 # with which positions that are given change the numbers
 POSITIONS: dict[str, dict[str, Any]] = {"deberta-v2": {"position_biased_input": True}}
 MODELS = [(row.class_name(head), family) for family, row in FAMILIES.items() for head in row.heads]
@@ -36,12 +29,13 @@ MASK = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]])
 def build(name: str, **fields: Any) -> Any:
     family = next(family for model, family in MODELS if model == name)
     fields = {**TINY, **POSITIONS.get(family, {}), **fields}
-    if "CausalLM" in name or "LMHead" in name:
+    config_class = getattr(minitrans, f"{FAMILIES[family].prefix}Config")
+    known = {item.name for item in dataclasses.fields(config_class)}
+    if ("CausalLM" in name or "LMHead" in name) and "is_decoder" in known:
         fields["is_decoder"] = True
-    names = OWN.get(family, {})
-    config = getattr(minitrans, f"{FAMILIES[family].prefix}Config")(
-        **{names.get(field, field): value for field, value in fields.items()}
-    )
+    if config_class.pad_token_id is None:
+        fields.setdefault("pad_token_id", 0)
+    config = config_class(**{config_class.own_names.get(field, field): value for field, value in fields.items()})
     torch.manual_seed(3)
     return getattr(minitrans, name)(config).double().eval()
 
@@ -90,7 +84,8 @@ def test_by_position_and_by_name_are_the_same(name: str, family: str) -> None:
         if isinstance(expected[key], Tensor):
             assert torch.equal(found[key], expected[key]), key
     plain = model(**{**by_name, "position_ids": None})
-    assert not torch.equal(plain[-1], expected[-1])
+    last = next(key for key in reversed(expected.keys()) if isinstance(expected[key], Tensor))
+    assert not torch.equal(plain[last], expected[last])
 
 
 def test_too_many_by_position() -> None:

@@ -64,6 +64,15 @@ TWO_LAYERS = {
     "classifier.out_proj.weight": (2, 12),
     "classifier.out_proj.bias": (2,),
 }
+GPT2 = {
+    **{name: shape for name, shape in BODY.items() if "token_type" not in name and "embeddings.LayerNorm" not in name},
+    "encoder.LayerNorm.weight": (12,),
+    "encoder.LayerNorm.bias": (12,),
+}
+PLAIN = {
+    "ForCausalLM": (CROSS, {"lm_head.weight": (23, 12)}),
+    "ForSequenceClassification": ({}, {"label_scores.weight": (2, 12)}),
+}
 # what each architecture has otherwise: its body, its heads, the prefix of the body in them, whether there is a pooler
 ROBERTA = (BODY, {"ForSequenceClassification": ({}, TWO_LAYERS)}, "roberta", True)  # R5, R6
 PRE = {"pre_classifier.weight": (12, 12), "pre_classifier.bias": (12,)}
@@ -107,6 +116,7 @@ ARCHITECTURES = {
         "electra",
         False,
     ),
+    "gpt2": (GPT2, PLAIN, "transformer", False),
     "mpnet": (
         {
             **{name: shape for name, shape in BODY.items() if "token_type" not in name},
@@ -151,7 +161,9 @@ def own_fields(config_class, fields: dict) -> dict:
 def build(auto_name: str, model_type: str):
     cls = model_class(auto_name, model_type)
     decoder = {"is_decoder": True, "add_cross_attention": True} if auto_name.endswith("CausalLM") else {}
-    return cls(cls.config_class(**own_fields(cls.config_class, {**TINY, "embedding_size": 12}), **decoder)).eval()
+    padding = {"pad_token_id": 0} if cls.config_class.pad_token_id is None else {}
+    fields = own_fields(cls.config_class, {**TINY, "embedding_size": 12, **decoder, **padding})
+    return cls(cls.config_class(**fields)).eval()
 
 
 CASES = [(families.auto_name(head), family) for head in families.HEADS for family in families.families_with(head)]

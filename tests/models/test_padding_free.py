@@ -33,14 +33,14 @@ def own_fields(config_class, fields: dict) -> dict:
     known = {item.name for item in dataclasses.fields(config_class)}
     named = {config_class.own_names.get(name, name): value for name, value in fields.items()}
     without_dropout = {name: 0.0 for name in known if "dropout" in name}
-    return {**without_dropout, **{name: value for name, value in named.items() if name in known}}
+    padding = {"pad_token_id": 1} if config_class.pad_token_id is None else {}
+    return {**without_dropout, **padding, **{name: value for name, value in named.items() if name in known}}
 
 
 def model(auto_name: str, family: str, **fields):
     cls = model_class(auto_name, family)
     torch.manual_seed(0)
-    if auto_name == "AutoModelForCausalLM":
-        fields = {"is_decoder": True, "use_cache": False, **fields}
+    fields = {"is_decoder": auto_name == "AutoModelForCausalLM", "use_cache": False, **fields}
     net = cls(cls.config_class(**own_fields(cls.config_class, {**FIELDS, **fields}))).double().eval()
     for module in net.modules():  # whatever each family calls its dropouts
         if isinstance(module, torch.nn.Dropout):

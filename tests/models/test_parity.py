@@ -14,6 +14,7 @@ import torch
 from torch.nn import functional as F
 
 from minitrans.families import FAMILIES, HEADS, families_with
+from minitrans.models.auto import config_class
 from tests.models.conftest import UNDEFINED_AT_PADDING
 
 CASES = [(family, head) for head in HEADS for family in families_with(head)]
@@ -56,6 +57,10 @@ POOLED = ("ForSequenceClassification", "ForMultipleChoice", "ForPreTraining", "F
 B, T = 4, 11
 
 
+def is_causal(family: str, head: str) -> bool:
+    return head == "ForCausalLM" or (family in FAMILIES and getattr(config_class(family), "is_decoder", False))
+
+
 def batch(fields: dict, head: str, padded: bool, family: str = "") -> dict:
     """Random ids; with padding: on the right, on the left, and none, pads inside the mask and as ids."""
     generator = torch.Generator().manual_seed(zlib.crc32(repr((sorted(fields.items()), head)).encode()))
@@ -66,7 +71,7 @@ def batch(fields: dict, head: str, padded: bool, family: str = "") -> dict:
         mask = torch.ones(B, T, dtype=torch.long)
         mask[1, 7:] = 0
         # padding on the left gives a decoder rows with nothing to attend to: see below
-        if head != "ForCausalLM" and not (family in UNDEFINED_AT_PADDING and head in POOLED):
+        if not is_causal(family, head) and not (family in UNDEFINED_AT_PADDING and head in POOLED):
             mask[2, :3] = 0
         inputs["attention_mask"] = mask
         inputs["input_ids"] = ids.masked_fill(mask == 0, pad)
@@ -191,8 +196,8 @@ def test_every_backend_in_float64(pair, error, family: str, head: str, backend: 
     fields = {**fields_for("plain", head), "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     models = pair(family, head, **fields)
     models.ours.set_attention("full", backend)
-    inputs, targets = batch(fields, head, True), labels(fields, head, family)
     causal = head == "ForCausalLM"
+    inputs, targets = batch(fields, head, True, family), labels(fields, head, family)
     expected, expected_loss = run(models.reference, inputs, targets, reference=True, causal=causal)
     got, loss = run(models.ours, inputs, targets, reference=False, causal=causal)
     assert error(got.hidden_states[-1], expected.hidden_states[-1]) <= 1e-10

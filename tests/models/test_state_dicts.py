@@ -22,9 +22,6 @@ SIZES: Any = {
     "vocab_size": 41, "hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 3, "intermediate_size": 20,
     "max_position_embeddings": 33, "type_vocab_size": 2, "embedding_size": 12, "num_hidden_groups": 2, "inner_group_num": 2, "layer_norm_eps": 1e-6,
 }  # fmt: skip
-OURS = {
-    "hidden_size": "dim", "num_hidden_layers": "n_layers", "num_attention_heads": "n_heads", "intermediate_size": "hidden_dim",
-}  # fmt: skip
 IDS = torch.tensor([[3, 4, 5, 6, 7], [8, 9, 10, 11, 12]])
 CLASSES = [
     (model_type, row.class_name(head)) for model_type, row in FAMILIES.items() for head in row.heads if head != "ForCausalLM"
@@ -43,8 +40,9 @@ def pair(class_name: str) -> tuple[Any, Any]:
         for parameter in reference.parameters():
             parameter.copy_(torch.randn_like(parameter) * 0.3)
     ours = getattr(minitrans, class_name)
-    distil = class_name.startswith("DistilBert")
-    fields = {OURS.get(name, name) if distil else name: size for name, size in sizes.items()}
+    if ours.config_class.pad_token_id is None:
+        sizes["pad_token_id"] = reference.config.pad_token_id = 1
+    fields = {ours.config_class.own_names.get(name, name): size for name, size in sizes.items()}
     known_here = ours.config_class.__dataclass_fields__
     return reference, ours(ours.config_class(**{k: v for k, v in fields.items() if k in known_here})).double().eval()
 

@@ -77,6 +77,9 @@ def test_every_class_goes_and_comes_back_unchanged(
         ("DebertaV2Model", {**DEBERTA, "share_att_key": False, "pos_att_type": ["c2p", "p2c"], "conv_kernel_size": 5}),
         ("DebertaV2ForMultipleChoice", {**DEBERTA, "cls_dropout": 0.3, "position_biased_input": False}),
         ("RobertaPreLayerNormForCausalLM", {"is_decoder": True, "add_cross_attention": True}),
+        ("GPT2LMHeadModel", {"add_cross_attention": True, "n_inner": 20, "scale_attn_by_inverse_layer_idx": True}),
+        ("GPT2LMHeadModel", {"tie_word_embeddings": False, "activation_function": "relu", "use_cache": False}),
+        ("GPT2DoubleHeadsModel", {"summary_activation": "tanh", "summary_first_dropout": 0.0, "pad_token_id": 3}),
         ("BertModel", {"layer_norm_eps": 1e-3, "pad_token_id": 5, "classifier_dropout": 0.3, "dtype": "float16"}),
     ],
 )

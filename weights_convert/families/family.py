@@ -37,11 +37,9 @@ def tables(*kinds: str) -> tuple[Rename, ...]:
     return tuple(Rename(name, name) for name in (f"embeddings.{kind}_embeddings.weight" for kind in kinds))
 
 
-def tied_decoder(config: Any, decoder: str) -> tuple[Tied, ...]:
-    """The weight `decoder` of a language-modelling head and the token table, if they are one."""
-    if not config.tie_word_embeddings:
-        return ()
-    return (Tied(decoder, "embeddings.word_embeddings.weight", switch="tie_word_embeddings"),)
+def tied_decoder(config: Any, decoder: str, table: str = "embeddings.word_embeddings.weight") -> tuple[Tied, ...]:
+    """The weight `decoder` of a language-modelling head and the token `table`, if they are one."""
+    return (Tied(decoder, table, switch="tie_word_embeddings"),) if config.tie_word_embeddings else ()
 
 
 _LAYER = "encoder.layer.{layer}"
