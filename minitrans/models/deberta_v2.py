@@ -140,9 +140,10 @@ class DebertaEmbeddings(nn.Module):
         self.LayerNorm = LayerNorm(config.hidden_size, config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
-    def forward(self, tokens: Tensor, positions: Tensor, types: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, positions: Tensor, types: Tensor | None) -> Tensor:
         """(...) ids or (..., E) vectors -> (..., D)."""
         x = tokens if tokens.is_floating_point() else self.word_embeddings(tokens)
+        types = torch.zeros_like(positions) if types is None else types
         for table, ids in ((self.position_embeddings, positions), (self.token_type_embeddings, types)):
             x = x if table is None else x + table(ids)
         x = x if self.projection is None else self.projection(x)
