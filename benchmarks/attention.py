@@ -1,12 +1,17 @@
-"""Attention side by side: minitrans_kernels, every backend of torch's SDPA, FlexAttention, and plain Triton.
+"""Attention side by side: minitrans_kernels, every backend of torch's SDPA, FlexAttention, plain Triton, and any variant.
 
     python -m benchmarks.attention            (on a GPU; on a CPU it runs small cases, to try the code)
+    python -m benchmarks.attention --variant linear --variant my.py:MyAttention --length 128 --length 512 --mask padded
 
 Nothing is timed before its output and its gradients were compared with float64; who errs more than twice (gradients: three
 times) as much as plain torch in the same dtype is listed as wrong. Times are medians with quartiles of runs that take turns. The
 share of the limits is that of a matrix product and of a copy measured in the same run. Rows of the case "low_scores" count the
 elements that are not finite: where every score of a row is near -120, cuDNN's backward gave NaN at some lengths
 (github.com/pytorch/pytorch/issues/196678).
+
+A variant is no softmax attention: it is timed where it passes the contract test (`minitrans.testing.check_attention`) and its
+output and gradients are finite; its error is that of its dtype against itself in float64. Beside the JSON file lie the same rows
+as CSV and as Markdown.
 """
 
 from __future__ import annotations
@@ -21,9 +26,11 @@ import typer
 from benchmarks import attention_gate as gate
 from benchmarks.attention_cases import DROPOUT, KINDS, Case, Inputs, cases, make, of_shape
 from benchmarks.attention_providers import PROVIDERS, Provider
+from benchmarks.attention_variants import FULL, variant_providers
 from benchmarks.measuring import Budget, Quiet, first_line, is_fatal
 from benchmarks.options import CompileOnly, Only, Results, Resume, Seconds, Small
 from benchmarks.record import RESULTS, Record, Row, chosen_device, open_record
+from benchmarks.report import write_beside
 from benchmarks.runs import Expected, Prepared, calls_of, measure, path_of, verdict
 from benchmarks.sweep import DeviceLostError, Job, sweep
 from minitrans.cli import errors
@@ -31,6 +38,7 @@ from minitrans.cli import errors
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 SHAPE = {"batch": 8, "heads": 12, "length": 512, "width": 64}
 DTYPES = ("bfloat16", "float16", "float32")
+_RATES = ("tflops", "share_of_matmul", "share_of_copy")
 
 
 def check(provider: Provider, inputs: Inputs, known: dict[bool, Expected]) -> tuple[Prepared | None, Row]:
@@ -39,6 +47,8 @@ def check(provider: Provider, inputs: Inputs, known: dict[bool, Expected]) -> tu
     `known` says what to expect without dropout (False) and with that of `dropout_mask` (True).
     """
     case = inputs.case
+    if not provider.is_softmax:
+        return check_variant(provider, inputs)
     drops = case.kind == "dropout"
     same_mask = drops and provider.drops_like_dropout_mask
     prepared = provider.prepare(inputs, DROPOUT if same_mask else 0.0)
@@ -60,6 +70,25 @@ def check(provider: Provider, inputs: Inputs, known: dict[bool, Expected]) -> tu
             return None, {**row, "status": "wrong", "reason": f"it keeps {kept:.3f} of the probabilities"}
         prepared = provider.prepare(inputs, DROPOUT)
     return prepared, row
+
+
+def check_variant(provider: Provider, inputs: Inputs) -> tuple[Prepared | None, Row]:
+    """As `check`, of one that need not be softmax attention."""
+    prepared = provider.prepare(inputs, 0.0)
+    found = prepared.results()
+    reason = provider.fault()
+    if reason is None and any(gate.not_finite(found).values()):
+        reason = "it gives numbers that are not finite"
+    if reason is not None:
+        return None, {"status": "wrong", "reason": first_line(ValueError(reason))}
+    exact = provider.prepare(inputs.in_float64(), 0.0).results()
+    error = {
+        name: (found[name] - exact[name]).abs().max().item()
+        for name in ("output", "query", "key", "value")
+        if name in found
+    }
+    dropout_p = DROPOUT if inputs.case.kind == "dropout" else 0.0
+    return provider.prepare(inputs, dropout_p) if dropout_p else prepared, {"error": error}
 
 
 def _kept_share(provider: Provider, inputs: Inputs) -> float:
@@ -85,6 +114,7 @@ def job(case: Case, device: torch.device, record: Record, wanted: list[Provider]
     inputs = make(case, device)
     known: dict[bool, Expected] = {}
     refusals = {provider.name: provider.refuses(case, device) for provider in wanted}
+    others = {provider.name for provider in wanted if not provider.is_softmax}
 
     def begin() -> None:
         known.update({drops: gate.expected(inputs, dropout=drops) for drops in {False, case.kind == "dropout"}})
@@ -92,7 +122,13 @@ def job(case: Case, device: torch.device, record: Record, wanted: list[Provider]
     def timing(ready: dict[str, Prepared]) -> dict[str, dict[str, Row]]:
         known.clear()  # room for what is timed
         inputs.kept = None
-        return measure(ready, device, partial(rates, case, record.limits))
+        rows = measure(ready, device, partial(rates, case, record.limits))
+        for name in rows.keys() & others:  # the work of softmax attention is not theirs
+            rows[name] = {
+                mode: {key: value for key, value in row.items() if not key.endswith(_RATES)}
+                for mode, row in rows[name].items()
+            }
+        return rows
 
     return Job(
         key=case.key,
@@ -159,11 +195,27 @@ def main(
     small: Small = False,
     batch: Annotated[int | None, typer.Option(min=1, help="Sequences of a shape of your own (8).")] = None,
     heads: Annotated[int | None, typer.Option(min=1, help="Its heads (12).")] = None,
-    length: Annotated[int | None, typer.Option(min=1, help="Its tokens a sequence (512).")] = None,
+    length: Annotated[
+        list[int] | None, typer.Option(min=1, help="Its tokens a sequence (512); several times for several.")
+    ] = None,
     width: Annotated[int | None, typer.Option(min=1, help="Its width of a head (64).")] = None,
     dtype: Annotated[str | None, typer.Option(help=f"Its dtype: {', '.join(DTYPES)}.")] = None,
-    kinds: Annotated[str | None, typer.Option(help="Kinds of cases, with commas; in your own shape: dense.")] = None,
+    kinds: Annotated[
+        str | None,
+        typer.Option("--kinds", "--mask", help="Kinds of cases, masks, with commas; in your own shape: dense."),
+    ] = None,
     only: Only = None,
+    variant: Annotated[
+        list[str] | None,
+        typer.Option(help="A variant by name, JSON, module:Class or my.py:Class; several times for several."),
+    ] = None,
+    baseline: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PROVIDER",
+            help="What times are compared with; default: the fastest that is not ours, or full where there are variants.",
+        ),
+    ] = None,
     seconds: Seconds = 3600,
     results: Results = RESULTS,
     resume: Resume = False,
@@ -175,19 +227,29 @@ def main(
 
         python -m benchmarks.attention --kinds dense,padded
 
-        python -m benchmarks.attention --length 384 --only "minitrans,sdpa math"
+        python -m benchmarks.attention --length 384 --only "minitrans,sdpa math" --baseline "sdpa math"
+
+        python -m benchmarks.attention --length 512 --variant sigmoid --variant '{"name": "linformer", "rank": 64}'
     """
     budget = Budget.of(seconds)
     device, small = chosen_device(small)
-    own = own_shape(device, dtype, batch=batch, heads=heads, length=length, width=width)
-    chosen = chosen_cases(cases(small=small), kinds) if own is None else chosen_cases(of_shape(own), kinds or "dense")
-    wanted = chosen_providers(only)
+    lengths = [None] if length is None else dict.fromkeys(length)
+    own = [own_shape(device, dtype, batch=batch, heads=heads, length=each, width=width) for each in lengths]
+    shaped = [case for base in own if base is not None for case in chosen_cases(of_shape(base), kinds or "dense")]
+    chosen = shaped or chosen_cases(cases(small=small), kinds)
+    wanted = chosen_providers(only) if only is not None or not variant else []
+    wanted += variant_providers(variant) if variant else []
+    baseline = baseline or (FULL if variant else None)
+    if baseline not in (None, *(provider.name for provider in wanted)):
+        raise ValueError(f"--baseline: expected one of {', '.join(p.name for p in wanted)}, got {baseline}")
     if compile_only is not None:
         number, _, of = compile_only.partition("/")
         warm_up(chosen, wanted, device, (int(number), int(of)))
         return
     record = open_record("attention", device, results, resume=resume, small=small, dropout=DROPOUT)
-    sweep(record, ((case.key, partial(job, case, device, record, wanted)) for case in chosen), budget)
+    jobs = ((case.key, partial(job, case, device, record, wanted)) for case in chosen)
+    sweep(record, jobs, budget, baseline)
+    write_beside(record.path, baseline)
 
 
 if __name__ == "__main__":

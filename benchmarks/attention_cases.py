@@ -91,6 +91,12 @@ class Inputs:
     seed: Tensor  # (1) int64
     kept: Tensor | None = None  # (B, H, S, S) bool, what dropout leaves; computed when first needed
 
+    def in_float64(self) -> Inputs:
+        """The same numbers, with gradients of their own."""
+        leaves = {name: leaf.detach().double().requires_grad_() for name, leaf in self.leaves.items()}
+        case = replace(self.case, dtype=torch.float64)
+        return replace(self, case=case, leaves=leaves, grad_out=self.grad_out.double())
+
     @property
     def real(self) -> Tensor:
         """(B, 1, S, 1) bool: the tokens that count."""

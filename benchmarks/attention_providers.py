@@ -34,6 +34,8 @@ class Provider:
         compiles: whether the first call of a case compiles something.
         drops_like_dropout_mask: whether its dropout is that of `minitrans_kernels.dropout_mask`.
         ours: whether it calls our kernels.
+        is_softmax: whether it must find what softmax attention does, and does its work.
+        fault: what is wrong with one that is compared with nothing else; None = nothing.
     """
 
     name: str
@@ -42,6 +44,8 @@ class Provider:
     compiles: bool = False
     drops_like_dropout_mask: bool = False
     ours: bool = False
+    is_softmax: bool = True
+    fault: Callable[[], str | None] = lambda: None
 
 
 def _serves_all(case: Case, device: torch.device) -> str | None:

@@ -6,6 +6,7 @@ python -m benchmarks.report BEFORE AFTER
 
 from __future__ import annotations
 
+import csv
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -106,6 +107,32 @@ def _others(rows: list[Row], name: Callable[[Row], str]) -> list[str]:
             cases.setdefault(reason, []).append(row)
     lines = [[*reason, ", ".join(dict.fromkeys(map(name, mine)))] for reason, mine in cases.items()]
     return ["## not timed\n\n" + table(["provider", "mode", "status", "why", "cases"], lines)] if lines else []
+
+
+_FLAT: dict[str, Callable[[Row], object]] = {
+    **{name: itemgetter(name) for name in ("case", "B", "H", "S", "K", "dtype", "provider", "mode", "status")},
+    **{
+        f"ms_{name}": (lambda row, name=name: row.get("ms", {}).get(name)) for name in ("median", "low", "high", "runs")
+    },
+    **{
+        name: (lambda row, name=name: row.get(name)) for name in ("peak_bytes", "tflops", "baseline", "times", "reason")
+    },
+}
+
+
+def write_beside(path: Path, baseline: str | None = None) -> None:
+    """The rows of a result of the attention benchmark as CSV, those without a time too, and its tables as Markdown."""
+    content = load(path)
+    timed = {id(row): row for row in content["rows"]}
+    compared = iter(against_baseline(content["rows"], baseline))
+    for row in content["rows"]:
+        if row["status"] == "timed":
+            timed[id(row)] = next(compared)
+    with path.with_suffix(".csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(_FLAT)
+        writer.writerows([value(row) for value in _FLAT.values()] for row in timed.values())
+    path.with_suffix(".md").write_text(tables(content, baseline), encoding="utf-8")
 
 
 def comparison(one: Content, other: Content) -> str:

@@ -41,8 +41,12 @@ class Job:
     measure: Callable[[dict[str, Any]], dict[str, dict[str, Row]]]
 
 
-def sweep(record: Record, jobs: Iterable[tuple[Row, Callable[[], Job]]], budget: Budget) -> None:
+def sweep(
+    record: Record, jobs: Iterable[tuple[Row, Callable[[], Job]]], budget: Budget, baseline: str | None = None
+) -> None:
     """Runs the jobs, (key, how to make it) each, that the record does not have; those for which no time is left become a row.
+
+    `baseline` is that of the printed tables, as in `tables.against_baseline`.
 
     Exits the process with the code CRASHED where the device was lost: another process can go on.
     """
@@ -59,7 +63,7 @@ def sweep(record: Record, jobs: Iterable[tuple[Row, Callable[[], Job]]], budget:
             typer.echo(f"the device was lost: {error}", err=True)
             sys.exit(CRASHED)
         finally:
-            show(record.rows[before:])
+            show(record.rows[before:], baseline)
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -125,12 +129,12 @@ def is_done(key: Row, record: Record) -> bool:
     return any(row["status"] != "failed" or row["mode"] == "timing" or row["provider"] == "reference" for row in mine)
 
 
-def show(rows: list[Row]) -> None:
+def show(rows: list[Row], baseline: str | None = None) -> None:
     """The rows of one case: a table of those that are timed, and why the others are not."""
     if not rows:
         return
     typer.echo(f"\n{case_of(rows[0])}")
-    timed = against_baseline(rows)
+    timed = against_baseline(rows, baseline)
     modes = list(dict.fromkeys(row["mode"] for row in timed))
     timed.sort(key=lambda row: modes.index(row["mode"]))
     if timed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import re
@@ -30,6 +31,31 @@ def result(module: Any, folder: Path, *arguments: str, name: str = "") -> dict[s
     assert content["finished"]
     assert {"benchmark", "date", "commit", "device", "versions", "settings", "limits", "seconds"} <= content.keys()
     return content
+
+
+VARIANTS = '''"""Two variants: one that is right and one that forgets the mask."""
+
+from dataclasses import replace
+
+from minitrans import Variant
+from minitrans.attention.mask import NO_MASK
+from minitrans.attention.variants.sigmoid import Sigmoid
+
+
+class Doubled(Variant):
+    def finish(self, result, x, context):
+        return replace(result, output=2 * result.output)
+
+
+class Careless(Sigmoid):
+    def compute(self, query, key, value, rules):
+        return super().compute(query, key, value, replace(rules, mask=NO_MASK))
+'''
+
+
+def path_of(folder: Path, suffix: str) -> Path:
+    (path,) = folder.glob(f"*.{suffix}")
+    return path
 
 
 def statuses(content: dict[str, Any]) -> set[tuple[str, str]]:
@@ -97,6 +123,68 @@ class TestAttention:
             ("padded 0.5", 8, 8),
         }
         assert errors.run(attention.app, "benchmark", ["--results", str(tmp_path), "--dtype", "int8"]) == 2
+
+    def test_variants_against_a_baseline(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+        own = tmp_path / "a_variant.py"
+        own.write_text(VARIANTS)
+        sizes = [
+            "--batch",
+            "2",
+            "--heads",
+            "2",
+            "--length",
+            "12",
+            "--length",
+            "20",
+            "--width",
+            "8",
+            "--mask",
+            "causal,dropout",
+        ]
+        chosen = ["sigmoid", '{"name": "linear"}', "fnet", f"{own}:Doubled", f"{own}:Careless"]
+        given = [word for each in chosen for word in ("--variant", each)]
+        content = result(attention, tmp_path / "out", *sizes, *given)
+        rows = content["rows"]
+        assert {(row["case"], row["S"]) for row in rows} == {
+            (kind, s) for kind in ("causal", "dropout") for s in (12, 20)
+        }
+        timed = {"full", "sigmoid", "linear", "a_variant:Doubled"}
+        assert {row["provider"] for row in rows if row["status"] == "timed"} == timed | {"fnet"}
+        assert not any(
+            row["status"] == "timed" for row in rows if row["provider"] == "fnet" and row["case"] == "causal"
+        )
+        (wrong,) = {row["reason"] for row in rows if row["provider"] == "a_variant:Careless"}
+        assert "sigmoid, key padding, T = S: what is forbidden changes nothing" in wrong
+        assert all(row["error"]["output"] < 1e-5 and "tflops" not in row for row in rows if row["status"] == "timed")
+        text = capsys.readouterr().out
+        assert "fnet: unserved: attention 'fnet' does not support masks but key padding" in text
+        with (path_of(tmp_path / "out", "csv")).open(encoding="utf-8", newline="") as file:
+            flat = list(csv.DictReader(file))
+        assert len(flat) == len(rows)
+        for line, row in zip(flat, rows, strict=True):
+            assert (line["provider"], line["mode"], line["status"]) == (row["provider"], row["mode"], row["status"])
+            if row["status"] == "timed":
+                base = next(
+                    each["ms"]["median"] for each in rows if each["provider"] == "full" and each["status"] == "timed"
+                    and all(each[key] == row[key] for key in ("case", "S", "mode"))
+                )  # fmt: skip
+                assert line["baseline"] == "full"
+                assert float(line["times"]) == pytest.approx(base / row["ms"]["median"])
+            else:
+                assert line["reason"] == row["reason"]
+                assert not line["ms_median"]
+        page = path_of(tmp_path / "out", "md").read_text()
+        assert "| a_variant:Doubled |" in page
+        assert "## not timed" in page
+
+    def test_a_baseline_of_ones_own(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+        sizes = ["--length", "8", "--only", "sdpa math,minitrans", "--baseline"]
+        result(attention, tmp_path, *sizes, "minitrans")
+        lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| sdpa math")]
+        assert len(lines) == 3
+        assert all("| minitrans " in line for line in lines)
+        assert errors.run(attention.app, "benchmark", ["--results", str(tmp_path), *sizes, "linear"]) == 2
+        assert "expected one of sdpa math, minitrans, got linear" in capsys.readouterr().err
 
     def test_resuming_measures_nothing_twice(self, tmp_path: Path):
         before = result(attention, tmp_path, "--kinds", "dense", "--only", "sdpa math")
