@@ -51,7 +51,7 @@ class Written:
 
     Attributes:
         tokens: the new tokens of each text, in the order of prompts, then of their texts.
-        sequences_scores: of each text, by beams.
+        sequences_scores: (N) of the texts of beams.
         beam_indices: of each text, the row of the scores that each of its tokens comes from.
         scores: (N, V) of every step; of a text that has ended 0 for padding and -inf for all else.
         logits: the same, as they came from the model.
@@ -59,7 +59,7 @@ class Written:
     """
 
     tokens: list[list[int]]
-    sequences_scores: list[float] | None = None
+    sequences_scores: Tensor | None = None
     beam_indices: list[list[int]] | None = None
     scores: list[Tensor] | None = None
     logits: list[Tensor] | None = None

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from minitrans.generation.beam import beam_search
 from minitrans.generation.decoding import Running
 from minitrans.generation.job import Job, Written
 from minitrans.generation.sampling import sample
@@ -49,7 +50,11 @@ class Kind(NamedTuple):
     search: Search
 
 
-KINDS: tuple[Kind, ...] = (Kind("sampling", lambda a: True, sample),)
+# The first that is meant
+KINDS: tuple[Kind, ...] = (
+    Kind("beams", lambda a: a.settings.num_beams > 1, beam_search),
+    Kind("sampling", lambda a: True, sample),
+)
 
 # What does not go together, and what to do; the first that holds is raised
 CLASHES: tuple[tuple[Callable[[Asked, Settings], Any], str], ...] = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -159,6 +159,33 @@ class Generative(PreTrainedModel):
         search = search_of(request.asked, request.given)
         return [*(name for name, _ in request.processors(self.start(request).source)), search.__name__]
 
+    def compute_transition_scores(
+        self,
+        sequences: Tensor,
+        scores: Sequence[Tensor],
+        beam_indices: Tensor | None = None,
+        normalize_logits: bool = False,
+    ) -> Tensor:
+        """The score of each new token.
+
+        Args:
+            sequences: (N, T).
+            scores: of each step, (rows, V).
+            beam_indices: (N, steps), of beams.
+            normalize_logits: log-probabilities instead of the scores as they are.
+
+        Returns:
+            (N, steps), 0 after the end of a text.
+        """
+        steps = torch.stack(tuple(scores), dim=1)  # (rows, steps, V)
+        steps = steps.log_softmax(dim=-1) if normalize_logits else steps
+        if beam_indices is None:
+            beam_indices = torch.arange(len(sequences), device=sequences.device)[:, None].expand(-1, len(scores))
+        count = beam_indices.shape[1]
+        paths = steps[beam_indices.clamp(min=0), torch.arange(count, device=steps.device)]  # (N, count, V)
+        found = paths.gather(2, sequences[:, sequences.shape[1] - count :, None]).squeeze(2)
+        return found.masked_fill(beam_indices < 0, 0.0)
+
     def _request(self, inputs: Tensor | None, config: GenerationConfig | None, given: Mapping[str, Any]) -> Request:
         if inputs is not None:
             if given.get("input_ids") is not None:
@@ -277,7 +304,7 @@ def _returned(settings: Settings, prompts: Prompts, written: Written) -> Tensor 
     indices = written.beam_indices
     return GenerateOutput(
         sequences,
-        None if written.sequences_scores is None else torch.tensor(written.sequences_scores, device=ids.device),
+        written.sequences_scores,
         None if written.scores is None else tuple(written.scores),
         None if written.logits is None else tuple(written.logits),
         None

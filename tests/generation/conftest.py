@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,13 @@ import transformers
 from torch import Tensor
 
 import minitrans
+from minitrans.generation.call import Request, room
+from minitrans.generation.decoding import Running
+from minitrans.generation.job import Job, Written
+from minitrans.generation.noise import noise_of
+from minitrans.generation.processing import in_turn
+from minitrans.generation.search import search_of
+from minitrans.generation.text import Prompts
 
 VOCABULARY = 23
 PAD = 1
@@ -68,3 +76,44 @@ def pair() -> Callable[..., Pair]:
 @pytest.fixture(scope="session")
 def families() -> tuple[str, ...]:
     return tuple(CLASSES)
+
+
+class Table:
+    """A model without weights: the scores after a text are random numbers, drawn anew for each text.
+
+    Attributes:
+        vocabulary: V.
+        seed: of all numbers.
+        read: how many tokens it has read in all its calls.
+    """
+
+    def __init__(self, vocabulary: int, seed: int) -> None:
+        self.vocabulary, self.seed, self.read = vocabulary, seed, 0
+
+    def scores(self, text: tuple[int, ...]) -> Tensor:
+        """(V) after a text."""
+        numbers = torch.Generator().manual_seed(hash((self.seed, text)) % 2**31)
+        return torch.randn(self.vocabulary, dtype=torch.float64, generator=numbers) * 1.5
+
+    def __call__(self, tokens: Tensor, *, mask: Tensor | None, keep: int, **others: Any) -> Any:
+        self.read += tokens.numel()
+        real = torch.ones_like(tokens) if mask is None else mask
+        rows = []
+        for row, kept in zip(tokens, real, strict=True):
+            text = tuple(row[kept.bool()].tolist())
+            rows.append(torch.stack([self.scores(text[: len(text) - back]) for back in reversed(range(keep))]))
+        return SimpleNamespace(logits=torch.stack(rows), past_key_values=None, hidden_states=None)
+
+    def search(self, ids: Tensor, real: Tensor | None = None, **settings: Any) -> Written:
+        """What the search that the settings mean writes after these prompts (B, T)."""
+        request = Request.of(settings)
+        prompts = Prompts(ids, torch.ones_like(ids, dtype=torch.bool) if real is None else real)
+        run = Running(self, prompts.text(room(request.settings, prompts.lengths, None)), use_cache=False)
+        noise = noise_of(request.settings.seed, None, len(ids), ids.device)
+        process = in_turn(each for _, each in request.processors(prompts))
+        return search_of(request.asked, {})(run, Job(request.settings, process, request.ended(), noise))
+
+
+@pytest.fixture(scope="session")
+def table() -> type[Table]:
+    return Table

@@ -1,0 +1,212 @@
+"""Beam search: the `num_beams` likeliest texts are written side by side, and those that end are kept apart.
+
+A finished text scores its log-probability divided by its new tokens to the power `length_penalty`. Of each prompt, at every step:
+
+- candidates are the best continuations of all its beams, at least twice as many as beams, so that enough do not end;
+  with do_sample they are drawn without replacement instead (Kool et al. 2019);
+- those among the first `num_beams` that end are finished, if they beat the worst of as many finished texts;
+- the best of the others are the beams of the next step.
+
+It is done when it has `num_beams` finished texts and, by `early_stopping`: True, at once; False, when the best beam, scored as if
+it ended here, is no better than the worst of them; "never", when it is not even if it could become as long as it may.
+
+Groups (Vijayakumar et al. 2018, diverse beam search) are beam searches side by side that take their steps in turn: a token costs
+`diversity_penalty` for each beam of the groups before that takes it in the same step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from minitrans.generation.decoding import Running
+from minitrans.generation.job import Job, Record, Written
+from minitrans.generation.noise import chosen
+from minitrans.generation.settings import Settings
+from minitrans.generation.text import Text
+
+
+class Finished(NamedTuple):
+    """A text that has ended.
+
+    Attributes:
+        score: by its length.
+        tokens: its new ones.
+        path: the row of the batch that each comes from.
+    """
+
+    score: float
+    tokens: list[int]
+    path: list[int]
+
+
+class Candidates(NamedTuple):
+    """Continuations of the beams of n prompts, the best first.
+
+    Attributes:
+        values: (n, c) log-probabilities of the whole texts; -inf where there is no such continuation.
+        beams: (n, c) which beam each continues.
+        tokens: (n, c) by which token.
+    """
+
+    values: Tensor
+    beams: Tensor
+    tokens: Tensor
+
+    def take(self, which: Tensor) -> Candidates:
+        """(n, k) of them."""
+        return Candidates(*(each.gather(1, which) for each in self))
+
+
+class Beams:
+    """The beams of one group, of all prompts that are not done.
+
+    Args:
+        job: the search.
+        text: of the prompts, a row each.
+        names: (B, k) the row of the batch that each beam is called by.
+    """
+
+    def __init__(self, job: Job, text: Text, names: Tensor) -> None:
+        self.job, self.names = job, names
+        self.prompts, self.most = text.prompt, text.most  # (n) each
+        self.width, self.steps = names.shape[1], 0
+        self.finished: list[list[Finished]] = [[] for _ in range(len(names))]
+        # (n, k) log-probabilities of the texts; at first all beams are the prompt: the others are none
+        self.scores = torch.full(names.shape, -torch.inf, device=names.device)
+        self.scores[:, 0] = 0.0
+        self.path = names.new_zeros(*names.shape, 0)  # (n, k, steps)
+
+    def advance(self, text: Text, scores: Tensor) -> tuple[Tensor, Tensor]:
+        """One step: from the beams (n · k) and the processed scores of their next tokens (n · k, V) to those of the next step.
+
+        Returns:
+            Of each beam of the next step the number of the beam that it continues, and its token, (n' · k) each.
+        """
+        found = self.candidates(scores.view(len(self.prompts), self.width, -1))
+        rows = torch.arange(len(self.prompts), device=scores.device)[:, None] * self.width + found.beams
+        texts = text.select(rows.flatten()).append(found.tokens.view(-1, 1))
+        path = torch.cat([self.path.flatten(0, 1)[rows], self.names.flatten()[rows][..., None]], dim=2)  # (n, c, steps)
+        self.steps += 1
+        ends = self.job.ended(texts).view(rows.shape)
+        self.finish(found, ends, texts, path)
+        going, chosen_ones = self.going_on(found, ends)
+        left = self.not_done(found, ends, going)
+        self.scores, self.path = (
+            going.values[left],
+            path.gather(1, chosen_ones[..., None].expand(-1, -1, self.steps))[left],
+        )
+        rows = rows.gather(1, chosen_ones)[left]
+        self.prompts, self.most, self.names = self.prompts[left], self.most[left], self.names[left]
+        return rows.flatten(), going.tokens[left].flatten()
+
+    def candidates(self, scores: Tensor) -> Candidates:
+        """From the scores of the next tokens, (n, k, V)."""
+        whole = (scores + self.scores[..., None]).flatten(1)  # (n, k · V)
+        count = min(max(2, 1 + len(self.job.settings.eos)) * self.width, whole.shape[1])
+        if self.job.settings.do_sample:
+            order = chosen(whole, self.job.noise.draw(self.prompts, 1, whole.shape[1]), count)
+        else:
+            order = whole.topk(count, dim=1).indices
+        vocabulary = scores.shape[2]
+        return Candidates(whole.gather(1, order), order // vocabulary, order % vocabulary)
+
+    def finish(self, found: Candidates, ends: Tensor, texts: Text, path: Tensor) -> None:
+        """Keeps the texts that end among the first candidates of each prompt."""
+        may = ends[:, : self.width] & found.values[:, : self.width].isfinite()
+        penalty = self.steps**self.job.settings.length_penalty
+        for row, place in may.nonzero().tolist():
+            text = row * ends.shape[1] + place
+            tokens = texts.ids[text, int(texts.begin[text]) :].tolist()
+            one = Finished(found.values[row, place].item() / penalty, tokens, path[row, place].tolist())
+            self.finished[int(self.prompts[row])].append(one)
+        for row in set(may.nonzero()[:, 0].tolist()):
+            kept = self.finished[int(self.prompts[row])]
+            kept.sort(key=lambda one: -one.score)  # what is there already comes before what is as good
+            del kept[self.width :]
+
+    def going_on(self, found: Candidates, ends: Tensor) -> tuple[Candidates, Tensor]:
+        """The beams of the next step, and their numbers among the candidates, (n, k)."""
+        values = found.values.masked_fill(ends, -torch.inf)
+        which = values.topk(self.width, dim=1).indices
+        return found._replace(values=values).take(which), which
+
+    def not_done(self, found: Candidates, ends: Tensor, going: Candidates) -> Tensor:
+        """The numbers of the prompts that can still get better, or have too few texts."""
+        settings = self.job.settings
+        alive = (~ends & found.values.isfinite()).any(dim=1).tolist()
+        best, most = going.values[:, 0].tolist(), self.most.tolist()
+        left = [
+            row
+            for row, prompt in enumerate(self.prompts.tolist())
+            if alive[row] and self._can_improve(self.finished[prompt], best[row], most[row], settings)
+        ]
+        return torch.tensor(left, dtype=torch.long, device=going.values.device)
+
+    def _can_improve(self, finished: Sequence[Finished], best: float, most: int, settings: Settings) -> bool:
+        if len(finished) < self.width:
+            return True
+        is_never = settings.early_stopping == "never" and settings.length_penalty > 0
+        reachable = best / (most if is_never else self.steps) ** settings.length_penalty
+        return settings.early_stopping is not True and reachable > finished[-1].score
+
+
+def beam_search(run: Running, job: Job) -> Written:
+    """Searches until every prompt is done; a prompt that is leaves the batch."""
+    return search_beams(run, job, Beams)
+
+
+def search_beams(run: Running, job: Job, kind: type[Beams]) -> Written:
+    """The loop of `beam_search`, for beams of a kind."""
+    settings, device, prompts = job.settings, run.text.ids.device, len(run.text.ids)
+    names = torch.arange(prompts * settings.num_beams, device=device)
+    record = Record(job, len(names))
+    by_group = names.view(prompts, settings.num_beam_groups, -1)
+    groups = [kind(job, run.text, by_group[:, group]) for group in range(settings.num_beam_groups)]
+    rows = list(by_group.unbind(dim=1))  # of each group its beams among the rows that run
+    run.widen(settings.num_beams)
+    while True:
+        logits = run.read().scores[:, -1]
+        scores = logits.log_softmax(dim=-1)
+        taken = scores.new_zeros(prompts, scores.shape[1])  # by how many beams of the groups before
+        here = torch.cat([group.names.flatten() for group in groups])
+        parents, tokens = [], []
+        for group, own in zip(groups, rows, strict=True):
+            mine = own.flatten()
+            if len(mine) == 0:
+                parents.append(mine)
+                continue
+            text = run.text.select(mine)
+            scores[mine] = job.process(text, scores[mine] - settings.diversity_penalty * taken[text.prompt])
+            which, next_tokens = group.advance(text, scores[mine])
+            parents.append(mine[which])
+            tokens.append(next_tokens)
+            chosen_by = group.prompts.repeat_interleave(group.width)
+            taken.index_put_((chosen_by, next_tokens), torch.ones_like(next_tokens, dtype=taken.dtype), accumulate=True)
+        order = torch.cat([own.flatten() for own in rows])
+        record.keep(here, scores[order], logits[order])
+        sizes = [len(each) for each in parents]
+        if sum(sizes) == 0:
+            break
+        run.select(torch.cat(parents))
+        run.append(torch.cat(tokens)[:, None])
+        rows = [each.view(-1, groups[0].width) for each in torch.split(torch.arange(sum(sizes), device=device), sizes)]
+    return _written(groups, record, settings, prompts)
+
+
+def _written(groups: Sequence[Beams], record: Record, settings: Settings, prompts: int) -> Written:
+    """The best texts of each prompt, of all its groups."""
+    best: list[Finished] = []
+    for prompt in range(prompts):
+        found = sorted((one for group in groups for one in group.finished[prompt]), key=lambda one: -one.score)
+        if len(found) < settings.num_return_sequences:
+            raise ValueError(
+                f"prompt {prompt}: num_return_sequences={settings.num_return_sequences}, but only {len(found)} texts can be "
+                "written: ask for fewer, look at what is suppressed, forbidden or forced, and whether the model gives NaN"
+            )
+        best += found[: settings.num_return_sequences]
+    scores = torch.tensor([one.score for one in best], dtype=groups[0].scores.dtype, device=groups[0].names.device)
+    return Written([one.tokens for one in best], scores, [one.path for one in best], record.scores, record.logits)
