@@ -53,6 +53,7 @@ def heal(
     points: int = 1,
     pairs: int = 0,
     ablate: str = "",
+    precision: str = "float32",
 ) -> Row:
     """The score over steps and seconds of training; then what it is in the healed weights with a branch of the variant off,
     and with the exact attention back: where that is as good, the model goes round the branch, or the variant.
@@ -71,12 +72,15 @@ def heal(
         points: of the curve in each stage: at 1, 1/2, 1/4 ... of its steps.
         pairs: on how many the scores are, evenly out of all; 0 = all.
         ablate: fresh parameters and the numbers that take a branch away, "log_factor=-30" in `lolcats`; with commas.
+        precision: of the products of matrices in training: "float32", or "bfloat16" with weights in float32.
 
     Raises:
-        ValueError: for another objective, or a parameter to ablate that is not there.
+        ValueError: for another objective or precision, or a parameter to ablate that is not there.
     """
     if objective not in ("vectors", "labels"):
         raise ValueError(f"objective: expected vectors or labels, got {objective!r}")
+    if precision not in ("float32", "bfloat16"):
+        raise ValueError(f"precision: expected float32 or bfloat16, got {precision!r}")
     order, judged, model = random.Random(seed), read_pairs(bench.files[TRAIN_FILE]), bench.encoder.model
     texts = sorted({text for pair in judged for text in (pair.first, pair.second)})
     kept = [batch_of(bench, each) for each in _batches(texts, batch, min(transfer_steps, _KEPT), order)]
@@ -102,7 +106,7 @@ def heal(
         touched = {}
         for stage in stages:
             before = [parameter.detach().clone() for parameter in stage.parameters]
-            for point in _trained(model, stage, points):
+            for point in _trained(model, stage, points, precision == "bfloat16"):
                 score, vectors = bench.score(pairs)
                 curve.append({"stage": stage.name, **point, "score": score})
             changed = [not torch.equal(*both) for both in zip(stage.parameters, before, strict=True)]
@@ -130,7 +134,7 @@ def _ablated(bench: Bench, names: Sequence[str], ablate: str, pairs: int) -> flo
     return bench.score(pairs)[0]
 
 
-def _trained(model: nn.Module, stage: _Stage, points: int) -> Iterator[Row]:
+def _trained(model: nn.Module, stage: _Stage, points: int, low: bool) -> Iterator[Row]:
     """Runs a stage; yields step, seconds of training and loss at the points of the curve, where the caller may score."""
     for parameter in model.parameters():
         parameter.requires_grad_(False)
@@ -143,7 +147,8 @@ def _trained(model: nn.Module, stage: _Stage, points: int) -> Iterator[Row]:
     for step, loss_of in enumerate(stage.losses):
         for group in optimizer.param_groups:
             group["lr"] = stage.rate * (1 - step / steps)
-        loss = loss_of()
+        with torch.autocast(stage.parameters[0].device.type, torch.bfloat16, enabled=low):
+            loss = loss_of()
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -165,7 +170,8 @@ def _to_layers(bench: Bench, fields: Fields, calls: list[LayerCall]) -> Tensor:
 
 def _to_vectors(bench: Bench, texts: list[str], wanted: Tensor) -> Tensor:
     """Half the squared distance of the unit vectors, 1 - cosine, mean."""
-    return 0.5 * (_vectors(bench, texts) - wanted).square().sum(dim=-1).mean()
+    vectors = _vectors(bench, texts)
+    return 0.5 * (vectors - wanted.to(vectors)).square().sum(dim=-1).mean()
 
 
 def _to_labels(bench: Bench, pairs: list[Pair]) -> Tensor:

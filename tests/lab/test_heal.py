@@ -74,7 +74,16 @@ def test_layers_are_given_again_what_they_were_given(bench: Bench):
             torch.testing.assert_close(found, call.output)
 
 
+def test_training_in_bfloat16_goes_the_same_way(bench: Bench):
+    subject, short = read_subjects(["hedgehog"])[0], {"transfer_steps": 12, "tune_steps": 6, "batch": 4, "rate": 1e-3}
+    full, low = (heal(bench, subject, 0, precision=precision, **short) for precision in ("float32", "bfloat16"))
+    assert low["cosine"] == pytest.approx(full["cosine"], abs=0.02)
+    assert low["curve"][1]["loss"] != full["curve"][1]["loss"]
+
+
 def test_another_objective_is_refused(bench: Bench):
+    with pytest.raises(ValueError, match="float32 or bfloat16"):
+        heal(bench, read_subjects(["sink"])[0], 0, precision="int8")
     with pytest.raises(ValueError, match="vectors or labels"):
         heal(bench, read_subjects(["sink"])[0], 0, objective="loss")
 
