@@ -24,7 +24,7 @@ MEASURE = """<script>
 const box = each => { const b = each.getBoundingClientRect(); return [Math.round(b.width), Math.round(b.height)] }
 const all = (what, of) => [...document.querySelectorAll(what)].map(of)
 document.body.dataset.measured = JSON.stringify({
-  title: document.title, tables: all("table", box), plots: all("svg", box), headings: all("h2", e => e.textContent),
+  title: document.title, tables: all("table", box), plots: all("body > svg", box), maps: all("figure svg", box), headings: all("h2", e => e.textContent),
   elements: [...new Set(all("*", e => e.localName))], wide: document.documentElement.scrollWidth - innerWidth,
   outside: all("svg circle, svg polyline", e => e).filter(e => {
     const a = e.getBoundingClientRect(), b = e.ownerSVGElement.getBoundingClientRect()
@@ -53,7 +53,20 @@ def rows() -> list[dict[str, Any]]:
         swap = {"score": 20.0 * score, "exact": 82.0, "cosine": score / 5, "fresh": [], "fresh_numbers": 0}
         found.append(row(variant, "swap", **swap))
         found.append(row(variant, "layers", each=[81.0, 60.0], top_half=70.0, exact=82.0))
+        ratios = [[0.2 * score * head for head in range(3)]] * 2
+        means = {"error": 0.1 * score, "floor": 0.9, "ratio": 0.11 * score, "errors": [0.1] * 2, "floors": [0.9] * 2}
+        found.append(row(variant, "fidelity", **means, heads=ratios, divergence=None, recall=0.5))
+        seen = dict.fromkeys(("entropy", "support", "first", "last", "dead", "logit"), ratios)
+        found.append({**row(variant, "diagnostics", **seen), "options": {"texts": 2, "length": 8}})
+        of_lengths = {"forward": [0.1, 0.3], "both": [0.2, 0.1 * score], "memory": [1e6, 4e6], "flops": [1e9, 4e9]}
+        powers, pays = {"both": 1.5, "memory": None}, {"both": 128, "memory": None}
+        costs = {"lengths": [64, 128], "own": of_lengths, "exact": {**of_lengths, "both": [0.2, 0.3]}}
+        found.append(row(variant, "cost", **costs, ends="", exponents=powers, efficient=pays))
         for seed in (0, 1):
+            curve = [("swap", 0, 10.0), ("transfer", 20, 60.0), ("tune", 20, 20.0 * score)]
+            points = [{"stage": stage, "step": step, "seconds": step / 4, "score": at} for stage, step, at in curve]
+            after = {"exact": 82.0, "without": 81.0, "ablated": None, "touched": {"transfer": 100, "tune": 1000}}
+            found.append(row(variant, "heal", seed, score=20.0 * score, curve=points, **after))
             rates = {
                 "0.01": {"score": 20.0 * score, "hits": [score] * 5, "curve": [[5, 1.0, 10.0], [10, 2.0, 20.0 * score]]}
             }
@@ -135,15 +148,20 @@ def test_a_browser_shows_all_of_it(page: Path, tmp_path: Path, width: int):
     headings = (
         "Swapped in all layers",
         "One layer at a time",
+        "Fidelity",
+        "Diagnostics",
+        "Cost",
+        "Healed",
         "From scratch",
         "Longer than in training",
         "Failed",
         "Again",
     )
     assert all(any(wanted in heading for heading in seen["headings"]) for wanted in headings)
-    assert len(seen["tables"]) == 5
+    assert len(seen["tables"]) == 9
     assert all(wide > 100 and high > 40 for wide, high in seen["tables"])
-    assert len(seen["plots"]) == 3
+    assert seen["maps"] == [[36, 24]] * 6  # three of each variant: layers down, heads across
+    assert len(seen["plots"]) == 7
     assert all(wide > 300 and high > 150 for wide, high in seen["plots"])
     assert seen["outside"] == 0  # no mark beyond its plot
     assert seen["wide"] <= 0 or width == 500  # a wide table may scroll on a telephone
