@@ -111,7 +111,7 @@ class Plane:
             f'<line x1="{_LEFT}" x2="{_RIGHT}" y1="{_BOTTOM}" y2="{_BOTTOM}"/>'
             f'<line x1="{_LEFT}" x2="{_LEFT}" y1="{_TOP}" y2="{_BOTTOM}"/>'
             f'<text x="6" y="{_BOTTOM}">{self._y.low:.4g}</text><text x="6" y="{_TOP + 4}">{self._y.high:.4g}</text>'
-            f'<text x="{_LEFT}" y="{_TOP - 10}">{escape(self.up)}</text>'
+            f'<text x="{_LEFT}" y="{_TOP - 18}">{escape(self.up)}</text>'
             f'<text x="{_LEFT}" y="{_BOTTOM + 16}">{self._x.low:.4g}</text>'
             f'<text x="{_RIGHT}" y="{_BOTTOM + 16}" text-anchor="end">{self._x.high:.4g}</text>'
             f'<text x="{(_LEFT + _RIGHT) // 2}" y="{_BOTTOM + 24}" text-anchor="middle">{escape(self.across)}</text>'
