@@ -6,10 +6,10 @@ the same call; the sequences of a packed batch share rows (see `rows.py`), so th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import zip_longest
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,10 +20,10 @@ from minitrans.attention.context import Context
 from minitrans.attention.mask import AttentionMask
 from minitrans.attention.recording import being_exported
 from minitrans.cpu.attention import attend_in_rows
-from minitrans.cpu.linear import FloatLinear, IntegerLinear
+from minitrans.cpu.feed_forward import FloatFeedForward, IntegerFeedForward
+from minitrans.cpu.linear import POSTS, EvenLinear, FloatLinear
 from minitrans.cpu.rows import Rectangle, Rows, lay_out, with_distances
 from minitrans.errors import NotSupportedError
-from minitrans.layers.activations import Activation, gelu_erf
 from minitrans.layers.block import Block
 from minitrans.layers.cache import Cache
 from minitrans.layers.feed_forward import FeedForward
@@ -31,12 +31,17 @@ from minitrans.layers.multi_head_attention import MultiHeadAttention
 from minitrans.layers.norms import LayerNorm
 from minitrans.layers.stack import StackOutput
 
-# of what is not integer: the attention, and the sum that runs through the blocks
-FLOATS = {
-    "float32": (torch.float32, torch.float32),
-    "bfloat16": (torch.bfloat16, torch.bfloat16),
-    "int8": (torch.bfloat16, torch.float32),
-}
+# of what is not integer
+FLOATS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.float32}
+
+
+class Reach(NamedTuple):
+    """How large each input of the projections of a block gets (D, or F for `down`)."""
+
+    query: Tensor
+    output: Tensor
+    up: Tensor
+    down: Tensor
 
 
 class FusedBlock:
@@ -45,22 +50,22 @@ class FusedBlock:
     Args:
         block: whose weights to take; they are copied.
         dtype: "float32", "bfloat16" or "int8".
-        reach: (D) each, how large the inputs of its query and of its up projection get; needed for "int8".
+        reach: of its inputs; needed for "int8".
     """
 
-    def __init__(self, block: Block, dtype: str, reach: tuple[Tensor, Tensor] | None) -> None:
+    def __init__(self, block: Block, dtype: str, reach: Reach | None) -> None:
         attention, network = cast("MultiHeadAttention", block.attention), cast("FeedForward", block.feed_forward)
         self.head_width, self.scale = attention.head_width, attention.scale
         projections = (attention.query, attention.key, attention.value)
-        inner, floats = FLOATS[dtype]
-        self.activation: Activation | None = None if network.act is gelu_erf else network.act
+        floats = FLOATS[dtype]
         first, second = (cast("LayerNorm", norm) for norm in (block.attention_LayerNorm, block.feed_forward_LayerNorm))
-        of_query, of_up = reach or (None, None)
-        self.query_key_value = _pack(projections, inner, of_query)
-        self.up = _pack([network.up], inner, of_up, gelu=self.activation is None)
-        # no integers here: of what GELU gives they would lose as much as in all else, and for attention they gain no time
-        self.output = FloatLinear(*_joined([attention.output], inner))
-        self.down = FloatLinear(*_joined([network.down], inner))
+        self.query_key_value = _pack(projections, floats, None if reach is None else reach.query)
+        self.output = _pack([attention.output], floats, None if reach is None else reach.output)
+        self.network = (
+            FloatFeedForward(network, floats)
+            if reach is None or network.act not in POSTS
+            else IntegerFeedForward(network, (reach.up, reach.down))
+        )
         self.norms = [_Norm(norm, floats) for norm in (first, second)]
         self.norm_first = block.norm_first
 
@@ -71,10 +76,7 @@ class FusedBlock:
         x = self.output(attended, x)
         if not self.norm_first:
             x = first(x)
-        hidden = self.up(second(x) if self.norm_first else x)
-        if self.activation is not None:
-            hidden = self.activation(hidden)
-        x = self.down(hidden, x)
+        x = self.network(second(x) if self.norm_first else x, x)
         return x if self.norm_first else second(x)
 
     def attend(self, x: Tensor, rows: Rows) -> Tensor:
@@ -102,16 +104,16 @@ class FusedEncoder(nn.Module):
         norm: LayerNorm | None,
         dtype: str,
         distances: RelativeBuckets | None = None,
-        reach: Sequence[tuple[Tensor, Tensor]] = (),
+        reach: Sequence[Reach] = (),
     ) -> None:
         super().__init__()
         self.order = tuple(order)
-        self.inner, self.floats = FLOATS[dtype]
+        self.floats = FLOATS[dtype]
         self.blocks = [FusedBlock(block, dtype, each) for block, each in zip_longest(blocks, reach)]
         self.norm = None if norm is None else _Norm(norm, self.floats)
         self.distances = distances
         if distances is not None:
-            self.distances = replace(distances, table=distances.table.detach().to(self.inner, copy=True))
+            self.distances = replace(distances, table=distances.table.detach().to(self.floats, copy=True))
 
     def forward(
         self, x: Tensor, context: Context, cache: Cache | None = None, *, keep_states: bool = False
@@ -133,7 +135,7 @@ class FusedEncoder(nn.Module):
             names = ", ".join(name for name, is_asked in asked.items() if is_asked)
             raise NotSupportedError(f"a prepared model does not go with {names}; use the model it was prepared from")
         layout = context.layout
-        rows = _grid(x, context.mask, self.inner) if layout is None else lay_out(layout.lengths(), self.inner)
+        rows = _grid(x, context.mask, self.floats) if layout is None else lay_out(layout.lengths(), self.floats)
         if self.distances is not None:
             rows = with_distances(rows, self.distances)
         states = [state.view(x.shape) for state in self.states(x.flatten(0, -2), rows, keep_states)]
@@ -159,7 +161,8 @@ class _Norm:
     """A LayerNorm with its own copy of the weights."""
 
     def __init__(self, norm: LayerNorm, floats: torch.dtype) -> None:
-        self.weight, self.bias = (p.detach().to(floats, copy=True) for p in (norm.weight, norm.bias))
+        self.weight = norm.weight.detach().to(floats, copy=True)
+        self.bias = None if norm.bias is None else norm.bias.detach().to(floats, copy=True)
         self.eps = norm.eps
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -177,16 +180,9 @@ def _grid(x: Tensor, mask: AttentionMask, dtype: torch.dtype) -> Rows:
     return Rows((Rectangle(0, count, length, length, 0, scores, blind if bool(blind.any()) else None),))
 
 
-def _pack(
-    linears: Sequence[nn.Linear], floats: torch.dtype, reach: Tensor | None, *, gelu: bool = False
-) -> Callable[[Tensor], Tensor]:
+def _pack(linears: Sequence[nn.Linear], floats: torch.dtype, reach: Tensor | None) -> FloatLinear | EvenLinear:
     """One linear layer whose output is that of all of these, side by side; in integers where the reach of its inputs is known."""
-    if reach is None:
-        return FloatLinear(*_joined(linears, floats), gelu=gelu)
-    return IntegerLinear(*_joined(linears, torch.float32), gelu=gelu, out=floats, reach=reach)
-
-
-def _joined(linears: Sequence[nn.Linear], dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
-    weight = torch.cat([each.weight.detach() for each in linears]).to(dtype)
+    weight = torch.cat([each.weight.detach() for each in linears]).to(floats)
     biases = [each.bias.detach() for each in linears if each.bias is not None]
-    return weight, torch.cat(biases).to(dtype) if biases else None
+    bias = torch.cat(biases).to(floats) if biases else None
+    return FloatLinear(weight, bias) if reach is None else EvenLinear(weight, bias, reach)

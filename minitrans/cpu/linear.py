@@ -1,15 +1,25 @@
-"""A linear layer with its weight laid out for oneDNN, in float32, bfloat16 or 8-bit integers, together with what follows it."""
+"""Linear layers with their weights laid out for oneDNN, in float32, bfloat16 or 8-bit integers, with what follows them."""
 
 from __future__ import annotations
 
 import warnings
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from minitrans.errors import NotSupportedError
+from minitrans.layers.activations import Activation, gelu_erf, gelu_fast, gelu_new, gelu_tanh
 
-_NO_SCALARS: list[float] = []
+Post = tuple[str, list[float], str]  # as oneDNN's operators take what they apply to their output
+NO_POST: Post = ("none", [], "none")
+POSTS: dict[Activation, Post] = {
+    gelu_erf: ("gelu", [], "none"),
+    **dict.fromkeys((gelu_tanh, gelu_new, gelu_fast), ("gelu", [], "tanh")),
+    F.relu: ("relu", [], "none"),
+}
+LEAST_OF_POSTS = -0.171  # no function above goes below, GELU comes near
 
 
 class FloatLinear:
@@ -18,27 +28,67 @@ class FloatLinear:
     Args:
         weight: (out, in).
         bias: (out).
-        gelu: apply GELU, the exact form.
+        post: what is applied to the output.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, *, gelu: bool = False) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None, post: Post = NO_POST) -> None:
         self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None)
         self.bias = bias
-        self.post = ("gelu", _NO_SCALARS, "none") if gelu else ("none", _NO_SCALARS, "")
+        self.post = post
 
     def __call__(self, x: Tensor, other: Tensor | None = None) -> Tensor:
-        """(N, in) -> (N, out); the memory of `other` may be reused for the result."""
+        """(N, in) -> (N, out)."""
         y: Tensor
-        if other is not None and other.dtype == x.dtype:
+        if other is not None:
             y = torch.ops.mkldnn._linear_pointwise.binary(x, other, self.weight, self.bias, "add")
         else:
             y = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, *self.post)
-            y = y if other is None else other.add_(y)
         return y
 
 
+class Integers(NamedTuple):
+    """Values in 8 bits: scale · (numbers - zero)."""
+
+    numbers: Tensor
+    scale: float
+    zero: int
+
+
 class IntegerLinear:
-    """act(x W + b): weights in 8 bits with a scale per output, inputs quantised in each call with one scale for all of them.
+    """act(x W + b), or x W + b + other, in 8 bits: weights with a scale per output, inputs with one scale for all of them.
+
+    Args:
+        weight: (out, in) float32.
+        bias: (out) float32.
+        post: what is applied to the output.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, post: Post = NO_POST) -> None:
+        scales = weight.abs().amax(dim=1).clamp_min(torch.finfo(torch.float32).tiny) / 127  # (out)
+        rounded = (weight / scales[:, None]).round().to(torch.int8)
+        packed = torch.ops.onednn.qlinear_prepack(rounded, None)
+        self.weight = (packed, scales, torch.zeros(len(weight), dtype=torch.int32))
+        self.bias = bias
+        self.post = post
+
+    def __call__(self, x: Integers, other: Tensor | None = None) -> Tensor:
+        """(N, in) -> (N, out) float32; `other` is written over with the result."""
+        y: Tensor
+        if other is None:
+            y = torch.ops.onednn.qlinear_pointwise(*x, *self.weight, self.bias, 1.0, 0, torch.float32, *self.post)
+        else:
+            add = (1.0, 0, torch.float32, 1.0, 0, "sum", 1.0, *NO_POST)
+            y = torch.ops.onednn.qlinear_pointwise.binary(*x, *self.weight, other, self.bias, *add)
+        return y
+
+    def integers(self, x: Integers, scale: float, zero: int) -> Integers:
+        """(N, in) -> (N, out) in 8 bits of this scale and zero; what they do not reach is clipped."""
+        out = (scale, zero, torch.uint8)
+        return Integers(torch.ops.onednn.qlinear_pointwise(*x, *self.weight, self.bias, *out, *self.post), scale, zero)
+
+
+class EvenLinear:
+    """x W + b, or x W + b + other, in 8-bit integers; inputs are quantised in each call with one scale for all of them.
 
     One scale suits inputs of like size. So each is divided by the root of how far it reaches, and the weights it meets are
     multiplied by that (Xiao et al. 2023, "SmoothQuant", equation 4 with alpha = 1/2, the weights' own reach left out: they have a
@@ -47,37 +97,30 @@ class IntegerLinear:
     Args:
         weight: (out, in) float32.
         bias: (out) float32.
-        gelu: apply GELU, the exact form.
-        out: dtype of the output.
         reach: (in) how large each input gets, up to a common factor.
+        post: what is applied to the output.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, *, gelu: bool, out: torch.dtype, reach: Tensor) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None, reach: Tensor, post: Post = NO_POST) -> None:
         even = (reach / reach.mean().clamp_min(1e-12)).clamp_min(1e-2).sqrt()
         self.shrink = 1 / even
-        weight = weight * even
-        self.scales = weight.abs().amax(dim=1).clamp_min(torch.finfo(torch.float32).tiny) / 127  # (out)
-        rounded = (weight / self.scales[:, None]).round().to(torch.int8)
-        self.weight = torch.ops.onednn.qlinear_prepack(rounded, None)
-        self.zeros = torch.zeros(len(weight), dtype=torch.int32)
-        self.bias = bias
-        self.out = out
-        self.post = ("gelu", _NO_SCALARS, "none") if gelu else ("none", _NO_SCALARS, "")
+        self.linear = IntegerLinear(weight * even, bias, post)
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """(N, in) -> (N, out)."""
+    def __call__(self, x: Tensor, other: Tensor | None = None) -> Tensor:
+        """(N, in) -> (N, out) float32; `other` is written over with the result."""
+        return self.linear(self.quantise(x), other)
+
+    def quantise(self, x: Tensor) -> Integers:
+        """What the linear layer takes for these inputs."""
         x = x * self.shrink
         low, high = (value.item() for value in torch.aminmax(x))
         low, high = min(low, 0.0), max(high, 0.0)
         scale = max(high - low, 1e-12) / 255
         zero = round(-low / scale)
-        quantised = torch.quantize_per_tensor(x.float(), scale, zero, torch.quint8)
+        quantised = torch.quantize_per_tensor(x, scale, zero, torch.quint8)
         numbers = torch.empty(0, dtype=torch.uint8)  # int_repr() would copy, in one thread
         numbers.set_(quantised.untyped_storage(), 0, quantised.shape, quantised.stride())
-        y: Tensor = torch.ops.onednn.qlinear_pointwise(
-            numbers, scale, zero, self.weight, self.scales, self.zeros, self.bias, 1.0, 0, self.out, *self.post
-        )
-        return y
+        return Integers(numbers, scale, zero)
 
 
 def check_operators(dtype: str) -> None:
@@ -86,10 +129,10 @@ def check_operators(dtype: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch announces once that its quantised tensors will go
         try:
-            kind = torch.float32 if dtype == "float32" else torch.bfloat16  # "int8" needs bfloat16 too
+            kind = torch.bfloat16 if dtype == "bfloat16" else torch.float32
             found = FloatLinear(weight.to(kind), None)(x.to(kind)).float()
             if dtype == "int8":
-                found = IntegerLinear(weight, None, gelu=False, out=torch.float32, reach=x[0])(x)
+                found = EvenLinear(weight, None, x[0])(x)
         except (AttributeError, NotImplementedError, RuntimeError) as error:
             reason = (str(error).splitlines() or ["no reason given"])[0]
             raise NotSupportedError(

@@ -6,11 +6,11 @@ import copy
 from typing import Any, Self, TypeVar, cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from minitrans.attention.bias import RelativeBuckets
 from minitrans.cpu.calibration import input_reach
-from minitrans.cpu.encoder import FusedEncoder
+from minitrans.cpu.encoder import FusedEncoder, Reach
 from minitrans.cpu.linear import check_operators
 from minitrans.errors import NotSupportedError
 from minitrans.layers.block import Block
@@ -57,8 +57,8 @@ def prepare(model: M, dtype: str = "float32") -> M:
     Args:
         model: an encoder on the CPU, in evaluation mode, with full attention and no vectors of relative positions.
         dtype: of the blocks' computation. "float32" gives the model's numbers to rounding; "bfloat16" is faster on processors
-            that have it; "int8" quantises inputs and weights of the wider projections in each call (cosine of sentence vectors to
-            float64 above 0.995, of single words too), by scales that the model's own vocabulary shows, in one run here.
+            that have it; "int8" has inputs and weights of all projections in 8 bits (cosine of sentence vectors to float64 above
+            0.995, of single words above 0.99), by scales that the model's own vocabulary shows, in one run here.
 
     Raises:
         ValueError: for another dtype, a model in training mode, or one whose parts do not fit.
@@ -82,14 +82,14 @@ def prepare(model: M, dtype: str = "float32") -> M:
     return fast_body if model is body else _with(model, **{model.base_model_prefix: fast_body})  # type: ignore[return-value]
 
 
-def _reach(body: PreTrainedModel, blocks: list[Block]) -> list[tuple[Tensor, Tensor]]:
-    """How far the inputs of the query and of the up projection of each block reach."""
-    attentions, networks = (
-        [cast("MultiHeadAttention", block.attention).query for block in blocks],
-        [cast("FeedForward", block.feed_forward).up for block in blocks],
-    )
-    found = input_reach(body, [*attentions, *networks])
-    return list(zip(found[: len(blocks)], found[len(blocks) :], strict=True))
+def _reach(body: PreTrainedModel, blocks: list[Block]) -> list[Reach]:
+    """How far the inputs of the projections of each block reach."""
+    layers = []
+    for block in blocks:
+        attention, network = cast("MultiHeadAttention", block.attention), cast("FeedForward", block.feed_forward)
+        layers += [attention.query, attention.output, network.up, network.down]
+    found = iter(input_reach(body, layers))
+    return [Reach(*each) for each in zip(*[found] * len(Reach._fields), strict=True)]
 
 
 def _reuse_memory() -> None:
