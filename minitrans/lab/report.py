@@ -19,7 +19,7 @@ _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper);max-width:70rem;margin:2rem auto;padding:0 1rem}
 table{border-collapse:collapse;display:block;overflow-x:auto}
 td,th{padding:.2rem .7rem;border-bottom:1px solid var(--line);text-align:left}
-td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}td.heat{color:#000}code{overflow-wrap:anywhere}
+td.n{white-space:nowrap}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}td.heat{color:#000}code{overflow-wrap:anywhere}
 svg{max-width:100%;height:auto}svg text{fill:var(--ink);font-size:11px}svg line{stroke:var(--line)}svg circle{fill:var(--dot)}
 .maps{display:flex;flex-wrap:wrap;gap:1rem}figure{margin:0}figcaption{font-size:12px;max-width:11rem;overflow-wrap:anywhere}
 """

@@ -119,12 +119,13 @@ def _measured(
     measure: Callable[..., Row], bench: Bench, subject: Subject, seed: int, options: Mapping[str, Any]
 ) -> Row:
     """What a section finds; a variant is anybody's code, and whatever goes wrong in it belongs into its row."""
-    start = time.perf_counter()
+    start, busy = time.perf_counter(), time.process_time()
     try:
         found = {"status": "ok", **measure(bench, subject, seed, **options)}
     except Exception as error:
         found = {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
-    return {**found, "seconds": round(time.perf_counter() - start, 2)}
+    seconds, on_cpu = time.perf_counter() - start, time.process_time() - busy
+    return {**found, "seconds": round(seconds, 2), "cpu_seconds": round(on_cpu, 2)}  # the machine may have been shared
 
 
 def _is_random(bench: Bench, subject: Subject) -> bool:

@@ -55,6 +55,15 @@ SECTIONS = {
     "heal": Section(
         "minitrans.lab.heal:heal", "minitrans.lab.drawing.heal:draw", "all", (TEST_FILE, TRAIN_FILE), with_exact=True
     ),
+    "sst2": Section(
+        "minitrans.lab.sst2:sst2", "minitrans.lab.drawing.probe:draw_sst2", "drawn", ("sst2/train.tsv", "sst2/dev.tsv")
+    ),
+    "wnut17": Section(
+        "minitrans.lab.wnut17:wnut17",
+        "minitrans.lab.drawing.probe:draw_wnut17",
+        "drawn",
+        ("wnut17train.conll", "emerging.test.annotated"),
+    ),
     "scratch": Section(
         "minitrans.lab.scratch:scratch", "minitrans.lab.drawing.scratch:draw", "all", with_exact=True, of_model=False
     ),
