@@ -132,6 +132,17 @@ class Running:
         if self.cache is not None:
             self.cache.reorder(rows)
 
+    def move_to(self, text: Text, unread: int) -> None:
+        """Goes on with texts that begin as these do; of each all but the last `unread` tokens are read already."""
+        held = text.ids.shape[1] - unread
+        if self.cache is not None:
+            moved = self.text.first - text.first
+            if bool((moved == 0).all()):
+                self.cache.crop(held)
+            else:
+                self.cache.gather((torch.arange(held, device=moved.device) + moved[:, None]).clamp(min=0))
+        self.text, self._is_padded = text, bool((text.first > 0).any())
+
     def append(self, tokens: Tensor) -> None:
         """Writes (N, t) tokens, which the next `read` reads."""
         self.text = self.text.append(tokens)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from minitrans.generation.noise import Noise
 from minitrans.generation.settings import Settings
-from minitrans.generation.text import Processor, Stop
+from minitrans.generation.text import Processor, Stop, Text
 from minitrans.layers.cache import Cache
 
 
@@ -26,6 +27,34 @@ class Streamer(Protocol):
         ...
 
 
+class Drafter(Protocol):
+    """Guesses how texts go on. A guess changes how fast a text is written, never the text."""
+
+    def draft(self, text: Text, most: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
+        """Guesses of each text.
+
+        Args:
+            text: N texts.
+            most: (N) how many tokens there is use for.
+            draw: the next token of texts from its scores, as the search chooses them.
+
+        Returns:
+            (N, d) tokens, and (N) how many of them are guesses; the rest is filling.
+        """
+        ...
+
+    def learn(self, right: Tensor) -> None:
+        """How many guesses of each text were right, (N)."""
+        ...
+
+    def select(self, rows: Tensor) -> None:
+        """Text n becomes what text rows[n] was."""
+        ...
+
+
+Draw = Callable[[Text, Tensor], Tensor]  # (text, scores (N, V)) -> (N) tokens
+
+
 @dataclass(frozen=True)
 class Job:
     """One search.
@@ -36,6 +65,7 @@ class Job:
         ended: which texts have ended.
         noise: random numbers.
         streamer: that gets the tokens.
+        drafter: that guesses tokens, which are checked several at a time.
     """
 
     settings: Settings
@@ -43,6 +73,7 @@ class Job:
     ended: Stop
     noise: Noise
     streamer: Streamer | None = None
+    drafter: Drafter | None = None
 
 
 @dataclass
@@ -76,18 +107,38 @@ class Record:
 
     def __init__(self, job: Job, rows: int) -> None:
         wanted = job.settings
-        self._rows, self._pad = rows, wanted.pad or 0
-        self.scores: list[Tensor] | None = [] if wanted.return_dict_in_generate and wanted.output_scores else None
-        self.logits: list[Tensor] | None = [] if wanted.return_dict_in_generate and wanted.output_logits else None
+        self._pad = wanted.pad or 0
+        self._kinds = (
+            wanted.return_dict_in_generate and wanted.output_scores,
+            wanted.return_dict_in_generate and wanted.output_logits,
+        )
+        self._kept: tuple[list[list[Tensor]], ...] = tuple([[] for _ in range(rows)] for _ in self._kinds)
 
     def keep(self, there: Tensor, scores: Tensor, logits: Tensor) -> None:
-        """(n, V) each, of the rows that are there."""
-        for steps, values in ((self.scores, scores), (self.logits, logits)):
-            if steps is not None:
-                kept = values.new_full((self._rows, values.shape[1]), -torch.inf)
-                kept[:, self._pad] = 0.0
-                kept[there] = values
-                steps.append(kept)
+        """(n, V) each, the next of these rows."""
+        for wanted, kept, values in zip(self._kinds, self._kept, (scores, logits), strict=True):
+            if wanted:
+                for row, value in zip(there.tolist(), values, strict=True):
+                    kept[row].append(value)
+
+    @property
+    def scores(self) -> list[Tensor] | None:
+        """(N, V) of every step."""
+        return self._steps(0)
+
+    @property
+    def logits(self) -> list[Tensor] | None:
+        """The same, as they came from the model."""
+        return self._steps(1)
+
+    def _steps(self, kind: int) -> list[Tensor] | None:
+        if not self._kinds[kind]:
+            return None
+        rows = self._kept[kind]
+        longest = max(rows, key=len)
+        ended = torch.full_like(longest[0], -torch.inf)
+        ended[self._pad] = 0.0
+        return [torch.stack([row[step] if step < len(row) else ended for row in rows]) for step in range(len(longest))]
 
 
 def require_possible(scores: Tensor) -> None:

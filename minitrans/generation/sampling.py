@@ -22,7 +22,8 @@ def sample(run: Running, job: Job) -> Written:
         logits = run.read().scores[:, -1]
         scores = job.process(run.text, logits)
         record.keep(there, scores, logits)
-        picked = pick(scores, there, job)
+        is_drawn = job.settings.do_sample
+        picked = pick(scores, job.noise.draw(there, width, scores.shape[1]) if is_drawn else None)
         run.append(picked[:, None])
         for row, token in zip(there.tolist(), picked.tolist(), strict=True):
             tokens[row].append(token)
@@ -39,12 +40,8 @@ def sample(run: Running, job: Job) -> Written:
     return Written(tokens, scores=record.scores, logits=record.logits, cache=run.cache if len(there) == count else None)
 
 
-def pick(scores: Tensor, rows: Tensor, job: Job) -> Tensor:
-    """(n) the next token of each of these rows of the batch, from its scores (n, V)."""
-    if job.settings.do_sample:
-        numbers = job.noise.draw(rows, job.settings.num_return_sequences, scores.shape[1])
-        picked = chosen(scores, numbers, 1)
-    else:
-        picked = scores.argmax(dim=-1, keepdim=True)
+def pick(scores: Tensor, numbers: Tensor | None) -> Tensor:
+    """(n) tokens from scores (n, V): the best, or drawn by `numbers` of `Noise`."""
+    picked = scores.argmax(dim=-1, keepdim=True) if numbers is None else chosen(scores, numbers, 1)
     require_possible(scores.gather(1, picked))
     return picked.squeeze(1)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from minitrans.generation.assisted import assisted
 from minitrans.generation.beam import beam_search
 from minitrans.generation.decoding import Running
 from minitrans.generation.job import Job, Written
@@ -53,6 +54,7 @@ class Kind(NamedTuple):
 # The first that is meant
 KINDS: tuple[Kind, ...] = (
     Kind("beams", lambda a: a.settings.num_beams > 1, beam_search),
+    Kind("assisted", lambda a: a.has_draft, assisted),
     Kind("sampling", lambda a: True, sample),
 )
 

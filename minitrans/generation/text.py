@@ -58,6 +58,15 @@ class Text:
         """With (N, t) tokens at the end."""
         return replace(self, ids=torch.cat([self.ids, tokens], dim=1), unguided=None)
 
+    def cut(self, lengths: Tensor) -> Self:
+        """The first tokens of each, as many as `lengths` (N) says, padding not counted; without columns of padding only."""
+        longest = int(lengths.max())
+        columns = torch.arange(longest, device=self.ids.device)
+        first = longest - lengths
+        moved = first - self.first  # what stood in column c stands in c + moved
+        ids = self.ids.gather(1, (columns - moved[:, None]).clamp(min=0))
+        return replace(self, ids=ids, first=first, begin=self.begin + moved, unguided=None)
+
     def row(self, number: int) -> list[int]:
         """The tokens of one text, without padding."""
         kept: list[int] = self.ids[number, int(self.first[number]) :].tolist()
@@ -88,6 +97,10 @@ class Prompts:
     def lengths(self) -> Tensor:
         """(B) tokens without padding."""
         return self.real.sum(dim=1)
+
+    def rows(self) -> list[list[int]]:
+        """The tokens of each, without padding."""
+        return [ids[real].tolist() for ids, real in zip(self.ids, self.real, strict=True)]
 
     def text(self, most: Tensor) -> Text:
         """To go on with, by up to `most` (B) tokens, without columns that are padding only."""

@@ -87,6 +87,16 @@ class GrowingCache:
         if self._store is not None:
             self._store = _Store(self._store.keys[rows], self._store.values[rows], self.length)
 
+    def gather(self, places: Tensor) -> None:
+        """Token s of row b becomes what token places[b, s] was; (B, S') int64."""
+        if self._store is not None:
+            index = places[:, None, :, None].expand(-1, self._store.keys.shape[1], -1, -1)
+            keys, values = (
+                each.gather(2, index.expand(-1, -1, -1, each.shape[3]))
+                for each in (self._store.keys, self._store.values)
+            )
+            self.hold(keys, values)
+
     def crop(self, length: int) -> None:
         """Forgets all tokens but the first `length`."""
         self.length = min(length, self.length)
@@ -239,6 +249,11 @@ class Cache:
         for layer in self.layers:
             layer.self_attention.reorder(rows)
             layer.cross_attention.reorder(rows)
+
+    def gather(self, places: Tensor) -> None:
+        """Token s of row b becomes what token places[b, s] was, in every block; (B, S') int64. A memory stays."""
+        for layer in self.layers:
+            layer.self_attention.gather(places)
 
     def crop(self, length: int) -> None:
         """Forgets all tokens but the first `length`, as after a rejected guess.

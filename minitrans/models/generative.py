@@ -12,12 +12,13 @@ from torch import Tensor
 from minitrans.generation.call import Request, room
 from minitrans.generation.config import FILE, GenerationConfig, read_generation_config
 from minitrans.generation.decoding import Guided, Output, Running
-from minitrans.generation.job import Job, Written
+from minitrans.generation.drafting import DraftModel, PromptLookup
+from minitrans.generation.job import Drafter, Job, Written
 from minitrans.generation.noise import noise_of
 from minitrans.generation.processing import in_turn
 from minitrans.generation.search import search_of
 from minitrans.generation.settings import NAMES, Settings
-from minitrans.generation.text import Prompts
+from minitrans.generation.text import Prompts, Text
 from minitrans.layers.cache import Cache
 from minitrans.models.arguments import refuse_unknown
 from minitrans.models.inputs import check_ids, check_shape
@@ -141,6 +142,7 @@ class Generative(PreTrainedModel):
             request.ended(),
             noise_of(request.settings.seed, request.helpers.generator, len(text.ids), text.ids.device),
             request.helpers.streamer,
+            self._drafter(request, start, text),
         )
         run = self._guided(request, Running(
             self.step, text, start.beside, self._cache(request.settings, start, int((text.begin + text.most).max())),
@@ -269,6 +271,22 @@ class Generative(PreTrainedModel):
             body: Any = self.base_model
             return Cache.static(body.num_layers, end)
         return start.cache
+
+    def _drafter(self, request: Request, start: Start, text: Text) -> Drafter | None:
+        """What guesses, if anything is to."""
+        assistant, settings = request.helpers.assistant_model, request.settings
+        if assistant is None:
+            sources = None if start.source is start.prompts else start.source.rows()
+            return None if settings.prompt_lookup_num_tokens is None else PromptLookup(settings, sources)
+        if settings.prompt_lookup_num_tokens is not None:
+            raise ValueError("give assistant_model or prompt_lookup_num_tokens, got both")
+        if not isinstance(assistant, Generative) or assistant.config.vocab_size != self.config.vocab_size:
+            told = getattr(getattr(assistant, "config", None), "vocab_size", type(assistant).__name__)
+            raise ValueError(
+                f"assistant_model must be a model that writes, with the same vocabulary of {self.config.vocab_size}, got {told}"
+            )
+        process = in_turn(each for _, each in request.processors(start.source))
+        return DraftModel(Running(assistant.step, text, assistant.start(request).beside), process, settings)
 
     def _guided(self, request: Request, run: Running) -> Running:
         """With a second reading where there is guidance."""
