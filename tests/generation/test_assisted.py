@@ -44,12 +44,11 @@ def compare(pair: Callable[..., Any], data: Any, models: int) -> None:
     }
     torch.manual_seed(seed)
     plain = model.generate(ids, **call)
-    for draft in drafts.values():
-        torch.manual_seed(seed)
-        got = model.generate(ids, **call, **draft)
-        assert got.sequences.tolist() == plain.sequences.tolist()
-        for mine, theirs in zip(got.scores, plain.scores, strict=True):
-            torch.testing.assert_close(mine, theirs, rtol=1e-11, atol=1e-11)
+    torch.manual_seed(seed)
+    got = model.generate(ids, **call, **drafts[data.draw(st.sampled_from(sorted(drafts)))])
+    assert got.sequences.tolist() == plain.sequences.tolist()
+    for mine, theirs in zip(got.scores, plain.scores, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-11, atol=1e-11)
 
 
 @settings(MANY, max_examples=50)
