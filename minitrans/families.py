@@ -64,6 +64,7 @@ FAMILIES = {
     "electra": FamilyRow("electra", "Electra", "electra", "ElectraTokenizer", (*_DECODER, "ForPreTraining")),
     "mpnet": FamilyRow("mpnet", "MPNet", "mpnet", "MPNetTokenizer", _ENCODER),
     "deberta-v2": FamilyRow("deberta_v2", "DebertaV2", "deberta_v2", "DebertaV2Tokenizer", _ENCODER),
+    "longformer": FamilyRow("longformer", "Longformer", "longformer", "LongformerTokenizer", _ENCODER),
     "roberta-prelayernorm": FamilyRow(
         "roberta_prelayernorm", "RobertaPreLayerNorm", "roberta_prelayernorm", "RobertaTokenizer", _DECODER
     ),

@@ -142,6 +142,24 @@ MUTANTS = {
         "minitrans/layers/position_bias.py", "RelativeBuckets(self.weight[: self.buckets]",
         "RelativeBuckets(0.5 * self.weight[: self.buckets]", [PARITY, "-k", "mpnet-Model"],
     ),
+    "L2 padding is no global token": (
+        "minitrans/models/inputs.py", "chosen if mask.key_padding is None else chosen & mask.key_padding", "chosen",
+        ["tests/models/test_longformer.py", "-k", "L3"],
+    ),
+    "L3 global tokens have queries of their own": (
+        "minitrans/models/longformer.py", "((self.query_global, asking)", "((self.key_global, asking)", ["tests/models/test_longformer.py", "-k", "L3"],
+    ),
+    "L3 rows of padding are zero": (
+        "minitrans/models/longformer.py", "output.masked_fill(padding, 0.0)", "output", ["tests/models/test_longformer.py", "-k", "L3"],
+    ),
+    "L4 the question ends before the first separator": (
+        "minitrans/models/longformer.py", "< self.separators(ids)[:, :1]", "<= self.separators(ids)[:, :1]",
+        ["tests/models/test_longformer.py", "-k", "L4"],
+    ),
+    "L4 the text begins after the second separator": (
+        "minitrans/models/longformer.py", "> self.separators(ids)[:, :1] + 1", "> self.separators(ids)[:, :1]",
+        ["tests/models/test_longformer.py", "-k", "L4"],
+    ),
     "V1 buckets are rounded up": (
         "minitrans/attention/variants/disentangled.py", "torch.ceil(", "torch.floor(", ["tests/models/test_deberta_v2.py", "-k", "buckets"],
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import logging
 import math
@@ -172,11 +173,16 @@ def compare(ours: Any, theirs: nn.Module, class_name: str) -> Verification:
     """Runs both models on the same random batch, one row of it padded, and compares every module and every gradient."""
     family = family_of(ours.config.model_type)
     batch = _batch(ours.config, class_name)
+    if "global_attention_mask" in inspect.signature(theirs.forward).parameters:
+        batch["global_attention_mask"] = (torch.arange(batch["input_ids"].shape[-1]) < 3).expand_as(batch["input_ids"])
     pairs = pairs_of(family, ours, theirs)
     mask = batch["attention_mask"].flatten(0, -2)
     with torch.enable_grad():
         mine, our_result = watched_run(ours, batch, {pair.ours: pair.place for pair in pairs})
         reference, their_result = watched_run(theirs, batch, {pair.theirs: pair.place for pair in pairs})
+        reference = {
+            place: replace(run, output=_laid_out(run.output, mine.get(place))) for place, run in reference.items()
+        }
         mine |= _results(our_result)
         reference |= _results(their_result)
         places = {shown_name(place, run): place for place, run in _in_order(reference).items()}
@@ -207,6 +213,14 @@ def _results(result: Any) -> dict[str, Run]:
     found = {name: getattr(result, name, None) for name in OUTPUTS}
     found["embeddings"] = result.hidden_states[0]
     return {name: Run(name, value.detach()) for name, value in found.items() if value is not None}
+
+
+def _laid_out(output: Tensor, ours: Run | None) -> Tensor:
+    """(B, T, D) where the reference has (T, B, D), or more padding (L1)."""
+    if ours is None or output.dim() != 3 or output.shape == ours.output.shape:
+        return output
+    batch, length = ours.output.shape[:2]
+    return (output if output.shape[0] == batch else output.transpose(0, 1))[:, :length]
 
 
 def _in_order(runs: dict[str, Run]) -> dict[str, Run]:

@@ -92,6 +92,7 @@ def watched_run(
     def keep(module_name: str, place: str) -> Callable[[nn.Module, Any, Any], None]:
         def hook(module: nn.Module, arguments: Any, output: Any) -> None:
             value = (output[0] if isinstance(output, tuple) else output).detach()
+            value = value.clone()  # some are scaled in place (L3)
             # a module that runs twice in a layer runs on tokens first, then on a table of positions (V1)
             seen.setdefault(place.format(layer=layers[_LAYER]), Run(module_name, value))
             layers[place] += 1

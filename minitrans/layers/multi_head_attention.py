@@ -191,6 +191,9 @@ class MultiHeadAttention(nn.Module):
         self.variants = cast("Sequence[Variant]", modules)
         self.backend = backend
         self.dropout_p = self.dropout_p if dropout is None else dropout
+        for module in self.own.modules() if dropout is not None else ():
+            if isinstance(module, nn.Dropout):
+                module.p = dropout
 
     def adopt(self, fresh: Container[int] | None = None) -> None:
         """Lets variants take what they begin with from the weights; of all, or of those with these places in the list."""

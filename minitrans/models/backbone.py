@@ -132,6 +132,7 @@ class Backbone(PreTrainedModel):
         past_key_values: Cache | None = None,
         use_cache: bool | None = None,
         *,
+        global_attention_mask: Tensor | None = None,
         head_mask: Tensor | Sequence[Tensor | None] | None = None,
         layout: PackedLayout | None = None,
         padding: str | None = None,
@@ -154,6 +155,7 @@ class Backbone(PreTrainedModel):
             encoder_attention_mask: (B, S) over those.
             past_key_values: what an earlier call of a decoder returned; this call's tokens come after.
             use_cache: return that (decoders only); None = the configuration's.
+            global_attention_mask: (B, T), non-zero = the token sees all and is seen by all, where others have a window (L3).
             head_mask: (H) or (L, H) factors of the attention heads; or a list of L rows, where None stands for ones.
             layout: where the sequences of a packed batch lie: then the inputs are (N), without a mask, and so are the outputs.
             padding: "keep", "remove" or "auto", see `padding.choose_packing`; None = the model's.
@@ -175,7 +177,7 @@ class Backbone(PreTrainedModel):
         keep_cache = config.is_decoder and self._keeps_cache(use_cache)
         given = ModelInputs(
             input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, encoder_hidden_states,
-            encoder_attention_mask, past_key_values, keep_cache, head_mask, layout, padding, need_weights,
+            encoder_attention_mask, past_key_values, keep_cache, global_attention_mask, head_mask, layout, padding, need_weights,
         )  # fmt: skip
         batch = prepare_batch(self, given)
 

@@ -79,9 +79,10 @@ PRIVATE = "a private note of whoever wrote the file"  # of every key that begins
 
 # Keys that published files are full of: read by nothing and kept like any other, without a word.
 WELL_KNOWN = {
-    "chunk_size_feed_forward", "cls_token_id", "decoder_start_token_id", "directionality", "down_scale_factor",
-    "finetuning_task", "gap_size", "generator_size", "gradient_checkpointing", "language", "layers_to_keep",
-    "mask_token_id", "n_ctx", "name", "net_structure_type", "num_memory_blocks", "output_past", "pooler_fc_size",
+    "attention_mode", "chunk_size_feed_forward", "cls_token_id", "decoder_start_token_id", "directionality",
+    "down_scale_factor", "finetuning_task", "gap_size", "generator_size", "gradient_checkpointing", "ignore_attention_mask",
+    "language", "layers_to_keep", "mask_token_id", "n_ctx", "name", "net_structure_type", "num_memory_blocks", "onnx_export",
+    "output_past", "pooler_fc_size",
     "pooler_num_attention_heads", "pooler_num_fc_layers", "pooler_size_per_head", "pooler_type", "prefix",
     "sbert_ce_default_activation_function", "sentence_transformers", "sep_token_id", "task_specific_params",
     "tf_legacy_loss", "tie_weights_", "tokenizer_class", "torchscript", "use_cache", "xla_device",

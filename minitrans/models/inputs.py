@@ -116,6 +116,7 @@ class ModelInputs:
     encoder_attention_mask: Tensor | None
     past_key_values: Cache | None
     use_cache: bool
+    global_attention_mask: Tensor | None
     head_mask: Tensor | Sequence[Tensor | None] | None
     layout: PackedLayout | None
     padding: str | None
@@ -165,6 +166,8 @@ def prepare_batch(body: Body, given: ModelInputs) -> Batch:
     types = None if given.token_type_ids is None else _also("token_type_ids", given, body, grid)
     sizes, memory = (batch, length, past + length), given.encoder_hidden_states
     mask, bias = attention_mask("attention_mask", given.attention_mask, sizes, causal=config.is_decoder)
+    if given.global_attention_mask is not None:
+        mask = _with_global_tokens(mask, given.global_attention_mask, sizes)
     memory_mask = NO_MASK if memory is None else _memory_mask(memory, given.encoder_attention_mask, tokens, config)
     head_mask = None if given.head_mask is None else _head_mask(given.head_mask, body.num_layers, config)
 
@@ -172,7 +175,8 @@ def prepare_batch(body: Body, given: ModelInputs) -> Batch:
     if packing is not None or mode not in MODES or (mode != "keep" and mask.key_padding is not None):
         packing = _packing(body, given, mask.key_padding, mode, packing)
     if packing is not None:
-        layout, mask = packing.layout, AttentionMask(causal=mask.causal)
+        tokens_of_all = None if mask.global_tokens is None else packing.pack(mask.global_tokens)[None]
+        layout, mask = packing.layout, AttentionMask(causal=mask.causal, global_tokens=tokens_of_all)
         tokens, positions = packing.pack(tokens), packing.pack(positions)
         types = None if types is None else packing.pack(types)
     if cache is not None and cache.capacity is not None:
@@ -262,6 +266,13 @@ def attention_mask(
     return AttentionMask(key_padding=keys, causal=causal), None
 
 
+def _with_global_tokens(mask: AttentionMask, given: Tensor, sizes: tuple[int, int, int]) -> AttentionMask:
+    """The mask with those tokens that are global, padding left out (L2)."""
+    check_shape("global_attention_mask", given, "(B, T)", (sizes[0], sizes[2]))
+    chosen = given.bool()
+    return replace(mask, global_tokens=chosen if mask.key_padding is None else chosen & mask.key_padding)
+
+
 def _square_mask(name: str, given: Tensor, sizes: tuple[int, int, int]) -> tuple[AttentionMask, AttentionBias | None]:
     """A 4-D mask is the whole truth: a decoder adds no causal one to it."""
     batch, query_length, key_length = sizes
@@ -298,6 +309,7 @@ def _laid_out(given: ModelInputs, layout: PackedLayout, fill: int) -> tuple[Mode
         attention_mask=packing.unpack(torch.ones_like(packing.cells, dtype=torch.bool)),
         token_type_ids=packing.unpack_given(given.token_type_ids),
         position_ids=packing.unpack_given(given.position_ids),
+        global_attention_mask=packing.unpack_given(given.global_attention_mask),
         inputs_embeds=packing.unpack_given(given.inputs_embeds),
     )
     return padded, packing

@@ -219,6 +219,7 @@ class MultipleChoice(TaskModel):
         if given is not None and given.dim() != (4 if input_ids is None else 3):
             raise ValueError(f"multiple choice needs (B, choices, T) inputs, got {tuple(given.shape)}")
         choices = 1 if given is None else given.shape[1]
+        options = {**options, "global_attention_mask": _merge(options.get("global_attention_mask"))}
         body = self.run_body(
             labels, input_ids=_merge(input_ids), attention_mask=_merge(attention_mask), position_ids=_merge(position_ids),
             token_type_ids=_merge(token_type_ids), inputs_embeds=_merge(inputs_embeds), **options,

@@ -75,7 +75,7 @@ DistilBertTokenizerFast = DistilBertTokenizer
 AlbertTokenizerFast = AlbertTokenizer
 DebertaV2TokenizerFast = DebertaV2Tokenizer
 MPNetTokenizerFast = MPNetTokenizer
-RobertaTokenizerFast = RobertaTokenizer
+RobertaTokenizerFast = LongformerTokenizer = LongformerTokenizerFast = RobertaTokenizer
 GPT2TokenizerFast = GPT2Tokenizer
 XLMRobertaTokenizerFast = XLMRobertaTokenizer
 CamembertTokenizerFast = CamembertTokenizer

@@ -27,14 +27,19 @@ PREFIXES = {
     "mpnet": "MPNet",
     "roberta-prelayernorm": "RobertaPreLayerNorm",
     "deberta-v2": "DebertaV2",
+    "longformer": "Longformer",
 }
 # What is in the published files, and not what the classes of the reference assume.
 PUBLISHED = {
+    "longformer": {"attention_window": 4, "pad_token_id": 1},
     "deberta-v2": {
         "relative_attention": True, "pos_att_type": "p2c|c2p", "position_buckets": 4, "share_att_key": True,
         "norm_rel_ebd": "layer_norm", "position_biased_input": False, "conv_kernel_size": 3,
     },
 }  # fmt: skip
+# Fields without which the two draw other numbers in train mode: dropout of the reference is on other shapes.
+NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+SAME_SHAPES: dict[str, dict[str, float]] = {"longformer": NO_DROPOUT}
 # Families whose outputs at padding mean nothing: the reference lets padding attend to everything alike there.
 UNDEFINED_AT_PADDING = {"deberta-v2"}
 # The tests speak of configurations by BERT's names: what a family calls a field.
@@ -77,6 +82,8 @@ RENAMES = [
     (r"^cls\.seq_relationship\.", "seq_relationship."),
     (r"^lm_head\.layer_norm\.", "lm_head.LayerNorm."),
     (r"^lm_head\.bias$", "lm_head.decoder.bias"),
+    # Longformer
+    (r"attention\.(query|key|value)_global", r"attention.own.0.\1_global"),
     # DeBERTa
     (r"attention\.pos_(key|query)_proj", r"attention.position_\1"),
     (r"attention\.(query|key|value)_proj", r"attention.\1"),
@@ -138,6 +145,12 @@ RENAMES = [
     (r"mlp\.c_proj", "feed_forward.down"),
     (r"^score\.", "label_scores."),
 ]
+
+
+def with_global_tokens(model: Any, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Which tokens are global, where a head would have to be told by three separators (L4)."""
+    ids = inputs["input_ids"]
+    return {**inputs, "global_attention_mask": ids % 2 == 1} if hasattr(model.config, "attention_window") else inputs
 
 
 def own_fields(model_type: str, fields: dict[str, Any]) -> dict[str, Any]:
@@ -209,7 +222,7 @@ def build_pair(model_type: str, head: str, **fields: Any) -> Pair:
     name = {"BertForCausalLM": "BertLMHeadModel", "GPT2ForCausalLM": "GPT2LMHeadModel"}.get(
         prefix + head, prefix + head
     )
-    fields = own_fields(model_type, {**PUBLISHED.get(model_type, {}), **fields})
+    fields = own_fields(model_type, {**PUBLISHED.get(model_type, {}), **fields, **SAME_SHAPES.get(model_type, {})})
     torch.manual_seed(7)
     reference_config = getattr(transformers, f"{prefix}Config")(**fields)
     reference_config._attn_implementation = "eager"

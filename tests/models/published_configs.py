@@ -115,6 +115,14 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     },
     "ELECTRA, discriminator": {**_ELECTRA, "architectures": ["ElectraForPreTraining"]},
     "ELECTRA, generator": {**_ELECTRA, "architectures": ["ElectraForMaskedLM"], "generator_size": "0.25"},
+    "Longformer": {
+        **_ROBERTA, "architectures": ["LongformerForMaskedLM"], "attention_mode": "longformer", "attention_window": [4, 4],
+        "gradient_checkpointing": False, "ignore_attention_mask": False, "model_type": "longformer", "sep_token_id": 2,
+    },
+    "Longformer, a long classifier": {
+        **_ROBERTA, **_named("fake", "real", "both"), "architectures": ["LongformerForSequenceClassification"],
+        "attention_window": 6, "model_type": "longformer", "onnx_export": False, "output_past": True, "sep_token_id": 2,
+    },
     "DeBERTa-v3": {**_DEBERTA, "architectures": ["DebertaV2ForMaskedLM"], "legacy": False},
     "DeBERTa-v3, as published": {**_DEBERTA, "architectures": ["DebertaV2Model"]},
     "DeBERTa-v2, a large one": {

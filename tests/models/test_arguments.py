@@ -53,6 +53,7 @@ def test_the_positional_order_is_the_reference_s(name: str, family: str) -> None
 
 VALUES: dict[str, Tensor | None] = {
     "input_ids": IDS, "attention_mask": MASK, "token_type_ids": torch.zeros_like(IDS),
+    "global_attention_mask": torch.tensor([[1, 0, 0, 0], [0, 1, 0, 0]]),
     "position_ids": torch.tensor([[2, 3, 5, 4], [4, 3, 2, 5]]), "labels": torch.tensor([[1, 0, 1, 1], [0, 1, 1, -100]]),
     "start_positions": torch.tensor([1, 2]), "end_positions": torch.tensor([3, 2]),
     "next_sentence_label": torch.tensor([1, 0]), "sentence_order_label": torch.tensor([0, 1]),

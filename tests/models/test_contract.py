@@ -12,6 +12,7 @@ import minitrans
 from minitrans import families
 from minitrans.families import FAMILIES, class_names
 from minitrans.models.auto import class_by_name, model_class
+from tests.models.conftest import with_global_tokens
 
 TINY = {
     "vocab_size": 23, "hidden_size": 12, "num_hidden_layers": 1, "num_attention_heads": 3, "intermediate_size": 16,
@@ -126,6 +127,19 @@ ARCHITECTURES = {
         "mpnet",
         True,
     ),
+    "longformer": (
+        {
+            **BODY,
+            **{
+                f"encoder.layer.0.attention.own.0.{kind}_global.{part}": shape  # L3
+                for kind in ("query", "key", "value")
+                for part, shape in (("weight", (12, 12)), ("bias", (12,)))
+            },
+        },
+        {"ForSequenceClassification": ({}, TWO_LAYERS)},
+        "longformer",
+        True,
+    ),
     "deberta-v2": (
         {
             **{name: shape for name, shape in BODY.items() if "position" not in name},
@@ -188,7 +202,8 @@ def test_a_forward_changes_nothing(auto_name: str, model_type: str):
     config, weights = model.config, copy.deepcopy(model.state_dict())
     random = torch.get_rng_state()
     given = ids.clone()
-    first, second = model(ids), model(ids)
+    inputs = with_global_tokens(model, {"input_ids": ids})
+    first, second = model(**inputs), model(**inputs)
     assert model.config == config
     assert torch.equal(torch.get_rng_state(), random)
     assert torch.equal(ids, given)
@@ -236,13 +251,13 @@ def test_training_reaches_every_parameter():
         model = build(auto_name, model_type).train()
         ids = IDS[None] if auto_name.endswith("MultipleChoice") else IDS
         memory = {"encoder_hidden_states": torch.randn(2, 5, 12)} if auto_name.endswith("CausalLM") else {}
-        out = model(ids, **memory)
+        out = model(**with_global_tokens(model, {"input_ids": ids}), **memory)
         sum(value.square().sum() for name, value in out.items() if name != "past_key_values").backward()
         idle = {
             name for name, value in model.named_parameters() if value.grad is None or not value.grad.abs().sum() > 0
         }
         # one choice of one row: the score's bias alone would not do for the key biases, whose gradient is zero by construction
-        assert all(name.endswith("key.bias") for name in idle), (auto_name, model_type, idle)
+        assert all(name.endswith(("key.bias", "key_global.bias")) for name in idle), (auto_name, model_type, idle)
 
 
 def test_moving_and_copying_keeps_the_tie():

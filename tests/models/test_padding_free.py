@@ -13,6 +13,7 @@ from minitrans.families import HEADS, auto_name, families_with
 from minitrans.layers.multi_head_attention import MultiHeadAttention
 from minitrans.models.auto import model_class
 from minitrans.models.padding import WORTH_IT
+from tests.models.conftest import with_global_tokens
 
 FIELDS = {
     "vocab_size": 37, "hidden_size": 21, "num_attention_heads": 3, "num_hidden_layers": 2, "intermediate_size": 35,
@@ -75,7 +76,7 @@ def close(ours: torch.Tensor, expected: torch.Tensor) -> bool:
 @pytest.mark.parametrize(("auto_name", "family"), CASES)
 def test_outputs_on_real_tokens_are_equal(auto_name: str, family: str, mix: str, left: bool):
     net = model(auto_name, family)
-    inputs = batch(LENGTHS[mix], net.config.pad_token_id, left=left)
+    inputs = with_global_tokens(net, batch(LENGTHS[mix], net.config.pad_token_id, left=left))
     real = inputs["attention_mask"].bool()
     if auto_name.endswith("MultipleChoice"):
         inputs = {name: value.view(2, 2, -1) for name, value in inputs.items()}
@@ -102,7 +103,7 @@ def test_outputs_on_real_tokens_are_equal(auto_name: str, family: str, mix: str,
 @pytest.mark.parametrize(("auto_name", "family"), CASES)
 def test_a_batch_of_nothing_but_padding(auto_name: str, family: str):
     net = model(auto_name, family)
-    inputs = batch([0, 0, 0, 0], net.config.pad_token_id)
+    inputs = with_global_tokens(net, batch([0, 0, 0, 0], net.config.pad_token_id))
     if auto_name.endswith("MultipleChoice"):
         inputs = {name: value.view(2, 2, -1) for name, value in inputs.items()}
     net.set_padding("remove")
@@ -117,7 +118,7 @@ def test_losses_and_gradients_are_equal(auto_name: str, family: str):
     packed = copy.deepcopy(padded)
     padded.set_padding("keep")
     packed.set_padding("remove")
-    inputs = batch(LENGTHS["mixed"], padded.config.pad_token_id)
+    inputs = with_global_tokens(padded, batch(LENGTHS["mixed"], padded.config.pad_token_id))
     real = inputs["attention_mask"].bool()
     generator = torch.Generator().manual_seed(2)
     tokens = torch.randint(0, 37, real.shape, generator=generator).masked_fill(~real, -100)
@@ -177,7 +178,8 @@ def test_batches_that_users_pack(auto_name: str, family: str):
         inputs = batch(lengths, net.config.pad_token_id)
         real = inputs["attention_mask"].bool()
         layout = PackedLayout.from_lengths(lengths)
-        packed = {name: inputs[name][real] for name in ("input_ids", "token_type_ids")}
+        inputs = with_global_tokens(net, inputs)
+        packed = {name: value[real] for name, value in inputs.items() if name != "attention_mask"}
         net.set_padding("keep")
         expected, got = (
             net(**inputs, output_hidden_states=True),

@@ -47,6 +47,7 @@ OWN = {
         },
     },
     "narrow, quick_gelu, untied, no dropout": {
+        "longformer": {"attention_window": [4, 6, 4]},
         "deberta-v2": {
             "share_att_key": False, "position_buckets": 6, "max_relative_positions": 7, "conv_kernel_size": 5, "conv_groups": 5,
             "conv_act": "gelu",
@@ -75,6 +76,9 @@ def batch(fields: dict, head: str, padded: bool, family: str = "") -> dict:
             mask[2, :3] = 0
         inputs["attention_mask"] = mask
         inputs["input_ids"] = ids.masked_fill(mask == 0, pad)
+    if family == "longformer":  # three separators tell its heads which tokens are global (L4)
+        inputs["input_ids"] = inputs["input_ids"].masked_fill(inputs["input_ids"] == 2, 5)
+        inputs["input_ids"][:, [3, 5, 6]] = 2
     types = torch.randint(0, fields["type_vocab_size"], (B, T), generator=generator)
     inputs["token_type_ids"] = types
     if head == "ForMultipleChoice":

@@ -180,6 +180,9 @@ REFUSED: list[tuple[str, str, Any, str]] = [
     ("bert", "feed_forward_type", "geglu", "of another model"),
     ("bert", "per_layer_config", {"0": {}}, "make them alike"),
     ("roberta-prelayernorm", "tie_last_hidden_states", False, "leave it out"),
+    ("longformer", "attention_window", [4, 5], "half of it is seen to each side"),
+    ("longformer", "attention_window", [4], "or one a layer"),
+    ("longformer", "pad_token_id", None, "a number, from which positions are counted"),
     ("deberta-v2", "z_steps", 2, "the reference takes none either"),
     ("deberta-v2", "pos_att_type", "p2p", "both with a | between"),
     ("deberta-v2", "attention_head_size", 4, "no other width of heads"),
@@ -201,7 +204,7 @@ REFUSED: list[tuple[str, str, Any, str]] = [
     ("bert", "__class__", "x", "leave it out"),
     ("bert", "k" * 101, 1, "leave it out"),
     ("bert", "dtype", "int8", "one of float16"),
-    ("bert", "model_type", "longformer", "one of bert"),
+    ("bert", "model_type", "longtransformer", "one of bert"),
     ("distilbert", "hidden_size", 48, "leave one of them out"),
 ]  # fmt: skip
 
