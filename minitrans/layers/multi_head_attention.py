@@ -190,10 +190,10 @@ class MultiHeadAttention(nn.Module):
         modules = modules.to(weight.dtype) if weight.device.type == "meta" else modules.to(weight.device, weight.dtype)
         self.variants = cast("Sequence[Variant]", modules)
         self.backend = backend
-        self.dropout_p = self.dropout_p if dropout is None else dropout
-        for module in self.own.modules() if dropout is not None else ():
-            if isinstance(module, nn.Dropout):
-                module.p = dropout
+        if dropout is not None:
+            self.dropout_p = dropout
+            for each in (each for variant in self.own for each in variant.modules() if isinstance(each, nn.Dropout)):
+                each.p = dropout
 
     def adopt(self, fresh: Container[int] | None = None) -> None:
         """Lets variants take what they begin with from the weights; of all, or of those with these places in the list."""

@@ -175,11 +175,10 @@ class Backbone(PreTrainedModel):
         need_weights = config.output_attentions if output_attentions is None else output_attentions
         need_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
         keep_cache = config.is_decoder and self._keeps_cache(use_cache)
-        given = ModelInputs(
+        batch = prepare_batch(self, ModelInputs(
             input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, encoder_hidden_states,
             encoder_attention_mask, past_key_values, keep_cache, global_attention_mask, head_mask, layout, padding, need_weights,
-        )  # fmt: skip
-        batch = prepare_batch(self, given)
+        ))  # fmt: skip
 
         x = self.embeddings(batch.tokens, batch.positions, batch.types)
         out = self.encoder(x, batch.context, batch.cache, keep_states=need_states)

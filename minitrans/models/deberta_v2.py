@@ -173,8 +173,7 @@ class DisentangledAttention(MultiHeadAttention):
     def __init__(self, config: DebertaV2Config) -> None:
         width, heads, self_kinds = config.hidden_size, config.num_attention_heads, _kinds(config)
         terms = 1 + len({*KINDS} & {*self_kinds})  # those there would be without relative_attention too
-        # the root is rounded to float32 in the reference (V1): to the last digit of float64 it is another
-        scale = 1.0 / float(torch.tensor(float(width // heads * terms), device="cpu").sqrt())
+        scale = float(width // heads * terms) ** -0.5
         super().__init__(width, heads, dropout=config.attention_probs_dropout_prob, scale=scale)
         self.kinds = self_kinds if config.relative_attention else []
         self.reach = config.reach

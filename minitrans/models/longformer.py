@@ -179,13 +179,14 @@ class _Choosing(tasks.TaskModel):
         ids, layout = given.get("input_ids"), given.get("layout")
         if given.get("global_attention_mask") is None and ids is not None:
             packing = None if layout is None else Packing.of_layout(layout)
-            chosen = self.chosen(ids if packing is None else packing.unpack_given(ids, self.config.pad_token_id))
+            chosen = self.chosen(ids if packing is None else packing.unpack(ids, cast("int", self.config.pad_token_id)))
             given["global_attention_mask"] = chosen if packing is None else packing.pack(chosen)
         return super().run_body(labels, **given)
 
     def separators(self, ids: Tensor) -> Tensor:
         """(B, 3): where the separators stand. Raises ValueError where a row has another number of them."""
-        found = ids == cast("LongformerConfig", self.config).sep_token_id
+        separator = cast("LongformerConfig", self.config).sep_token_id
+        found = ids == (-1 if separator is None else separator)  # (B, T)
         if has_values(ids) and bool((found.sum(dim=1) != SEPARATORS).any()):
             raise ValueError(
                 f"global tokens are told by the separators of a question and its text: every row must have {SEPARATORS} of "

@@ -14,6 +14,7 @@ import transformers
 from torch import Tensor, nn
 
 import minitrans
+from minitrans.checkpoints.verification import without_float32
 
 PREFIXES = {
     "gpt2": "GPT2",
@@ -226,7 +227,9 @@ def build_pair(model_type: str, head: str, **fields: Any) -> Pair:
     torch.manual_seed(7)
     reference_config = getattr(transformers, f"{prefix}Config")(**fields)
     reference_config._attn_implementation = "eager"
-    reference = getattr(transformers, name)(reference_config).double().train()
+    with without_float32():
+        reference = getattr(transformers, name)(reference_config).double().train()
+        reference.forward = without_float32()(reference.forward)
     with torch.no_grad():  # fresh biases are 0 and norms 1: a swapped one would go unnoticed
         for parameter in reference.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)

@@ -120,7 +120,7 @@ def test_its_window_stays_under_another_attention(pair, tmp_path) -> None:
     made.set_attention("landmarks")
     with pytest.raises(NotSupportedError, match="'landmarks' does not support masks but key padding"):
         made(IDS, MASK)
-    made.set_attention("full")
+    made.set_attention("full", "eager")
     assert torch.equal(made(IDS, MASK, CHOSEN).last_hidden_state, full)
 
 
