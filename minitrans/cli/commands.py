@@ -11,6 +11,7 @@ from minitrans import __version__
 from minitrans.cli.checkpoints import convert, inspect, verify
 from minitrans.cli.demo import demo
 from minitrans.cli.embed import embed, similar
+from minitrans.cli.generate import generate
 from minitrans.cli.lab import lab
 from minitrans.cli.options import Command, Group
 from minitrans.cli.tasks import answer, classify, fill_mask, tag
@@ -36,6 +37,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "classify": classify,
     "tag": tag,
     "answer": answer,
+    "generate": generate,
 }
 PANELS = {"demo": "Start here", "convert": "Checkpoints", "inspect": "Checkpoints", "verify": "Checkpoints"}
 

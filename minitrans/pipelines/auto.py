@@ -21,6 +21,7 @@ TASKS = {
     "token-classification": "minitrans.pipelines.token_classification:TokenClassification",
     "question-answering": "minitrans.pipelines.question_answering:QuestionAnswering",
     "fill-mask": "minitrans.pipelines.fill_mask:FillMask",
+    "text-generation": "minitrans.pipelines.text_generation:TextGeneration",
     "feature-extraction": "minitrans.pipelines.feature_extraction:FeatureExtraction",
 }
 ALIASES = {"sentiment-analysis": "text-classification", "ner": "token-classification"}
