@@ -39,7 +39,18 @@ ALLOWED: dict[str, set[str]] = {
     "training": GROUND | {"models"},
     "lab": GROUND | {"attention", "embedding", "layers", "models", "pipelines", "testing", "training"},
     "cli": GROUND
-    | {"minitrans", "attention", "checkpoints", "embedding", "lab", "models", "pipelines", "tokenizers", "translator"},
+    | {
+        "minitrans",
+        "attention",
+        "checkpoints",
+        "embedding",
+        "generation",
+        "lab",
+        "models",
+        "pipelines",
+        "tokenizers",
+        "translator",
+    },
     "__main__": {"cli"},
 }
 LAZY_ONLY = {"triton", "transformers", "tokenizers", "huggingface_hub", "sentencepiece", "typer", "rich", "safetensors"}

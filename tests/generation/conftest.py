@@ -28,10 +28,18 @@ _SIZES: dict[str, Any] = {
     "vocab_size": VOCABULARY, "hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 20,
     "max_position_embeddings": 60, "is_decoder": True, "type_vocab_size": 2, "layer_norm_eps": 1e-6, "pad_token_id": PAD, "bos_token_id": 0, "eos_token_id": 2,
 }  # fmt: skip
+_GPT2 = {
+    "vocab_size": VOCABULARY, "n_embd": 12, "n_layer": 2, "n_head": 3, "n_positions": 60, "pad_token_id": PAD,
+    "bos_token_id": 0, "eos_token_id": 2,
+}  # fmt: skip
 CLASSES = {
+    "gpt2": ("GPT2Config", "GPT2LMHeadModel", _GPT2),
     "bert": ("BertConfig", "BertLMHeadModel", _SIZES),
     "roberta": ("RobertaConfig", "RobertaForCausalLM", _SIZES),
 }
+
+
+FAMILIES = sorted(CLASSES)
 
 
 @dataclass(frozen=True)
@@ -71,11 +79,6 @@ def build(family: str, seed: int = 0, **changes: Any) -> Pair:
 @pytest.fixture(scope="session")
 def pair() -> Callable[..., Pair]:
     return build
-
-
-@pytest.fixture(scope="session")
-def families() -> tuple[str, ...]:
-    return tuple(CLASSES)
 
 
 class Table:

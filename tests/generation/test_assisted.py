@@ -14,6 +14,7 @@ from torch import Tensor
 from minitrans.generation.drafting import PromptLookup
 from minitrans.generation.settings import settings_of
 from minitrans.generation.text import Text
+from tests.generation.conftest import FAMILIES
 
 PAD = 1
 MANY = settings(deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
@@ -26,7 +27,7 @@ def batch(seed: int, lengths: list[int]) -> tuple[Tensor, Tensor]:
 
 
 def compare(pair: Callable[..., Any], data: Any, models: int) -> None:
-    family, seed = data.draw(st.sampled_from(["bert", "roberta"])), data.draw(st.integers(0, models))
+    family, seed = data.draw(st.sampled_from(FAMILIES)), data.draw(st.integers(0, models))
     model = pair(family, seed).ours
     ids, mask = batch(seed, data.draw(st.lists(st.integers(1, 6), min_size=1, max_size=4)))
     call = {

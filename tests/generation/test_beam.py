@@ -12,6 +12,8 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from tests.generation.conftest import FAMILIES
+
 PAD = 1
 MANY = settings(deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 OPTIONS: dict[str, list[Any]] = {
@@ -59,7 +61,7 @@ def trimmed(rows: Tensor, prompt: int) -> list[list[int]]:
 def compare(pair: Callable[..., Any], data: Any, models: int) -> None:
     sampled = data.draw(st.booleans())
     call, seed = data.draw(calls(sampled)), data.draw(st.integers(0, models))
-    models = pair(data.draw(st.sampled_from(["bert", "roberta"])), seed)
+    models = pair(data.draw(st.sampled_from(FAMILIES)), seed)
     rows = 1 if sampled else data.draw(st.integers(1, 3))  # one prompt that is done ends the drawing for it here
     ids = prompts(seed, rows, data.draw(st.integers(1, 5)))
     torch.manual_seed(seed)
@@ -92,7 +94,7 @@ def test_texts_and_scores_are_the_references_on_many_models(pair: Callable[..., 
 @given(data=st.data())
 def test_a_text_is_the_same_in_any_batch(pair: Callable[..., Any], data: Any):
     call, seed = data.draw(calls(data.draw(st.booleans()))), data.draw(st.integers(0, 8))
-    model = pair(data.draw(st.sampled_from(["bert", "roberta"])), seed).ours
+    model = pair(data.draw(st.sampled_from(FAMILIES)), seed).ours
     if not call["do_sample"] and data.draw(st.booleans()):
         call |= {"num_beams": 4, "num_beam_groups": 2, "diversity_penalty": 1.5}
     if data.draw(st.booleans()):

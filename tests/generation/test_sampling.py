@@ -11,6 +11,8 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from tests.generation.conftest import FAMILIES
+
 PAD = 1
 MANY = settings(deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])  # a failing call is small as it is
 BASE = {"pad_token_id": PAD, "max_new_tokens": 8}
@@ -89,7 +91,7 @@ def compare(pair: Any, ids: Tensor, call: dict[str, Any], seed: int, mask: Tenso
 
 def any_call(pair: Callable[..., Any], data: Any, models: int) -> None:
     call = data.draw(calls())
-    family, seed = data.draw(st.sampled_from(["bert", "roberta"])), data.draw(st.integers(0, models))
+    family, seed = data.draw(st.sampled_from(FAMILIES)), data.draw(st.integers(0, models))
     if data.draw(st.booleans()):
         call["do_sample"] = True
         call["num_return_sequences"] = data.draw(st.integers(1, 3))
@@ -110,7 +112,7 @@ def test_tokens_are_the_references_on_many_models(pair: Callable[..., Any], data
     any_call(pair, data, 200)
 
 
-@pytest.mark.parametrize("family", ["bert", "roberta"])
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("sampled", [False, True])
 def test_left_padding_is_the_references_too(pair: Callable[..., Any], family: str, sampled: bool):
     ids, mask = padded(prompts(3, 3, 6), [2, 6, 4], "left")
@@ -122,7 +124,7 @@ def test_left_padding_is_the_references_too(pair: Callable[..., Any], family: st
 def test_a_text_is_the_same_in_any_batch(pair: Callable[..., Any], data: Any):
     call, seed = data.draw(calls()), data.draw(st.integers(0, 8))
     side, sampled = data.draw(st.sampled_from(["left", "right", "both"])), data.draw(st.booleans())
-    model = pair(data.draw(st.sampled_from(["bert", "roberta"])), seed).ours
+    model = pair(data.draw(st.sampled_from(FAMILIES)), seed).ours
     if sampled:
         call |= {"do_sample": True, "num_return_sequences": data.draw(st.integers(1, 2))}
     if data.draw(st.booleans()):
@@ -150,7 +152,7 @@ def test_a_text_is_the_same_in_any_batch(pair: Callable[..., Any], data: Any):
 
 
 @pytest.mark.parametrize("sampled", [False, True])
-@pytest.mark.parametrize("family", ["bert", "roberta"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_a_cache_changes_nothing(pair: Callable[..., Any], family: str, sampled: bool):
     model = pair(family, 2).ours
     ids, mask = padded(prompts(3, 3, 6), [2, 6, 4], "left")
