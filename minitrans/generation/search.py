@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from minitrans.generation.assisted import assisted
 from minitrans.generation.beam import beam_search
+from minitrans.generation.contrastive import contrastive_search
 from minitrans.generation.decoding import Running
 from minitrans.generation.job import Job, Written
 from minitrans.generation.sampling import sample
@@ -55,6 +56,7 @@ class Kind(NamedTuple):
 KINDS: tuple[Kind, ...] = (
     Kind("beams", lambda a: a.settings.num_beams > 1, beam_search),
     Kind("assisted", lambda a: a.has_draft, assisted),
+    Kind("contrastive", lambda a: a.is_contrastive, contrastive_search),
     Kind("sampling", lambda a: True, sample),
 )
 
@@ -78,6 +80,7 @@ CLASHES: tuple[tuple[Callable[[Asked, Settings], Any], str], ...] = (
      "penalty_alpha means contrastive search: set top_k of at least 2, leave num_beams, do_sample, num_return_sequences out"),
     (lambda a, s: s.dola_layers is not None and (s.num_beams > 1 or a.is_contrastive or a.has_draft),
      "dola_layers goes with greedy search and sampling: leave num_beams, penalty_alpha and drafts out"),
+    (lambda a, s: s.dola_layers is not None and s.guidance_scale != 1, "dola_layers or guidance_scale: leave one out"),
     (lambda a, s: a.has_draft and (s.num_beams > 1 or a.is_contrastive or s.num_return_sequences > 1),
      "a draft goes with greedy search and sampling of one text a prompt: leave num_beams, penalty_alpha and num_return_sequences "
      "out, or assistant_model and prompt_lookup_num_tokens"),

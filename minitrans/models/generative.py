@@ -12,6 +12,7 @@ from torch import Tensor
 from minitrans.generation.call import Request, room
 from minitrans.generation.config import FILE, GenerationConfig, read_generation_config
 from minitrans.generation.decoding import Guided, Output, Running
+from minitrans.generation.dola import Contrasted
 from minitrans.generation.drafting import DraftModel, PromptLookup
 from minitrans.generation.job import Drafter, Job, Written
 from minitrans.generation.noise import noise_of
@@ -289,8 +290,11 @@ class Generative(PreTrainedModel):
         return DraftModel(Running(assistant.step, text, assistant.start(request).beside), process, settings)
 
     def _guided(self, request: Request, run: Running) -> Running:
-        """With a second reading where there is guidance."""
+        """With a second reading where there is guidance, or one of earlier layers."""
         helpers, text = request.helpers, run.text
+        if (layers := request.settings.dola_layers) is not None:
+            head: Any = self.lm_head
+            return Contrasted(run, layers, head, is_tied=self.config.tie_word_embeddings)
         if request.settings.guidance_scale == 1.0:
             return run
         if helpers.negative_prompt_ids is None:
