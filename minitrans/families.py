@@ -69,7 +69,13 @@ FAMILIES = {
         "roberta_prelayernorm", "RobertaPreLayerNorm", "roberta_prelayernorm", "RobertaTokenizer", _DECODER
     ),
     "gpt2": FamilyRow("gpt2", "GPT2", "gpt2", "GPT2Tokenizer", _DECODER_ONLY, ("GPT2DoubleHeadsModel",)),
-}
+    "modernbert": FamilyRow("modernbert", "ModernBert", "modernbert", "PreTrainedTokenizer", _ENCODER),
+    "nomic_bert": FamilyRow(
+        "nomic_bert", "NomicBert", "nomic_bert", "BertTokenizer",
+        ("Model", "ForMaskedLM", "ForSequenceClassification", "ForTokenClassification"),
+    ),
+    "roformer": FamilyRow("roformer", "RoFormer", "roformer", "RoFormerTokenizer", _DECODER),
+}  # fmt: skip
 
 
 def family_row(model_type: object) -> FamilyRow:

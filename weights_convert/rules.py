@@ -106,6 +106,11 @@ class Rename(Rule):
 
 
 @dataclass(frozen=True)
+class Alias(Rename):
+    """Another name of a tensor in files: it is read, and never written."""
+
+
+@dataclass(frozen=True)
 class Transpose(Rename):
     """A matrix stored the other way round (the reference's Conv1D keeps (in, out), a Linear keeps (out, in))."""
 
@@ -222,7 +227,7 @@ def ties(table: Sequence[TableRow]) -> list[Tied]:
 
 def inverse(table: Sequence[TableRow]) -> list[Rule]:
     """The table model -> file: every movement undone. Raises ValueError if two rows would fill one name."""
-    undone = [rule.inverse() for rule in movements(table)]
+    undone = [rule.inverse() for rule in movements(table) if not isinstance(rule, Alias)]
     names = [name for rule in undone for name in rule.targets]
     twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:

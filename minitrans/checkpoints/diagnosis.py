@@ -177,7 +177,8 @@ def _arguments(part: Part, mask: Tensor) -> Iterator[tuple[str, Sequence[Any]]]:
 def _positions_and_types(
     module: Embeddings, positions: Tensor, types: Tensor, mask: Tensor
 ) -> Iterator[tuple[str, Tensor, Tensor]]:
-    counted, last = mask.cumsum(-1) * mask, module.position_embeddings.num_embeddings - 1
+    table = module.position_embeddings
+    counted, last = mask.cumsum(-1) * mask, 0 if table is None else table.num_embeddings - 1
     for n in (-2, -1, 1, 2):
         yield f"positions are off by {n:+d}", (positions + n).clamp(0, last), types
     pad = module.word_embeddings.padding_idx or 0

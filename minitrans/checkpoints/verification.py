@@ -24,7 +24,7 @@ from minitrans.models.loading import family_of
 from weights_convert.checkpoint import find_folder
 from weights_convert.families.family import Family
 from weights_convert.report import ConversionReport
-from weights_convert.rules import ties
+from weights_convert.rules import Alias, ties
 from weights_convert.translate import file_tensors
 
 TOLERANCE = 1e-10
@@ -136,9 +136,21 @@ def verify(
         theirs = getattr(transformers, name).from_pretrained(
             folder.root, dtype=torch.float64, attn_implementation="eager", local_files_only=True
         )
+        theirs = with_exact_buffers(theirs)
     if stored.config.pad_token_id is None:  # or where would texts of several lengths end?
         ours.config.pad_token_id = theirs.config.pad_token_id = 0
     return compare(ours, theirs.eval(), name)
+
+
+def with_exact_buffers(theirs: Any) -> Any:
+    """The model, or where it has tables that are computed and not stored (frequencies of turns), one that has them in float64."""
+    stored = theirs.state_dict()
+    if all(name in stored or not buffer.is_floating_point() for name, buffer in theirs.named_buffers()):
+        return theirs
+    with without_float32():
+        exact = type(theirs)(theirs.config).double()
+    exact.load_state_dict(stored)
+    return exact
 
 
 @contextmanager
@@ -322,7 +334,13 @@ def _compare_gradients(ours: Any, theirs: nn.Module) -> list[Comparison]:
     parameters = dict(ours.named_parameters(remove_duplicate=False))
     mine = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in parameters.items()}
     family = family_of(ours.config.model_type)
-    translated = file_tensors(mine, family, ours.config, ConversionReport())
+    translated = {
+        name: each.values for name, each in file_tensors(mine, family, ours.config, ConversionReport()).items()
+    }
+    for step, keys in matched(family, theirs, ours.config):
+        if isinstance(step.rule, Alias):  # modules of the reference that have other names than its files
+            bare, prefixed = step.targets[0], f"{family.prefix}.{step.targets[0]}"
+            translated[keys[0]] = mine[bare if bare in mine else prefixed]
     expected = {
         name: torch.zeros_like(p) if p.grad is None else p.grad
         for name, p in theirs.named_parameters(remove_duplicate=False)
@@ -332,7 +350,7 @@ def _compare_gradients(ours: Any, theirs: nn.Module) -> list[Comparison]:
     }  # B3: no forward reads an untied predictions.bias
     largest = max((float(gradient.abs().max()) for gradient in expected.values()), default=0.0)
     return [
-        Comparison("gradient", name, _error(translated[name].values, expected[name], GRADIENT_FLOOR * largest))
+        Comparison("gradient", name, _error(translated[name], expected[name], GRADIENT_FLOOR * largest))
         for name in reversed(expected)
         if name in translated and name not in unread
     ]

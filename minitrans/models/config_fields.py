@@ -6,6 +6,8 @@ BERT's names here; a configuration says which of them it has other names for.
 
 from __future__ import annotations
 
+from typing import Any
+
 # Keys a file must hold: no default of ours would be right for a stranger's checkpoint (R3).
 REQUIRED = (
     "vocab_size",
@@ -79,19 +81,19 @@ PRIVATE = "a private note of whoever wrote the file"  # of every key that begins
 
 # Keys that published files are full of: read by nothing and kept like any other, without a word.
 WELL_KNOWN = {
-    "attention_mode", "chunk_size_feed_forward", "cls_token_id", "decoder_start_token_id", "directionality",
-    "down_scale_factor", "finetuning_task", "gap_size", "generator_size", "gradient_checkpointing", "ignore_attention_mask",
-    "language", "layers_to_keep", "mask_token_id", "n_ctx", "name", "net_structure_type", "num_memory_blocks", "onnx_export",
-    "output_past", "pooler_fc_size",
-    "pooler_num_attention_heads", "pooler_num_fc_layers", "pooler_size_per_head", "pooler_type", "prefix",
-    "sbert_ce_default_activation_function", "sentence_transformers", "sep_token_id", "task_specific_params",
-    "tf_legacy_loss", "tie_weights_", "tokenizer_class", "torchscript", "use_cache", "xla_device",
+    "attention_mode", "chunk_size_feed_forward", "cls_token_id", "decoder_start_token_id", "deterministic_flash_attn",
+    "directionality", "down_scale_factor", "finetuning_task", "gap_size", "generator_size", "gradient_checkpointing",
+    "ignore_attention_mask", "language", "layers_to_keep", "mask_token_id", "n_ctx", "name", "net_structure_type",
+    "num_memory_blocks", "onnx_export", "output_past", "pooler_fc_size", "pooler_num_attention_heads", "pooler_num_fc_layers",
+    "pooler_size_per_head", "pooler_type", "prefix", "reference_compile", "repad_logits_with_grad",
+    "sbert_ce_default_activation_function", "sentence_transformers", "sep_token_id", "task_specific_params", "tf_legacy_loss",
+    "tie_weights_", "tokenizer_class", "torchscript", "use_cache", "xla_device",
 }  # fmt: skip
 
 
-def refused_value(name: str, value: object) -> str | None:
+def refused_value(config: Any, name: str, value: object) -> str | None:
     """What a setting that is no field would have to be, where it is known to change numbers; None where it may stay."""
-    harmless, remedy = CHANGES_NUMBERS.get(name, ((value,), ""))
+    harmless, remedy = {**CHANGES_NUMBERS, **config.changes_numbers}.get(name, ((value,), ""))
     if value is None or any(value == each and type(value) is type(each) for each in harmless):
         return None
     return f"{harmless[0] if harmless else None!r}: {remedy}"

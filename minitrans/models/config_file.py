@@ -135,6 +135,15 @@ _SILENT: dict[str, Any] = {
     "output_attentions": False,
     "output_hidden_states": False,
     "return_dict": True,
+    "global_attn_every_n_layers": 3,
+    "global_rope_theta": 160_000.0,
+    "local_rope_theta": 10_000.0,
+    "rotary_emb_base": None,
+    "rotary_emb_fraction": 1.0,
+    "rotary_emb_interleaved": False,
+    "summary_type": "last",
+    "summary_use_proj": False,
+    "summary_activation": None,
     "summary_first_dropout": 0.0,
     "attention_head_size": None,
     "cls_dropout": None,
@@ -152,11 +161,11 @@ _SILENT: dict[str, Any] = {
 
 def telling(config: Any) -> dict[str, Any]:
     """`to_dict` without what a reader takes for granted, and without what is only true here."""
-    defaults = {item.name: item.default for item in dataclasses.fields(config)}
+    defaults = {**{item.name: item.default for item in dataclasses.fields(config)}, **config.reference_defaults}
     values = {
         key: value
         for key, value in config.to_dict().items()
-        if key not in _SILENT or value != _SILENT[key] or defaults.get(key, MISSING) not in (MISSING, value)
+        if key not in _SILENT or key not in defaults or value != _SILENT[key] or defaults[key] not in (MISSING, value)
     }
     values = {key: value for key, value in values.items() if not key.startswith("_")}
     del values["num_labels"]  # the reference counts id2label

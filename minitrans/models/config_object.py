@@ -50,6 +50,8 @@ class ConfigObject:
     lacking: ClassVar[Mapping[str, Any]] = {}  # of a field that a family lacks -> its value
     # what the reference assumes where a file is silent and the class would assume something else (R3)
     reference_defaults: ClassVar[Mapping[str, object]] = {"layer_norm_eps": 1e-12, "type_vocab_size": 2}
+    # as CHANGES_NUMBERS of `config_fields.py`, of keys that only files of this family have
+    changes_numbers: ClassVar[Mapping[str, tuple[tuple[object, ...], str]]] = {}
     steering: ClassVar[frozenset[str]] = frozenset({"return_dict", "architectures", "dtype", "name_or_path", "extra"})
 
     return_dict: bool = True  # outputs are objects with names, not tuples, unless the call says otherwise
@@ -91,8 +93,8 @@ class ConfigObject:
             TypeError, ValueError: as the constructor does; ValueError: for what the modules of a model were built from.
         """
         values = self._by_field(changes)
-        for name in self._built & values.keys():
-            if values[name] != getattr(self, name):
+        for name in values:  # first those that were named, then what follows from them
+            if name in self._built and values[name] != getattr(self, name):
                 how = _INSTEAD.get(name, _BUILD_AGAIN).format(name=name, value=values[name])
                 raise ValueError(f"{name}: the model was built with {getattr(self, name)!r}; {how}")
         self._assign(values)
@@ -144,7 +146,7 @@ class ConfigObject:
             elif name in self.extra or not hasattr(
                 type(self), name
             ):  # a file's key may be an attribute that is no field
-                if (expected := refused_value(name, value)) is not None:
+                if (expected := refused_value(self, name, value)) is not None:
                     raise ValueError(f"{name} must be {expected}; got {value!r}")
                 extra[name] = value
             elif value != getattr(self, name):

@@ -12,13 +12,14 @@ from typing import Any, ClassVar, cast
 
 from torch import Tensor, nn
 
+from minitrans.errors import NotSupportedError
 from minitrans.layers.activations import activation
 from minitrans.layers.embeddings import Embeddings
 from minitrans.layers.heads import ClassificationHead
 from minitrans.layers.losses import Items, replaced_token_loss
 from minitrans.layers.stack import Stack
 from minitrans.models import language_tasks, tasks
-from minitrans.models.backbone import Backbone, build_block, returned
+from minitrans.models.backbone import Backbone, EncoderOutput, build_block, returned
 from minitrans.models.config import BertLikeConfig, EncoderConfig, Rule
 from minitrans.models.outputs import LogitsOutput
 
@@ -29,6 +30,7 @@ SUMMARIES: dict[str, Callable[[Tensor], Tensor]] = {
     "mean": lambda hidden: hidden.mean(dim=1),
     "cls_index": lambda hidden: hidden[:, -1],  # the reference's forward is given no index, and takes the last
 }
+SUMMARY = (lambda kind, c: kind in SUMMARIES, f"one of {', '.join(SUMMARIES)}")
 
 
 @dataclass(kw_only=True)
@@ -38,7 +40,7 @@ class ElectraConfig(BertLikeConfig):
     model_type: ClassVar[str] = "electra"
     rules: ClassVar[tuple[Rule, ...]] = (
         *BertLikeConfig.rules,
-        (("summary_type",), lambda kind, c: kind in SUMMARIES, f"one of {', '.join(SUMMARIES)}"),
+        (("summary_type",), *SUMMARY),
     )
 
     vocab_size: int = 30522
@@ -187,10 +189,9 @@ class ElectraForQuestionAnswering(tasks.QuestionAnswering):
     body_class = ElectraModel
 
 
-class ElectraForMultipleChoice(tasks.MultipleChoice):
-    """ELECTRA with a two-layer score of the first token of each of several texts."""
+class SummarisedChoice(tasks.MultipleChoice):
+    """A score of what stands for each of several texts, see `ElectraConfig`."""
 
-    body_class = ElectraModel
     needs_pooler = False
 
     def build_head(self, config: EncoderConfig) -> None:
@@ -202,8 +203,25 @@ class ElectraForMultipleChoice(tasks.MultipleChoice):
         self.dropout = nn.Dropout(config.summary_last_dropout)
         self.classifier = nn.Linear(config.hidden_size, 1)
 
+    def run_body(self, labels: Tensor | None, /, **given: Any) -> EncoderOutput:
+        """With its padding, where the summary looks at it. Raises NotSupportedError where that shall be left out."""
+        kind = cast("ElectraConfig", self.config).summary_type
+        if kind != "first":
+            if given.get("layout") is not None or (given.get("padding") or self.padding) == "remove":
+                raise NotSupportedError(
+                    f"a batch without its padding does not go with summary_type={kind!r}, which looks at it; use padding='keep'"
+                )
+            given["padding"] = "keep"
+        return super().run_body(labels, **given)
+
     def score(self, hidden: Tensor, pooled: Tensor | None) -> Tensor:
         """(B · choices, T, D) -> (B · choices, 1)."""
         text = self.first_dropout(SUMMARIES[cast("ElectraConfig", self.config).summary_type](hidden))
         scores: Tensor = self.classifier(self.dropout(self.act(text if self.summary is None else self.summary(text))))
         return scores
+
+
+class ElectraForMultipleChoice(SummarisedChoice):
+    """ELECTRA with a two-layer score of the first token of each of several texts."""
+
+    body_class = ElectraModel

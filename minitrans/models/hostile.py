@@ -70,7 +70,10 @@ def known_values(
         own = config_class.aliases.get(key, key)
         if own in known and own != key and stored.get(own, value) != value:
             _fail(
-                path, key, f"the value of {own}, which means the same, {stored[own]!r} (leave one of them out)", value
+                path,
+                key,
+                f"the value of {own}, which means the same, {printable(stored[own], 60)!r} (leave one of them out)",
+                value,
             )
         elif own in known:
             if value is not None or key_of.get(own, own) not in NULL_IS_SILENCE:
@@ -79,13 +82,13 @@ def known_values(
             continue
         elif isinstance(value, bool) and value is getattr(config_class, key, None):
             ignored[key] = "true of every model of this family"
-        elif (other := refused_value(key, value)) is not None:
+        elif (other := refused_value(config_class, key, value)) is not None:
             _fail(path, key, other, value)
         elif key in NOT_KEPT or (key.startswith("_") and not key.startswith("__")):
             ignored[key] = NOT_KEPT.get(key, PRIVATE)
         else:
             extra[key], ignored[key] = _setting(path, config_class, key, value), "read by nothing here; kept"
-            if key not in WELL_KNOWN and key not in CHANGES_NUMBERS:
+            if key not in WELL_KNOWN and key not in {*CHANGES_NUMBERS, *config_class.changes_numbers}:
                 unknown.append(key)
     own_names = config_class.own_names
     optional = {item.name for item in dataclasses.fields(config_class) if item.default is None}

@@ -151,6 +151,11 @@ class QuestionAnswering(TaskModel):
         """Before the scores: none (B5)."""
         return 0.0
 
+    def score(self, hidden: Tensor) -> Tensor:
+        """(..., D) -> (..., 2)."""
+        scores: Tensor = self.qa_outputs(self.dropout(hidden))
+        return scores
+
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -170,7 +175,7 @@ class QuestionAnswering(TaskModel):
             start_positions, input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids,
             position_ids=position_ids, inputs_embeds=inputs_embeds, **options,
         )  # fmt: skip
-        scores = self.qa_outputs(self.dropout(body.last_hidden_state))
+        scores = self.score(body.last_hidden_state)
         start, end = pad_scores(body, scores).unbind(dim=-1)  # (B, T) each
         loss = None
         if start_positions is not None and end_positions is not None:

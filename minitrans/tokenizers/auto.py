@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+from minitrans.errors import NotSupportedError
 from minitrans.families import FAMILIES
 from minitrans.files import printable
 from minitrans.hub import local_folder
@@ -58,6 +59,20 @@ class GPT2Tokenizer(Tokenizer):
     spec = specs.GPT2
 
 
+class RoFormerTokenizer(Tokenizer):
+    """WordPiece within the words of jieba, a segmenter of Chinese that is not served here."""
+
+    spec = specs.ROFORMER
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **overrides: Any) -> NoReturn:
+        """Raises NotSupportedError: its files do not tell how a text falls into words."""
+        raise NotSupportedError(
+            "RoFormer's tokenizer cuts Chinese texts by jieba's dictionary, which minitrans does not have: make the ids with "
+            "transformers.RoFormerTokenizer; for other texts BertTokenizer.from_pretrained opens the same vocabulary"
+        )
+
+
 class XLMRobertaTokenizer(Tokenizer):
     """Unigram from a sentencepiece model with XLM-R's ids (R8); pairs as RoBERTa."""
 
@@ -70,6 +85,7 @@ class CamembertTokenizer(Tokenizer):
     spec = specs.CAMEMBERT
 
 
+RoFormerTokenizerFast = RoFormerTokenizer
 BertTokenizerFast = ElectraTokenizer = ElectraTokenizerFast = BertTokenizer
 DistilBertTokenizerFast = DistilBertTokenizer
 AlbertTokenizerFast = AlbertTokenizer
@@ -79,7 +95,7 @@ RobertaTokenizerFast = LongformerTokenizer = LongformerTokenizerFast = RobertaTo
 GPT2TokenizerFast = GPT2Tokenizer
 XLMRobertaTokenizerFast = XLMRobertaTokenizer
 CamembertTokenizerFast = CamembertTokenizer
-PreTrainedTokenizerFast = Tokenizer
+PreTrainedTokenizer = PreTrainedTokenizerFast = Tokenizer  # what tokenizer.json says: ModernBERT
 
 _BY_FILE = {"vocab.txt": BertTokenizer, "merges.txt": RobertaTokenizer}  # a sentencepiece file alone does not tell
 
@@ -87,7 +103,7 @@ _BY_FILE = {"vocab.txt": BertTokenizer, "merges.txt": RobertaTokenizer}  # a sen
 def known_classes() -> dict[str, type[Tokenizer]]:
     """The tokenizers of the families, and the names of what is read from tokenizer.json alone."""
     named = {row.tokenizer: globals()[row.tokenizer] for row in FAMILIES.values()}
-    return {**named, "PreTrainedTokenizer": Tokenizer, "TokenizersBackend": Tokenizer}
+    return {**named, "TokenizersBackend": Tokenizer}
 
 
 def tokenizer_class(folder: Path, config: Any = None) -> type[Tokenizer]:

@@ -61,6 +61,7 @@ BERT = TokenizerSpec(
     add_normalizer_and_decoder=wordpiece.add_normalizer_and_decoder,
 )
 DISTILBERT = replace(BERT, name="DistilBertTokenizer", input_names=GENERIC.input_names)  # D1: no token types
+ROFORMER = replace(BERT, name="RoFormerTokenizer")
 MPNET = replace(
     DISTILBERT,
     name="MPNetTokenizer",

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import minitrans
 from minitrans.checkpoints.verification import without_float32
+from tests.tiny import fitted
 
 PREFIXES = {
     "gpt2": "GPT2",
@@ -29,6 +30,9 @@ PREFIXES = {
     "roberta-prelayernorm": "RobertaPreLayerNorm",
     "deberta-v2": "DebertaV2",
     "longformer": "Longformer",
+    "modernbert": "ModernBert",
+    "nomic_bert": "NomicBert",
+    "roformer": "RoFormer",
 }
 # What is in the published files, and not what the classes of the reference assume.
 PUBLISHED = {
@@ -46,6 +50,10 @@ UNDEFINED_AT_PADDING = {"deberta-v2"}
 # The tests speak of configurations by BERT's names: what a family calls a field.
 FIELDS = {
     "albert": {"classifier_dropout": "classifier_dropout_prob"},
+    "modernbert": {
+        "hidden_act": "hidden_activation", "hidden_dropout_prob": "embedding_dropout", "layer_norm_eps": "norm_eps",
+        "attention_probs_dropout_prob": "attention_dropout",
+    },
     "distilbert": {
         "hidden_size": "dim", "num_hidden_layers": "n_layers", "num_attention_heads": "n_heads",
         "intermediate_size": "hidden_dim", "hidden_act": "activation", "hidden_dropout_prob": "dropout",
@@ -103,6 +111,29 @@ RENAMES = [
     (r"^generator_predictions", "lm_head"),
     (r"^generator_lm_head", "lm_head.decoder"),
     (r"^sequence_summary\.summary", "summary"),
+    # ModernBERT, whose fused projections are cut below
+    (r"embeddings\.tok_embeddings", "embeddings.word_embeddings"),
+    (r"embeddings\.norm\.", "embeddings.LayerNorm."),
+    (r"attn\.Wo\.", "attention.output."),
+    (r"mlp\.Wo\.", "feed_forward.down."),
+    (r"attn_norm", "attention_LayerNorm"),
+    (r"mlp_norm", "feed_forward_LayerNorm"),
+    (r"final_norm", "encoder.LayerNorm"),
+    (r"^head\.norm", "lm_head.LayerNorm"),
+    (r"^head\.", "lm_head."),
+    (r"^decoder\.", "lm_head.decoder."),
+    # NomicBERT
+    (r"self_attn\.q_proj", "attention.query"),
+    (r"self_attn\.k_proj", "attention.key"),
+    (r"self_attn\.v_proj", "attention.value"),
+    (r"self_attn\.o_proj", "attention.output"),
+    (r"mlp\.(up|gate|down)_proj", r"feed_forward.\1"),
+    (r"post_attention_layernorm", "attention_LayerNorm"),
+    (r"post_mlp_layernorm", "feed_forward_LayerNorm"),
+    (r"(^|\.)layers\.", r"\1encoder.layer."),
+    (r"^lm_head\.layer_norm\.", "lm_head.LayerNorm."),
+    # RoFormer
+    (r"encoder\.embed_positions", "encoder.turns"),
     # MPNet
     (r"attention\.attn\.q\.", "attention.query."),
     (r"attention\.attn\.k\.", "attention.key."),
@@ -158,7 +189,7 @@ def own_fields(model_type: str, fields: dict[str, Any]) -> dict[str, Any]:
     """Fields by BERT's names, by the family's."""
     config_class = getattr(minitrans, f"{PREFIXES[model_type]}Config")
     known = {item.name for item in dataclasses.fields(config_class)}
-    fields = {**DEFAULTS.get(model_type, {}), **fields}
+    fields = {**DEFAULTS.get(model_type, {}), **fitted(model_type, fields)}
     names = {name: FIELDS.get(model_type, {}).get(name, name) for name in fields}
     if "resid_pdrop" in known:
         fields, names = (
@@ -179,8 +210,18 @@ def our_name(name: str, blocks_of_a_group: int = 1) -> str:
     return name
 
 
+FUSED = {
+    r"\.attn\.Wqkv\.": ("attention.query", "attention.key", "attention.value"),
+    r"\.mlp\.Wi\.": ("feed_forward.gate", "feed_forward.up"),
+}
+
+
 def translated(name: str, tensor: Tensor, blocks_of_a_group: int = 1) -> list[tuple[str, Tensor]]:
     """Ours for one of theirs: another name, and of GPT-2's matrices the parts, each turned (G1)."""
+    for pattern, parts in FUSED.items():
+        if re.search(pattern, name):
+            names = [our_name(re.sub(pattern, f".{part}.", name)) for part in parts]
+            return list(zip(names, tensor.chunk(len(parts)), strict=True))
     ours = our_name(name, blocks_of_a_group)
     if re.search(r"\.(c_attn|c_proj|c_fc|q_attn)\.weight$", name):
         tensor = tensor.T

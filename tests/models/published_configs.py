@@ -38,6 +38,27 @@ _GPT2 = {
     "summary_first_dropout": 0.1, "summary_proj_to_labels": True, "summary_type": "cls_index", "summary_use_proj": True,
     "task_specific_params": {"text-generation": {"do_sample": True, "max_length": 50}}, "vocab_size": 41,
 }  # fmt: skip
+_NOMIC = {
+    "attention_probs_dropout_prob": 0.0, "bos_token_id": None, "classifier_dropout": None, "dtype": "float32", "eos_token_id": None,
+    "head_dim": 8, "hidden_act": "silu", "hidden_dropout_prob": 0.0, "hidden_size": 24, "initializer_range": 0.02,
+    "intermediate_size": 20, "layer_norm_eps": 1e-12, "max_position_embeddings": 33, "model_type": "nomic_bert",
+    "num_attention_heads": 3, "num_hidden_layers": 2, "pad_token_id": 0,
+    "rope_parameters": {"rope_theta": 1000.0, "rope_type": "default"}, "type_vocab_size": 2, "vocab_size": 41,
+}  # fmt: skip
+_MODERNBERT = {
+    "attention_bias": False, "attention_dropout": 0.0, "bos_token_id": 4, "classifier_activation": "gelu",
+    "classifier_bias": False, "classifier_dropout": 0.0, "classifier_pooling": "mean", "cls_token_id": 4, "decoder_bias": True,
+    "deterministic_flash_attn": False, "embedding_dropout": 0.0, "eos_token_id": 5, "hidden_activation": "gelu",
+    "hidden_size": 24, "initializer_cutoff_factor": 2.0, "initializer_range": 0.02, "intermediate_size": 20,
+    "local_attention": 6, "max_position_embeddings": 33, "mlp_bias": False, "mlp_dropout": 0.0, "model_type": "modernbert",
+    "norm_bias": False, "norm_eps": 1e-05, "num_attention_heads": 3, "num_hidden_layers": 5, "pad_token_id": 6,
+    "sep_token_id": 5, "tie_word_embeddings": True, "vocab_size": 41,
+}  # fmt: skip
+_MODERNBERT_OLD = {
+    **_MODERNBERT, "global_attn_every_n_layers": 3, "global_rope_theta": 160000.0, "gradient_checkpointing": False,
+    "layer_norm_eps": 1e-05, "local_rope_theta": 10000.0, "position_embedding_type": "absolute", "torch_dtype": "float32",
+    "transformers_version": "4.47.0.dev0",
+}  # fmt: skip
 _ENTITIES = ["O", "B-MISC", "I-MISC", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC"]
 
 
@@ -181,6 +202,34 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "pre-norm RoBERTa": {
         **_ROBERTA, "architectures": ["RobertaPreLayerNormForMaskedLM"], "model_type": "roberta-prelayernorm",
         "classifier_dropout": None, "position_embedding_type": "absolute", "torch_dtype": "float32", "use_cache": True,
+    },
+    "RoFormer": {
+        **_BERT, "architectures": ["RoFormerForMaskedLM"], "embedding_size": 24, "gradient_checkpointing": False,
+        "max_position_embeddings": 40, "model_type": "roformer", "pad_token_id": 0, "rotary_value": False,
+        "tokenizer_class": "RoFormerTokenizer", "transformers_version": "4.5.0.dev0", "type_vocab_size": 2, "use_cache": True,
+    },
+    "RoFormer, small": {
+        **_BERT, "architectures": ["RoFormerForMaskedLM"], "embedding_size": 16, "model_type": "roformer", "pad_token_id": 0,
+        "rotary_value": True, "summary_activation": "gelu", "summary_last_dropout": 0.1, "summary_type": "first",
+        "summary_use_proj": True, "use_cache": True,
+    },
+    "NomicBERT, vectors": {**_NOMIC, "architectures": ["NomicBertModel"]},
+    "NomicBERT": {**_NOMIC, "architectures": ["NomicBertForMaskedLM"]},
+    "ModernBERT, as published": {**_MODERNBERT_OLD, "architectures": ["ModernBertForMaskedLM"]},
+    "ModernBERT, other steps and bases": {
+        **_MODERNBERT_OLD, "architectures": ["ModernBertForSequenceClassification"], "global_attn_every_n_layers": 2,
+        "global_rope_theta": 50.0, "local_rope_theta": 500.0, "norm_bias": True, "mlp_bias": True, "attention_bias": True,
+        "classifier_bias": True, "decoder_bias": False, "reference_compile": False, "repad_logits_with_grad": False,
+    },
+    "ModernBERT, choices": {**_MODERNBERT, "architectures": ["ModernBertForMultipleChoice"], "classifier_pooling": "cls"},
+    "ModernBERT, written by the reference of today": {
+        **_MODERNBERT, "architectures": ["ModernBertForTokenClassification"], "dtype": "float32",
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention", "sliding_attention", "full_attention"],
+        "rope_parameters": {
+            "full_attention": {"rope_theta": 1000.0, "rope_type": "default"},
+            "sliding_attention": {"factor": 2.0, "rope_theta": 100.0, "rope_type": "linear"},
+        },
+        "sparse_pred_ignore_index": -100, "sparse_prediction": False, "transformers_version": "5.23.0",
     },
     "written by the reference of today": {
         **_BERT, **_named("a", "b", "c"), "add_cross_attention": False, "architectures": ["BertForMultipleChoice"],

@@ -24,6 +24,7 @@ from minitrans.models.config_file import interpret_config, write_config
 from minitrans.models.hostile import model_type_of
 from minitrans.models.loading import family_of, load_model
 from minitrans.models.roberta import RobertaModel
+from tests.tiny import fitted
 from tests.weights_convert.conftest import reference
 
 __all__ = ["reference"]
@@ -58,7 +59,10 @@ def test_no_key_has_two_meanings() -> None:
     fields = {field for model_type in FAMILIES for field in config_class(model_type).__dataclass_fields__}
     assert fields & set(NOT_KEPT) == {"name_or_path"}  # told by whoever loads
     assert fields & set(WELL_KNOWN) == {"use_cache"}  # of the families that have no cache
-    assert fields & set(CHANGES_NUMBERS) == {"is_decoder", "add_cross_attention", "position_embedding_type"}
+    assert fields & set(CHANGES_NUMBERS) == {
+        "is_decoder", "add_cross_attention", "position_embedding_type", "rope_parameters", "rotary_emb_base",
+        "rotary_emb_fraction",
+    }  # fmt: skip
     assert not WELL_KNOWN & {*NOT_KEPT, *CHANGES_NUMBERS}
 
 
@@ -77,11 +81,19 @@ def test_the_reference_s_own_config_is_understood(model_type: str) -> None:
 
 @pytest.mark.parametrize("model_type", FAMILIES)
 def test_whatever_the_reference_s_models_read_is_a_field_or_changes_no_number(model_type: str) -> None:
-    theirs = type(transformers.AutoModel.from_config(transformers.AutoConfig.for_model(model_type, **SMALL)))
+    theirs = type(
+        transformers.AutoModel.from_config(transformers.AutoConfig.for_model(model_type, **fitted(model_type, SMALL)))
+    )
     source = inspect.getsource(inspect.getmodule(theirs))
     read = set(re.findall(r"\bconfig\.(\w+)", source)) | set(re.findall(r'config, "(\w+)"', source))
     ours = config_class(model_type)
-    known = {item.name for item in dataclasses.fields(ours)} | ours.aliases.keys() | CHANGES_NUMBERS.keys() | WELL_KNOWN
+    known = (
+        {item.name for item in dataclasses.fields(ours)}
+        | ours.aliases.keys()
+        | CHANGES_NUMBERS.keys()
+        | ours.changes_numbers.keys()
+        | WELL_KNOWN
+    )
     # The second decides whether odd widths are an error; the third changes a shape, which the tensors would not have.
     assert read - known <= {"_attn_implementation", "embedding_size", "summary_proj_to_labels"}
     assert len(read & known) > 10

@@ -18,6 +18,7 @@ from minitrans import AutoConfig, BertConfig, BertForMaskedLM, BertForSequenceCl
 from minitrans.attention.variant import Variant
 from minitrans.families import FAMILIES
 from minitrans.models.auto import config_class, model_class
+from tests.tiny import fitted
 
 TINY: dict[str, Any] = {
     "vocab_size": 23, "hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 8,
@@ -28,7 +29,9 @@ IDS = torch.tensor([[5, 6, 7, 8]])
 
 def tiny(model_type: str = "bert", **fields: Any) -> Any:
     cls = config_class(model_type)
-    return cls(**{cls.own_names.get(name, name): value for name, value in {**TINY, **fields}.items()})
+    return cls(
+        **{cls.own_names.get(name, name): value for name, value in fitted(model_type, {**TINY, **fields}).items()}
+    )
 
 
 def classifier(model_type: str = "bert", **fields: Any) -> Any:

@@ -13,6 +13,7 @@ from minitrans import families
 from minitrans.families import FAMILIES, class_names
 from minitrans.models.auto import class_by_name, model_class
 from tests.models.conftest import with_global_tokens
+from tests.tiny import fitted
 
 TINY = {
     "vocab_size": 23, "hidden_size": 12, "num_hidden_layers": 1, "num_attention_heads": 3, "intermediate_size": 16,
@@ -74,11 +75,49 @@ PLAIN = {
     "ForCausalLM": (CROSS, {"lm_head.weight": (23, 12)}),
     "ForSequenceClassification": ({}, {"label_scores.weight": (2, 12)}),
 }
+NO_BIASES = {
+    name: shape
+    for name, shape in BODY.items()
+    if "position" not in name and not (name.endswith("bias") and "LayerNorm" not in name)
+} | {"encoder.layer.0.feed_forward.gate.weight": (16, 12)}
+MODERN_HEAD = {"lm_head.dense.weight": (12, 12), "lm_head.LayerNorm.weight": (12,)}
 # what each architecture has otherwise: its body, its heads, the prefix of the body in them, whether there is a pooler
 ROBERTA = (BODY, {"ForSequenceClassification": ({}, TWO_LAYERS)}, "roberta", True)  # R5, R6
 PRE = {"pre_classifier.weight": (12, 12), "pre_classifier.bias": (12,)}
 ARCHITECTURES = {
     "bert": (BODY, {}, "bert", True),
+    "roformer": (
+        {
+            **{name: shape for name, shape in BODY.items() if "position" not in name},
+            "encoder.turns.weight": (10, 4),
+        },  # RF1
+        {
+            "ForSequenceClassification": ({}, TWO_LAYERS),
+            "ForMultipleChoice": ({}, {"classifier.weight": (1, 12), "classifier.bias": (1,)}),
+        },
+        "roformer",
+        False,
+    ),
+    "nomic_bert": (NO_BIASES, {}, "nomic_bert", False),  # NB1
+    "modernbert": (
+        {
+            "encoder.LayerNorm.weight": (12,),
+            **{  # N1
+                name: shape
+                for name, shape in NO_BIASES.items()
+                if not name.endswith("bias") and "token_type" not in name and "attention_LayerNorm" not in name
+            },
+        },
+        {
+            "ForMaskedLM": ({}, {**MODERN_HEAD, "lm_head.decoder.weight": (23, 12), "lm_head.decoder.bias": (23,)}),
+            "ForSequenceClassification": ({}, {**MODERN_HEAD, **CLASSIFIER}),
+            "ForTokenClassification": ({}, {**MODERN_HEAD, **CLASSIFIER}),
+            "ForQuestionAnswering": ({}, {**MODERN_HEAD, **CLASSIFIER}),
+            "ForMultipleChoice": ({}, {**MODERN_HEAD, "classifier.weight": (1, 12), "classifier.bias": (1,)}),
+        },
+        "model",
+        False,
+    ),
     "roberta-prelayernorm": (
         {**BODY, **{f"encoder.LayerNorm.{name}": (12,) for name in ("weight", "bias")}},  # R6
         {"ForSequenceClassification": ({}, TWO_LAYERS)},
@@ -176,7 +215,7 @@ def build(auto_name: str, model_type: str):
     cls = model_class(auto_name, model_type)
     decoder = {"is_decoder": True, "add_cross_attention": True} if auto_name.endswith("CausalLM") else {}
     padding = {"pad_token_id": 0} if cls.config_class.pad_token_id is None else {}
-    fields = own_fields(cls.config_class, {**TINY, "embedding_size": 12, **decoder, **padding})
+    fields = own_fields(cls.config_class, fitted(model_type, {**TINY, "embedding_size": 12, **decoder, **padding}))
     return cls(cls.config_class(**fields)).eval()
 
 
@@ -256,6 +295,7 @@ def test_training_reaches_every_parameter():
         idle = {
             name for name, value in model.named_parameters() if value.grad is None or not value.grad.abs().sum() > 0
         }
+        idle -= {name for name, value in model.named_parameters() if not value.requires_grad}  # RF1
         # one choice of one row: the score's bias alone would not do for the key biases, whose gradient is zero by construction
         assert all(name.endswith(("key.bias", "key_global.bias")) for name in idle), (auto_name, model_type, idle)
 

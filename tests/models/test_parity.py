@@ -7,6 +7,7 @@ five digits of room above 1e-16 times the length of the sums, and is far below a
 from __future__ import annotations
 
 import copy
+import inspect
 import zlib
 
 import pytest
@@ -263,7 +264,7 @@ def test_decoder_with_cross_attention_and_cache(pair, error, family: str):
     models.ours.eval()
     inputs = batch(fields, "ForCausalLM", True)
     generator = torch.Generator().manual_seed(5)
-    memory = torch.randn(B, 6, fields["hidden_size"], generator=generator, dtype=torch.float64)
+    memory = torch.randn(B, 6, models.config.hidden_size, generator=generator, dtype=torch.float64)
     memory_mask = torch.ones(B, 6, dtype=torch.long)
     memory_mask[0, 4:] = 0
     across = {"encoder_hidden_states": memory, "encoder_attention_mask": memory_mask}
@@ -317,6 +318,8 @@ def test_inputs_embeds_and_position_ids(pair, error, family: str):
     got[0].square().sum().backward()
     expected[0].square().sum().backward()
     assert error(mine.grad, theirs.grad) <= 1e-10
+    if "position_ids" not in inspect.signature(models.reference.forward).parameters:
+        return
     ids = torch.randint(4, 37, (B, T))
     positions = torch.arange(T).flip(0)[None]
     assert error(models.ours(ids, position_ids=positions)[0], models.reference(ids, position_ids=positions)[0]) <= 1e-10

@@ -17,6 +17,7 @@ from torch import nn
 import minitrans
 from minitrans.errors import CheckpointError
 from minitrans.families import FAMILIES
+from tests.tiny import NEEDED, exactly
 
 SIZES: Any = {
     "vocab_size": 41, "hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 3, "intermediate_size": 20,
@@ -34,8 +35,10 @@ def pair(class_name: str) -> tuple[Any, Any]:
     cls = getattr(transformers, class_name)
     known = cls.config_class()
     sizes = {name: size for name, size in SIZES.items() if hasattr(known, name)}
+    sizes |= NEEDED.get(cls.config_class.model_type, {})
     torch.manual_seed(3)
-    reference = cls(cls.config_class(**sizes)).double().eval()
+    with exactly(cls):
+        reference = cls(cls.config_class(**sizes)).double().eval()
     with torch.no_grad():
         for parameter in reference.parameters():
             parameter.copy_(torch.randn_like(parameter) * 0.3)
@@ -49,7 +52,7 @@ def pair(class_name: str) -> tuple[Any, Any]:
 
 def numbers(model: Any) -> torch.Tensor:
     ids = IDS[:, None].repeat(1, 2, 1) if "MultipleChoice" in type(model).__name__ else IDS
-    with torch.no_grad():
+    with torch.no_grad(), exactly(type(model)):
         result: torch.Tensor = model(ids)[0]
     return result
 

@@ -11,6 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.tiny import NEEDED
+
 transformers = pytest.importorskip("transformers")
 transformers.logging.disable_progress_bar()
 transformers.logging.set_verbosity_error()
@@ -66,7 +68,8 @@ def reference(tmp_path: Path) -> Callable[..., Checkpoint]:
         cls = getattr(transformers, class_name)
         sizes = {**SIZES, "type_vocab_size": 2}
         known = cls.config_class()
-        options = {**{name: size for name, size in sizes.items() if hasattr(known, name)}, **changes}
+        options = {name: size for name, size in sizes.items() if hasattr(known, name)}
+        options |= NEEDED.get(cls.config_class.model_type, {}) | changes
         if ("CausalLM" in class_name or "LMHead" in class_name) and hasattr(known, "is_decoder"):
             options.setdefault("is_decoder", True)
         model = cls(cls.config_class(**options))

@@ -12,6 +12,7 @@ from minitrans.models.auto import config_class
 from minitrans.models.loading import family_of
 from weights_convert.plan import Plan, TensorInfo, make_plan
 from weights_convert.rules import (
+    Alias,
     Concat,
     Drop,
     Refuse,
@@ -130,7 +131,7 @@ def test_shapes_that_cannot_be_moved_are_explained(rule: Rule, shapes: list[tupl
 def test_every_family_s_table_has_an_inverse(model_type: str, tied: bool) -> None:
     table = family_of(model_type).table(config_class(model_type)(tie_word_embeddings=tied))
     undone = inverse(table)
-    assert [rule.inverse() for rule in undone] == movements(table)
+    assert [rule.inverse() for rule in undone] == [row for row in movements(table) if not isinstance(row, Alias)]
 
 
 def test_two_rows_that_read_one_name_have_no_inverse() -> None:

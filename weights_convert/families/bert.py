@@ -16,10 +16,14 @@ from weights_convert.rules import Drop, TableRow, Tied
 
 
 def _table(config: Any) -> tuple[TableRow, ...]:
+    return (*encoder_body(), *heads(config))
+
+
+def heads(config: Any, norm: str = "LayerNorm") -> tuple[TableRow, ...]:
+    """The rows of BERT's heads; `norm` is what a file calls the one of the language model's."""
     return (
-        *encoder_body(),
         *linear("cls.predictions.transform.dense", "lm_head.dense"),
-        *linear("cls.predictions.transform.LayerNorm", "lm_head.LayerNorm"),
+        *linear(f"cls.predictions.transform.{norm}", "lm_head.LayerNorm"),
         *linear("cls.predictions.decoder", "lm_head.decoder"),
         # B3: the forward uses decoder.bias; a tied file holds only predictions.bias, an untied one must hold both.
         Tied(
@@ -32,7 +36,7 @@ def _table(config: Any) -> tuple[TableRow, ...]:
         *linear("classifier", "classifier"),
         *linear("qa_outputs", "qa_outputs"),
         *drop_linear("cls.predictions.transform.dense", OTHER_HEAD),
-        *drop_linear("cls.predictions.transform.LayerNorm", OTHER_HEAD),
+        *drop_linear(f"cls.predictions.transform.{norm}", OTHER_HEAD),
         *drop_linear("cls.predictions.decoder", OTHER_HEAD),
         Drop("cls.predictions.bias", OTHER_HEAD),
         *drop_linear("cls.seq_relationship", OTHER_HEAD),
