@@ -65,6 +65,7 @@ FAMILIES = {
     "mpnet": FamilyRow("mpnet", "MPNet", "mpnet", "MPNetTokenizer", _ENCODER),
     "deberta-v2": FamilyRow("deberta_v2", "DebertaV2", "deberta_v2", "DebertaV2Tokenizer", _ENCODER),
     "longformer": FamilyRow("longformer", "Longformer", "longformer", "LongformerTokenizer", _ENCODER),
+    "nystromformer": FamilyRow("nystromformer", "Nystromformer", "nystromformer", "AlbertTokenizer", _ENCODER),
     "roberta-prelayernorm": FamilyRow(
         "roberta_prelayernorm", "RobertaPreLayerNorm", "roberta_prelayernorm", "RobertaTokenizer", _DECODER
     ),

@@ -160,6 +160,16 @@ MUTANTS = {
         "minitrans/models/longformer.py", "> self.separators(ids)[:, :1] + 1", "> self.separators(ids)[:, :1]",
         ["tests/models/test_longformer.py", "-k", "L4"],
     ),
+    "Y1 the pseudo-inverse begins with a number of the batch": (
+        "minitrans/models/nystromformer.py", "a.sum(dim=-2).max()", "a.sum(dim=-2).amax(-1)[..., None, None]",
+        ["tests/models/test_nystromformer.py", "-k", "Y1"],
+    ),
+    "Y1 there is no dropout in its attention": (
+        "minitrans/models/nystromformer.py", "rules = replace(rules, dropout_p=0.0)", "pass", ["tests/models/test_nystromformer.py", "-k", "Y1"],
+    ),
+    "Y1 the first position is 2": (
+        "minitrans/models/nystromformer.py", "FIRST = 2", "FIRST = 1", ["tests/models/test_nystromformer.py", "-k", "Y1"],
+    ),
     "V1 buckets are rounded up": (
         "minitrans/attention/variants/disentangled.py", "torch.ceil(", "torch.floor(", ["tests/models/test_deberta_v2.py", "-k", "buckets"],
     ),

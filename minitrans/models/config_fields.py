@@ -61,6 +61,7 @@ CHANGES_NUMBERS: dict[str, tuple[tuple[object, ...], str]] = {
     "feed_forward_type": (("original",), "these models have no gated feed-forward network: the file is of another model"),
     "per_layer_config": ((), "all layers have one configuration: make them alike"),
     "tie_last_hidden_states": ((True,), "the last hidden state is the output: leave it out"),
+    "inv_coeff_init_option": ((False,), "the reference cannot run another beginning of the pseudo-inverse: leave it out"),
     "z_steps": ((0, 1), "no step is taken after the last block: the reference takes none either"),
     "quantization_config": ((), "quantised weights cannot be read: use the checkpoint they were made from"),
 }  # fmt: skip

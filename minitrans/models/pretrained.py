@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from minitrans.attention.specs import VariantSpec
-from minitrans.attention.variant import Variant
 from minitrans.layers.multi_head_attention import MultiHeadAttention
 from minitrans.layers.norms import LayerNorm, RMSNorm
 from minitrans.models.clients import ForClients
@@ -63,9 +62,9 @@ class PreTrainedModel(ForClients):
         self.tie_weights()
 
     def _initialise(self, module: nn.Module) -> None:
-        """Fresh weights in a module and below; a variant of attention begins as it was made."""
-        for child in module.children():
-            if not isinstance(child, Variant):
+        """Fresh weights in a module and below; a variant of attention that is swapped in begins as it was made."""
+        for name, child in module.named_children():
+            if not (isinstance(module, MultiHeadAttention) and name == "variants"):
                 self._initialise(child)
         self.init_weights(module)
 
@@ -73,7 +72,7 @@ class PreTrainedModel(ForClients):
         """Fresh weights for one module: normal ones, zero biases, unit norms, zero rows for padding (M10); None = all."""
         if module is None:
             self.finish_init()
-        if isinstance(module, nn.Linear | nn.Embedding | nn.Conv1d):
+        if isinstance(module, nn.Linear | nn.Embedding | nn.Conv1d | nn.Conv2d):
             nn.init.normal_(module.weight, std=self.config.initializer_range)
         elif isinstance(module, LayerNorm | RMSNorm):
             nn.init.ones_(module.weight)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import minitrans
 from minitrans.checkpoints.verification import without_float32
+from minitrans.layers.multi_head_attention import MultiHeadAttention
 from tests.tiny import fitted
 
 PREFIXES = {
@@ -33,6 +34,7 @@ PREFIXES = {
     "modernbert": "ModernBert",
     "nomic_bert": "NomicBert",
     "roformer": "RoFormer",
+    "nystromformer": "Nystromformer",
 }
 # What is in the published files, and not what the classes of the reference assume.
 PUBLISHED = {
@@ -45,6 +47,8 @@ PUBLISHED = {
 # Fields without which the two draw other numbers in train mode: dropout of the reference is on other shapes.
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 SAME_SHAPES: dict[str, dict[str, float]] = {"longformer": NO_DROPOUT}
+# Families whose attention lets padding take part, so that it cannot be left out.
+NEEDS_PADDING = {"nystromformer"}
 # Families whose outputs at padding mean nothing: the reference lets padding attend to everything alike there.
 UNDEFINED_AT_PADDING = {"deberta-v2"}
 # The tests speak of configurations by BERT's names: what a family calls a field.
@@ -92,6 +96,8 @@ RENAMES = [
     (r"^lm_head\.layer_norm\.", "lm_head.LayerNorm."),
     (r"^lm_head\.bias$", "lm_head.decoder.bias"),
     # Longformer
+    # Nyströmformer
+    (r"attention\.conv\.", "attention.own.0.conv."),
     (r"attention\.(query|key|value)_global", r"attention.own.0.\1_global"),
     # DeBERTa
     (r"attention\.pos_(key|query)_proj", r"attention.position_\1"),
@@ -279,7 +285,9 @@ def build_pair(model_type: str, head: str, **fields: Any) -> Pair:
     inner = getattr(config, "inner_group_num", 1)
     state = dict(pair for key, value in reference.state_dict().items() for pair in translated(key, value, inner))
     ours.load_state_dict(state, strict=True)
-    ours.set_attention("full", "eager")
+    modules = [module for module in ours.modules() if isinstance(module, MultiHeadAttention)]
+    computes = any(variant.is_mechanism for module in modules for variant in module.own)
+    ours.set_attention("full", "auto" if computes else "eager")
     return Pair(reference, ours, config)
 
 

@@ -144,6 +144,11 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         **_ROBERTA, **_named("fake", "real", "both"), "architectures": ["LongformerForSequenceClassification"],
         "attention_window": 6, "model_type": "longformer", "onnx_export": False, "output_past": True, "sep_token_id": 2,
     },
+    "Nyströmformer": {
+        **_BERT, "architectures": ["NystromformerForMaskedLM"], "bos_token_id": 0, "conv_kernel_size": 5, "eos_token_id": 2,
+        "hidden_act": "gelu_new", "inv_coeff_init_option": False, "layer_norm_eps": 1e-05, "model_type": "nystromformer",
+        "num_landmarks": 64, "pad_token_id": 1, "segment_means_seq_len": 64, "torch_dtype": "float32",
+    },
     "DeBERTa-v3": {**_DEBERTA, "architectures": ["DebertaV2ForMaskedLM"], "legacy": False},
     "DeBERTa-v3, as published": {**_DEBERTA, "architectures": ["DebertaV2Model"]},
     "DeBERTa-v2, a large one": {

@@ -166,6 +166,19 @@ ARCHITECTURES = {
         "mpnet",
         True,
     ),
+    "nystromformer": (
+        {
+            **BODY,
+            "embeddings.position_embeddings.weight": (12, 12),  # Y1
+            "encoder.layer.0.attention.own.0.conv.weight": (3, 1, 65, 1),
+        },
+        {
+            "ForSequenceClassification": ({}, TWO_LAYERS),
+            "ForMultipleChoice": ({}, {**PRE, "classifier.weight": (1, 12), "classifier.bias": (1,)}),
+        },
+        "nystromformer",
+        False,
+    ),
     "longformer": (
         {
             **BODY,

@@ -124,6 +124,15 @@ def test_its_window_stays_under_another_attention(pair, tmp_path) -> None:
     assert torch.equal(made(IDS, MASK, CHOSEN).last_hidden_state, full)
 
 
+def test_its_own_projections_begin_as_the_others() -> None:
+    made = minitrans.LongformerModel(minitrans.LongformerConfig(**{**SIZES, "hidden_size": 60}))
+    own, other = (
+        made.get_parameter(f"encoder.layer.0.attention.{name}") for name in ("own.0.key_global.weight", "key.weight")
+    )
+    assert abs(float(own.detach().std() / other.detach().std()) - 1) < 0.1
+    assert (made.get_parameter("encoder.layer.0.attention.own.0.key_global.bias") == 0).all()
+
+
 def test_a_wrong_mask_of_global_tokens_is_refused(pair) -> None:
     made = pair("longformer", "Model", **SIZES).ours
     with pytest.raises(ValueError, match=r"global_attention_mask must be \(B, T\) = \(3, 11\), got \(3, 4\)"):

@@ -38,9 +38,11 @@ CONFIGS = {
         "embedding_size": 17, "num_hidden_groups": 3, "inner_group_num": 2,
     },
 }  # fmt: skip
+B, T = 4, 11
 # What only one family knows.
 OWN = {
     "one head, gelu_new, big eps": {
+        "nystromformer": {"conv_kernel_size": 3},
         "deberta-v2": {
             "pos_att_type": ["p2c"], "position_buckets": -1, "max_relative_positions": 5, "share_att_key": False,
             "norm_rel_ebd": "none", "position_biased_input": True, "conv_kernel_size": 0, "pooler_dropout": 0.2,
@@ -49,6 +51,7 @@ OWN = {
     },
     "narrow, quick_gelu, untied, no dropout": {
         "longformer": {"attention_window": [4, 6, 4]},
+        "nystromformer": {"num_landmarks": 3, "segment_means_seq_len": 3, "conv_kernel_size": 1},
         "deberta-v2": {
             "share_att_key": False, "position_buckets": 6, "max_relative_positions": 7, "conv_kernel_size": 5, "conv_groups": 5,
             "conv_act": "gelu",
@@ -56,7 +59,6 @@ OWN = {
     },
 }  # fmt: skip
 POOLED = ("ForSequenceClassification", "ForMultipleChoice", "ForPreTraining", "ForNextSentencePrediction")
-B, T = 4, 11
 
 
 def is_causal(family: str, head: str) -> bool:

@@ -72,6 +72,10 @@ def test_every_class_goes_and_comes_back_unchanged(
         ("AlbertForPreTraining", {"num_hidden_layers": 5, "num_hidden_groups": 3, "inner_group_num": 2}),
         ("AlbertForMaskedLM", {"embedding_size": 24, "tie_word_embeddings": False, "classifier_dropout_prob": 0.4}),
         ("MPNetForMaskedLM", {"relative_attention_num_buckets": 40, "pad_token_id": 5, "tie_word_embeddings": False}),
+        (
+            "NystromformerForMaskedLM",
+            {"conv_kernel_size": 7, "num_landmarks": 8, "segment_means_seq_len": 8, "tie_word_embeddings": False},
+        ),
         ("LongformerForMaskedLM", {"attention_window": 4, "tie_word_embeddings": False, "type_vocab_size": 1}),
         ("LongformerForQuestionAnswering", {"attention_window": [4, 8], "sep_token_id": 7}),
         ("DebertaV2ForMaskedLM", {**DEBERTA, "legacy": False}),
