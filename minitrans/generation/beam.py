@@ -86,14 +86,14 @@ class Beams:
         Returns:
             Of each beam of the next step the number of the beam that it continues, and its token, (n' · k) each.
         """
-        found = self.candidates(scores.view(len(self.prompts), self.width, -1))
+        found = self.candidates(text, scores.view(len(self.prompts), self.width, -1))
         rows = torch.arange(len(self.prompts), device=scores.device)[:, None] * self.width + found.beams
         texts = text.select(rows.flatten()).append(found.tokens.view(-1, 1))
         path = torch.cat([self.path.flatten(0, 1)[rows], self.names.flatten()[rows][..., None]], dim=2)  # (n, c, steps)
         self.steps += 1
         ends = self.job.ended(texts).view(rows.shape)
         self.finish(found, ends, texts, path)
-        going, chosen_ones = self.going_on(found, ends)
+        going, chosen_ones = self.going_on(found, ends, texts)
         left = self.not_done(found, ends, going)
         self.scores, self.path = (
             going.values[left],
@@ -103,8 +103,8 @@ class Beams:
         self.prompts, self.most, self.names = self.prompts[left], self.most[left], self.names[left]
         return rows.flatten(), going.tokens[left].flatten()
 
-    def candidates(self, scores: Tensor) -> Candidates:
-        """From the scores of the next tokens, (n, k, V)."""
+    def candidates(self, text: Text, scores: Tensor) -> Candidates:
+        """From the beams and the scores of their next tokens, (n, k, V)."""
         whole = (scores + self.scores[..., None]).flatten(1)  # (n, k · V)
         count = min(max(2, 1 + len(self.job.settings.eos)) * self.width, whole.shape[1])
         if self.job.settings.do_sample:
@@ -115,20 +115,31 @@ class Beams:
         return Candidates(whole.gather(1, order), order // vocabulary, order % vocabulary)
 
     def finish(self, found: Candidates, ends: Tensor, texts: Text, path: Tensor) -> None:
-        """Keeps the texts that end among the first candidates of each prompt."""
-        may = ends[:, : self.width] & found.values[:, : self.width].isfinite()
+        """Keeps the texts that end and may."""
+        may = self.may_finish(found, ends, texts)
         penalty = self.steps**self.job.settings.length_penalty
         for row, place in may.nonzero().tolist():
             text = row * ends.shape[1] + place
-            tokens = texts.ids[text, int(texts.begin[text]) :].tolist()
-            one = Finished(found.values[row, place].item() / penalty, tokens, path[row, place].tolist())
+            score, tokens = found.values[row, place].item() / penalty, self.new_tokens(texts, text)
+            one = Finished(score, tokens, path[row, place].tolist())
             self.finished[int(self.prompts[row])].append(one)
         for row in set(may.nonzero()[:, 0].tolist()):
             kept = self.finished[int(self.prompts[row])]
             kept.sort(key=lambda one: -one.score)  # what is there already comes before what is as good
             del kept[self.width :]
 
-    def going_on(self, found: Candidates, ends: Tensor) -> tuple[Candidates, Tensor]:
+    def may_finish(self, found: Candidates, ends: Tensor, texts: Text) -> Tensor:
+        """(n, c) which candidates are finished texts: those among the first that end."""
+        first = torch.arange(ends.shape[1], device=ends.device) < self.width
+        return ends & first & found.values.isfinite()
+
+    @staticmethod
+    def new_tokens(texts: Text, number: int) -> list[int]:
+        """The new tokens of one text."""
+        tokens: list[int] = texts.ids[number, int(texts.begin[number]) :].tolist()
+        return tokens
+
+    def going_on(self, found: Candidates, ends: Tensor, texts: Text) -> tuple[Candidates, Tensor]:
         """The beams of the next step, and their numbers among the candidates, (n, k)."""
         values = found.values.masked_fill(ends, -torch.inf)
         which = values.topk(self.width, dim=1).indices

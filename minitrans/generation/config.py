@@ -23,6 +23,7 @@ _NO_COMPILE = "the loop runs as it is; torch.compile(model) works on its forward
 
 # Settings of the reference that are not ours: what to do instead, and the values that ask for nothing
 OTHERS: dict[str, Word] = {
+    "constraints": refused("give force_words_ids=[[ids of a word], [[ids of a form], [ids of another]]]"),
     "low_memory": refused(_LOW_MEMORY, False),
     "watermarking_config": refused("give a processor of your own in logits_processor=[...]"),
     "token_healing": refused("leave the last token of the prompt out yourself", False),

@@ -11,6 +11,7 @@ from minitrans.generation.assisted import assisted
 from minitrans.generation.beam import beam_search
 from minitrans.generation.contrastive import contrastive_search
 from minitrans.generation.decoding import Running
+from minitrans.generation.forced import forced_beam_search
 from minitrans.generation.job import Job, Written
 from minitrans.generation.sampling import sample
 from minitrans.generation.settings import Settings
@@ -36,7 +37,7 @@ class Asked:
     @property
     def is_constrained(self) -> bool:
         """Whether words are forced."""
-        return self.settings.force_words_ids is not None or self.settings.constraints is not None
+        return self.settings.force_words_ids is not None
 
     @property
     def is_contrastive(self) -> bool:
@@ -54,6 +55,7 @@ class Kind(NamedTuple):
 
 # The first that is meant
 KINDS: tuple[Kind, ...] = (
+    Kind("forced words", lambda a: a.is_constrained, forced_beam_search),
     Kind("beams", lambda a: a.settings.num_beams > 1, beam_search),
     Kind("assisted", lambda a: a.has_draft, assisted),
     Kind("contrastive", lambda a: a.is_contrastive, contrastive_search),
@@ -73,7 +75,6 @@ CLASHES: tuple[tuple[Callable[[Asked, Settings], Any], str], ...] = (
      "without a diversity_penalty above 0 all groups of beams would be the same: set it, or leave num_beam_groups out"),
     (lambda a, s: s.diversity_penalty and s.num_beam_groups == 1,
      "diversity_penalty is between groups of beams: set num_beam_groups, or leave it out"),
-    (lambda a, s: s.force_words_ids is not None and s.constraints is not None, "give force_words_ids or constraints, got both"),
     (lambda a, s: a.is_constrained and (s.num_beams == 1 or s.do_sample or s.num_beam_groups > 1),
      "forced words need beams that are searched: set num_beams above 1, and leave do_sample and num_beam_groups out"),
     (lambda a, s: a.is_contrastive and (s.num_beams > 1 or s.do_sample or s.top_k < 2 or s.num_return_sequences > 1),

@@ -33,8 +33,7 @@ class Settings:
     diversity_penalty: float = 0.0
     penalty_alpha: float | None = None  # with top_k: contrastive search
     dola_layers: str | list[int] | None = None
-    force_words_ids: list[Any] | None = None
-    constraints: list[Any] | None = None
+    force_words_ids: list[Any] | None = None  # of each word its tokens, or its forms, see `forced.py`
     prompt_lookup_num_tokens: int | None = None
     max_matching_ngram_size: int = 2
     num_assistant_tokens: int = 20
@@ -139,6 +138,9 @@ RULES: tuple[tuple[tuple[str, ...], Test, str], ...] = (
     (("pad_token_id", "bos_token_id", "forced_bos_token_id"), *_TOKEN),
     (("eos_token_id", "forced_eos_token_id", "decoder_start_token_id"), *_TOKENS),
     (("suppress_tokens", "begin_suppress_tokens"), *_LIST),
+    (("force_words_ids",),
+     lambda words: _lists(words) and all(_ids(word) or (_lists(word) and all(map(_ids, word))) for word in words),
+     "for each word a list of token ids, or a list of such forms of it, none empty"),
     (("bad_words_ids",), lambda words: _lists(words) and all(map(_ids, words)), "a list of lists of token ids, none empty"),
     (("sequence_bias",), lambda value: len(biases(value)) > 0, "{(1, 2): -1.0}, or [[[1, 2], -1.0]]: token ids and a number"),
     (("early_stopping",), lambda value: value in (True, False, "never"), "True, False or 'never'"),
