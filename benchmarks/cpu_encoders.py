@@ -5,6 +5,8 @@
 All embed the same tokenised sentences with the same checkpoint (mean of the token vectors). Each has a process of its own, the
 runs are interleaved, figures are medians with quartiles; a provider whose vectors leave those of a float64 run is not timed, one
 that is not installed is listed as absent with the reason. Work is spelled "sorted" (batches of similar length) or "unsorted".
+With one thread, the default, seconds are those that the process had a processor (other work on the machine disturbs these least);
+with more they are the clock's, since threads that wait for others count or not as each library likes.
 Peers: extra `bench`.
 """
 
@@ -95,16 +97,16 @@ def vectors(run: Callable[[Batch], Tensor], batches: list[Batch]) -> Tensor:
     return torch.cat(parts)[torch.tensor(numbers).argsort()]
 
 
-def linear_rate(width: int, hidden: int, tokens: int, dtype: str) -> Callable[[], float]:
+def linear_rate(width: int, hidden: int, tokens: int, dtype: str, seconds: Callable[[], float]) -> Callable[[], float]:
     """A measurement: how many tokens a second the projections of one block alone make, in oneDNN with packed weights."""
     shapes = ((3 * width, width), (width, width), (hidden, width), (width, hidden))
     calls = [_projection(shape, tokens, dtype) for shape in shapes]
 
     def measure() -> float:
-        start = time.perf_counter()
+        start = seconds()
         for call in calls:
             call()
-        return tokens / (time.perf_counter() - start)
+        return tokens / (seconds() - start)
 
     return measure
 
@@ -132,6 +134,10 @@ class Task:
     batch_size: int
     threads: int
 
+    def seconds(self) -> float:
+        """Of the clock that counts."""
+        return time.process_time() if self.threads == 1 else time.perf_counter()
+
     def batches(self, order: str) -> list[Batch]:
         return batches_of(self.rows, self.batch_size, by_length=order == "sorted")
 
@@ -153,16 +159,17 @@ def serve(name: str, task: Task, pipe: Connection) -> None:
             batches = task.batches(order)
             time.sleep(_REST)
             vectors(provider.run, batches[:1])  # wakes its own threads and caches
-            start = time.perf_counter()
+            start = task.seconds()
             found = vectors(provider.run, batches)
-            pipe.send(found.double().numpy() if what == "vectors" else time.perf_counter() - start)
+            pipe.send(found.double().numpy() if what == "vectors" else task.seconds() - start)
 
 
 def serve_limits(config: Any, task: Task, pipe: Connection) -> None:
     """The rates of the projections alone, each as tokens per second through all layers."""
     torch.set_num_threads(task.threads)
     tokens = sum(map(len, task.rows)) // len(task.batches("sorted"))
-    limits = {kind: linear_rate(config.hidden_size, config.intermediate_size, tokens, kind) for kind in PRECISIONS}
+    sizes = (config.hidden_size, config.intermediate_size, tokens)
+    limits = {kind: linear_rate(*sizes, kind, task.seconds) for kind in PRECISIONS}
     pipe.send({})
     while pipe.recv() is not None:
         for limit in limits.values():
@@ -246,7 +253,7 @@ def main(
     count: Annotated[int, typer.Option(min=2, help="Sentences at most.")] = 640,
     batch_size: options.BatchSize = 64,
     repeats: Annotated[int, typer.Option(min=1, help="Timed runs of each.")] = 9,
-    threads: Annotated[int, typer.Option(min=1, help="Threads of every provider.")] = 2,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of every provider.")] = 1,
     only: Annotated[str | None, typer.Option(help="Names of providers, with commas.")] = None,
     as_json: AsJson = False,
     results: Results = RESULTS,

@@ -20,7 +20,7 @@ from minitrans.files import read_json, require_writable, write_json
 from minitrans.lab.machine import commit
 
 PACKAGES = (
-    "minitrans", "torch", "triton", "transformers", "tokenizers", "numpy", "onnxruntime", "onnx", "ctranslate2",
+    "minitrans", "torch", "triton", "transformers", "tokenizers", "numpy", "onnxruntime", "onnx", "openvino", "ctranslate2",
 )  # fmt: skip
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"

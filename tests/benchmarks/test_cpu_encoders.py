@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -56,8 +57,17 @@ def test_vectors_are_means_in_the_order_of_the_sentences() -> None:
 
 @pytest.mark.parametrize("precision", cpu_peers.PRECISIONS)
 def test_limits_are_rates(precision: str) -> None:
-    measure = cpu_encoders.linear_rate(16, 32, 8, precision)
-    assert measure() > 0
+    ticks = iter((1.0, 3.0))
+    measure = cpu_encoders.linear_rate(16, 32, 8, precision, lambda: next(ticks))
+    assert measure() == 4  # tokens a second
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_one_thread_is_timed_by_its_own_processor_seconds(threads: int) -> None:
+    task = cpu_encoders.Task(Path(), ROWS, 2, threads)
+    start = task.seconds()
+    time.sleep(0.2)
+    assert (task.seconds() - start < 0.1) == (threads == 1)
 
 
 class Pipe:
