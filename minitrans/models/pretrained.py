@@ -245,9 +245,18 @@ class PreTrainedModel(ForClients):
         return cast("nn.Embedding", self.base_model.get_submodule("embeddings.word_embeddings"))
 
     def set_input_embeddings(self, table: nn.Embedding) -> None:
-        """Replaces the token table, and with it a tied decoder. For another number of rows see `resize_token_embeddings`."""
+        """Replaces the token table, and with it a tied decoder; its rows are the new `vocab_size`.
+
+        Raises:
+            ValueError: for another number of rows than a language-modelling head has.
+        """
+        rows = table.num_embeddings
+        if rows != self.config.vocab_size and (self.below_decoder or self.get_output_embeddings() is not None):
+            told = f"the head has {self.config.vocab_size} rows, the table {rows}"
+            raise ValueError(f"{told}: call resize_token_embeddings({rows}) on the whole model first")
         self.base_model.get_submodule("embeddings").word_embeddings = table
         self.tie_weights()
+        self.config.rebuild(vocab_size=rows)
 
     def get_output_embeddings(self) -> nn.Linear | None:
         """The decoder of a language-modelling head, weight and bias; None where there is no such head."""

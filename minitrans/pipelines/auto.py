@@ -10,6 +10,7 @@ import torch
 
 from minitrans.files import printable
 from minitrans.models.pretrained import PreTrainedModel
+from minitrans.models.words import LOADING
 
 if TYPE_CHECKING:
     from minitrans.attention.specs import VariantSpec
@@ -64,7 +65,8 @@ def pipeline(
         device: where to run; a number is that of a CUDA device, -1 the CPU; None = where the model is, the CPU for a fresh one.
         dtype, attention, backend, padding, revision, local_files_only: see `PreTrainedModel.from_pretrained`.
         batch_size: texts that run together.
-        options: of every call of the pipeline, such as top_k=3; a call may give others.
+        options: words of `from_pretrained`, such as cache_dir or torch_dtype, alone or as `model_kwargs`; the others are of every
+            call of the pipeline, such as top_k=3, and a call may give others.
 
     Raises:
         ValueError, TypeError: for an unknown task, a faulty checkpoint, or one that lacks the head of this task.
@@ -72,14 +74,14 @@ def pipeline(
     cls = pipeline_class(task)
     if isinstance(device, int):
         device = f"cuda:{device}" if device >= 0 else "cpu"
+    given = {"dtype": dtype, "attention": attention, "backend": backend, "padding": padding}
+    words = {name: value for name, value in given.items() if value not in (None, "auto")}
+    words |= options.pop("model_kwargs", None) or {}
+    words |= {name: options.pop(name) for name in [*options] if name in LOADING}
     if not isinstance(model, PreTrainedModel):
-        loaded = cls.load(
-            model, tokenizer, device=device, dtype=dtype, attention=attention, backend=backend, padding=padding,
-            revision=revision, local_files_only=local_files_only,
-        )  # fmt: skip
-        return cls(loaded, batch_size=batch_size, **options)
-    if tokenizer is None or (dtype, attention, backend, padding) != (None, None, "auto", "auto"):
-        raise ValueError(
-            "a model that is loaded already needs its tokenizer, and dtype, attention, backend and padding as it was loaded with"
-        )
+        words |= {"device": device, "revision": revision, "local_files_only": local_files_only}
+        return cls(cls.load(model, tokenizer, **words), batch_size=batch_size, **options)
+    if tokenizer is None or words:
+        told = f", got {', '.join(words)}" if words else ""
+        raise ValueError(f"a model that is loaded already needs its tokenizer, and no words of loading{told}")
     return cls(cls.of(model.to(device), tokenizer), batch_size=batch_size, **options)

@@ -18,6 +18,7 @@ from minitrans.models.pretrained import PreTrainedModel
 from minitrans.tokenizers.auto import AutoTokenizer
 from minitrans.tokenizers.batch_encoding import BatchEncoding
 from minitrans.tokenizers.tokenizer import Tokenizer
+from minitrans.words import WHERE
 from weights_convert.translate import OWN_NAMES
 
 Progress = Callable[[int], None]  # called with the number of texts, or windows of texts, done since the last call
@@ -69,7 +70,7 @@ class Pipeline:
         Raises:
             ValueError, TypeError: for a faulty checkpoint, wrong options, or a checkpoint without the head of this task.
         """
-        hub = {name: options[name] for name in ("revision", "local_files_only") if name in options}
+        hub = {name: options[name] for name in WHERE if name in options}
         if not isinstance(tokenizer, Tokenizer):
             tokenizer = AutoTokenizer.from_pretrained(name_or_path if tokenizer is None else tokenizer, **hub)
         model = cls.auto_class.from_pretrained(name_or_path, **options)

@@ -414,3 +414,16 @@ def test_one_graph_of_a_training_step_serves_every_size(name: str) -> None:
         step(input_ids=ids, attention_mask=mask, **labels).loss.backward()
     assert len(graphs) == 1
     torch._dynamo.reset()
+
+
+def test_another_token_table_is_the_new_vocabulary():
+    model = build(BertModel)
+    model.set_input_embeddings(torch.nn.Embedding(31, 12, dtype=torch.float64))
+    assert model.config.vocab_size == 31
+    assert call(model).shape == (2, 4, 12)
+    with_head = build(BertForMaskedLM)
+    for whole in (with_head, with_head.base_model):
+        with pytest.raises(ValueError, match=r"the head has 23 rows, the table 31: call resize_token_embeddings\(31\)"):
+            whole.set_input_embeddings(torch.nn.Embedding(31, 12))
+    assert with_head.config.vocab_size == 23
+    assert with_head.get_input_embeddings().num_embeddings == 23

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,21 @@ def test_of_a_loaded_model(tiny):
     for options in ({}, {"tokenizer": tokenizer, "backend": "eager"}, {"tokenizer": tokenizer, "dtype": "float64"}):
         with pytest.raises(ValueError, match="a model that is loaded already needs its tokenizer"):
             minitrans.pipeline("feature-extraction", model, **options)
+
+
+def test_words_of_loading_reach_model_and_tokenizer(tiny, tmp_path: Path):
+    shutil.copytree(tiny("BertForMaskedLM"), tmp_path / "inner")
+    words = {"subfolder": "inner", "token": False, "cache_dir": tmp_path, "attn_implementation": "eager"}
+    pipe = minitrans.pipeline("fill-mask", tmp_path, torch_dtype="float64", **words, top_k=2)
+    assert pipe.model.dtype == torch.float64
+    assert len(pipe("the [MASK] sat")) == 2
+    same = minitrans.pipeline("fill-mask", tmp_path, model_kwargs={"torch_dtype": "float64", "subfolder": "inner"})
+    assert [guess["token"] for guess in same("the [MASK] sat", top_k=2)] == [
+        guess["token"] for guess in pipe("the [MASK] sat")
+    ]
+    assert same.model.dtype == torch.float64
+    with pytest.raises(ValueError, match="no words of loading, got cache_dir"):
+        minitrans.pipeline("fill-mask", pipe.model, tmp_path / "inner", cache_dir=tmp_path)
 
 
 def test_attention_and_backend_reach_the_model(tiny):
