@@ -84,7 +84,7 @@ def run(
     options_of = read_options(settings or [])
     plan = Plan(read_subjects(variants), wanted, options_of, seeds, out, model, shlex.join(words))
     files = find_files(wanted, data, options_of)
-    bench = Bench(_encoder(wanted, model, device, threads), files, checked_device(device))
+    bench = Bench(_encoder(wanted, model, device, threads), files, device=checked_device(device))
     with progress("measuring", plan.steps) as advance:
         for row in run_plan(plan, bench, advance):
             shown = ("variant", "section", "seed", "status", "score", "cosine", "seconds")

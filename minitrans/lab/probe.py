@@ -18,7 +18,7 @@ from torch.nn.functional import cross_entropy
 from minitrans.lab.bench import Bench
 from minitrans.lab.specs import Subject
 
-DECAY, ITERATIONS = 1e-4, 60
+DECAY, ITERATIONS = 1e-3, 60
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +58,7 @@ def fit(vectors: Tensor, labels: Tensor, classes: int) -> Probe:
         return value.item()
 
     with torch.enable_grad():
-        optimizer.step(loss)
+        optimizer.step(loss)  # type: ignore[no-untyped-call]
     return Probe(empty.mean, empty.deviation, weight.detach())
 
 

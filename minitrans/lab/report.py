@@ -9,7 +9,7 @@ from typing import Any
 from minitrans.attention.registry import load
 from minitrans.files import read_json
 from minitrans.lab.drawing.parts import by_variant, table
-from minitrans.lab.run import RUN, read_rows
+from minitrans.lab.run import RUN, Row, read_rows
 from minitrans.lab.sections import SECTIONS
 
 REPORT = "report.html"
@@ -29,7 +29,7 @@ def write_report(out: Path) -> Path:
     """Writes report.html into a folder of results, and returns its path."""
     head = read_json(out / RUN)
     rows = read_rows(out)
-    measured = [row for row in rows if row["status"] == "ok"]
+    measured = _of_one_kind([row for row in rows if row["status"] == "ok"])
     title = "Attention in small models" if head["model"] is None else f"Attention swapped into {head['model']}"
     parts = [f"<h1>{escape(title)}</h1>"]
     for name, section in SECTIONS.items():
@@ -45,6 +45,12 @@ def write_report(out: Path) -> Path:
     path = out / REPORT
     path.write_text(page, encoding="utf-8")
     return path
+
+
+def _of_one_kind(rows: list[Row]) -> list[Row]:
+    """Of each section those with the options of the last that was measured: what others say cannot stand beside it."""
+    options = {row["section"]: row.get("options") for row in sorted(rows, key=lambda row: str(row["date"]))}
+    return [row for row in rows if row.get("options") == options[row["section"]]]
 
 
 def _origin(head: dict[str, Any]) -> str:

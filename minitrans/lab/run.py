@@ -56,7 +56,8 @@ class Plan:
         """Variant, sections, seeds; before those asked for the exact attention, where a section compares with it."""
         compared = [section for section in self.sections if SECTIONS[section].with_exact]
         asked = [(subject, self.sections, self.seeds) for subject in self.subjects]
-        return asked if not compared or EXACT in self.subjects else [(EXACT, compared, 1), *asked]
+        seeds = {section: 1 if SECTIONS[section].of_model else self.seeds for section in compared}  # the model is one
+        return asked if EXACT in self.subjects else [*((EXACT, [name], count) for name, count in seeds.items()), *asked]
 
     @property
     def steps(self) -> int:

@@ -41,7 +41,7 @@ def scratch(
     longest = length or made.length
     trainings = [Training(steps, batch, longest, rate, enough=enough) for rate in read_rates(rates)]
     asked = held_out(made, examples, longest, SCORING)
-    found = {}
+    found: dict[str, Any] = {}
     for fit in fits(made, sizes, subject.seeded(seed), trainings, examples, longest, bench.device, seed):
         right = hits(fit.model, asked)
         curve = [(look.step, look.seconds, look.score) for look in fit.curve]

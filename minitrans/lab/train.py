@@ -84,7 +84,7 @@ def hits(model: Trunk, examples: Examples, at_once: int = 64) -> list[int]:
     model.eval()
     right = torch.zeros_like(examples.labels, dtype=torch.bool)
     with torch.inference_mode():
-        for part in torch.arange(len(examples.ids)).split(at_once):
+        for part in torch.split(torch.arange(len(examples.ids)), at_once):
             labels = examples.labels[part]
             asked = labels != NOT_ASKED
             real = None if examples.real is None else examples.real[part]

@@ -102,5 +102,5 @@ def _vectors(bench: Bench, sentences: Sequence[Sentence]) -> Tensor:
 
 def _score(found: Sequence[int], sentences: Sequence[Sentence], _: Tensor) -> float:
     sizes = [len(words) for words, _ in sentences]
-    tags = [[TAGS[tag] for tag in part] for part in torch.tensor(found).split(sizes)]
+    tags = [[TAGS[tag] for tag in part] for part in torch.split(torch.tensor(found), sizes)]
     return f1([entities(each) for each in tags], [entities(each) for _, each in sentences])

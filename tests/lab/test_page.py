@@ -41,6 +41,7 @@ def row(variant: str, section: str, seed: int = 0, **found: Any) -> dict[str, An
         "seed": seed,
         "options": {},
         "status": "ok",
+        "date": "2026-01-01",
         **found,
     }
 
@@ -74,7 +75,10 @@ def rows() -> list[dict[str, Any]]:
             found.append(row(variant, "scratch", seed, rates=rates, rate="0.01", score=20.0 * score, **sizes))
             scores = {"64": 90.0, "128": 20.0 * score}
             found.append(row(variant, "extrapolate", seed, scores=scores, trained=64, score=20.0 * score))
-    return [*found, {**row("broken", "gate"), "status": "failed", "reason": HOSTILE}]
+        probed = {"score": 20.0 * score, "refitted": 30.0, "exact": 82.0, "fitted_to": 2000}
+        found += [row(variant, "sst2", **probed), row(variant, "wnut17", **probed)]
+    old = row("of other options", "swap", date="2025-12-31", options={"of": "then"}, score=1.0, cosine=0.0)
+    return [old, *found, {**row("broken", "gate"), "status": "failed", "reason": HOSTILE}]
 
 
 @pytest.fixture
@@ -144,6 +148,7 @@ def test_a_browser_shows_all_of_it(page: Path, tmp_path: Path, width: int):
     assert seen["title"] == "minitrans lab"
     assert not set(seen["elements"]) & {"img", "b", "iframe", "link"}
     assert seen["fetched"] == []
+    assert "of other options" not in seen["text"]
     assert seen["text"].count("""<script>document.title = "obeyed"</script>""") >= 6  # shown, letter by letter
     headings = (
         "Swapped in all layers",
@@ -154,11 +159,13 @@ def test_a_browser_shows_all_of_it(page: Path, tmp_path: Path, width: int):
         "Healed",
         "From scratch",
         "Longer than in training",
+        "SST-2",
+        "WNUT-17",
         "Failed",
         "Again",
     )
     assert all(any(wanted in heading for heading in seen["headings"]) for wanted in headings)
-    assert len(seen["tables"]) == 9
+    assert len(seen["tables"]) == 11
     assert all(wide > 100 and high > 40 for wide, high in seen["tables"])
     assert seen["maps"] == [[36, 24]] * 6  # three of each variant: layers down, heads across
     assert len(seen["plots"]) == 7

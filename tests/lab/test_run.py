@@ -10,6 +10,7 @@ import torch
 
 from minitrans.embedding import Encoder
 from minitrans.lab.bench import Bench
+from minitrans.lab.gate import gate
 from minitrans.lab.sections import find_files
 from minitrans.lab.specs import read_subjects
 from minitrans.lab.swap import layers, swap
@@ -146,3 +147,8 @@ def test_some_pairs_are_spread_over_all(bench: Bench):
     assert bench.exact_on(0)[0] == bench.exact_on(1000)[0] == pytest.approx(bench.exact[0])
     subject = read_subjects(["sigmoid"])[0]
     assert layers(bench, subject, 0, pairs=5)["exact"] == pytest.approx(score, abs=1e-6)
+
+
+def test_a_variant_of_an_even_number_of_heads_passes_with_four():
+    (subject,) = read_subjects(["differential"])
+    assert gate(Bench(None, {}), subject, 0)["passed"] > 50

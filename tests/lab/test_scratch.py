@@ -11,6 +11,7 @@ import torch
 from minitrans.lab.bench import Bench
 from minitrans.lab.bootstrap import paired
 from minitrans.lab.extrapolate import extrapolate
+from minitrans.lab.run import Plan
 from minitrans.lab.scratch import scratch
 from minitrans.lab.specs import read_subjects
 from minitrans.lab.tasks.table import make_task
@@ -172,3 +173,12 @@ def test_what_is_missing_is_said(run: Run, tmp_path: Path):  # noqa: F811
     run(*scratch_of, "scratch.task=reviews").refused("--data", "movie_reviews.zip")
     run(*scratch_of, "scratch.task=reviews", "--data", tmp_path).refused("movie_reviews.zip")
     run(*scratch_of, "scratch.task=sums").refused("mqar", "sums")
+
+
+def test_softmax_attention_is_trained_with_as_many_seeds_where_nobody_asked_for_it():
+    sections = ["heal", "scratch"]
+    plan = Plan(read_subjects(["sink"]), sections, {}, 3, Path("."), None, "")
+    assert [(subject.name, names, seeds) for subject, names, seeds in plan.work] == [
+        ("full", ["heal"], 1), ("full", ["scratch"], 3), ("sink", sections, 3),
+    ]  # fmt: skip
+    assert plan.steps == 4

@@ -47,7 +47,8 @@ def draw(of: Results) -> str:
 
 def best_rate(rows: list[Row]) -> str:
     """By the last look at the examples for choosing."""
-    return max(rows[0]["rates"], key=lambda rate: statistics.fmean(row["rates"][rate]["curve"][-1][2] for row in rows))
+    rates: list[str] = list(rows[0]["rates"])
+    return max(rates, key=lambda rate: statistics.fmean(row["rates"][rate]["curve"][-1][2] for row in rows))
 
 
 def _against(found: dict[str, list[Row]], rates: dict[str, str], name: str) -> tuple[str, str]:

@@ -47,11 +47,11 @@ def read_task(text: str) -> tuple[Row, dict[str, Any]]:
         raise ValueError(
             f"expected a task ({known}), or JSON with its name and options, got {printable(text)}"
         ) from None
-    known = inspect.signature(load(row.make)).parameters
-    wrong = [name for name, value in said.items() if name not in known or type(value) is not int]
+    options = inspect.signature(load(row.make)).parameters
+    wrong = [name for name, value in said.items() if name not in options or type(value) is not int]
     if wrong:
-        options = ", ".join(name for name, each in known.items() if each.kind is each.KEYWORD_ONLY)
-        raise ValueError(f"options of a task are whole numbers, here {options}; got {printable(', '.join(wrong))}")
+        known = ", ".join(name for name, each in options.items() if each.kind is each.KEYWORD_ONLY)
+        raise ValueError(f"options of a task are whole numbers, here {known}; got {printable(', '.join(wrong))}")
     return row, said
 
 
