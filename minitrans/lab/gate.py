@@ -25,7 +25,7 @@ def gate(bench: Bench, subject: Subject, seed: int) -> dict[str, Any]:
     for sizes in SIZES:
         try:
             report = check_attention(subject.spec, dtypes=(torch.float64,), **sizes)
-            return {"passed": len(report.passed), "refused": len(report.refused)}
+            return {"passed": len(report.passed), "refused": len(report.refused), "support": report.support}
         except ValueError as error:  # it cannot be built for these sizes, or for any
             reason = str(error)
         except (AssertionError, TypeError) as error:

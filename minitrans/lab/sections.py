@@ -44,7 +44,7 @@ class Section:
 
 
 SECTIONS = {
-    "gate": Section("minitrans.lab.gate:gate", of_model=False),
+    "gate": Section("minitrans.lab.gate:gate", "minitrans.lab.drawing.support:draw", of_model=False),
     "swap": Section("minitrans.lab.swap:swap", "minitrans.lab.drawing.swap:draw", "drawn", (TEST_FILE,)),
     "layers": Section("minitrans.lab.swap:layers", "minitrans.lab.drawing.layers:draw", "drawn", (TEST_FILE,)),
     "fidelity": Section("minitrans.lab.fidelity:fidelity", "minitrans.lab.drawing.fidelity:draw", "drawn", (WIKITEXT,)),

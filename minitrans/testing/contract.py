@@ -16,6 +16,17 @@ from minitrans.testing.cases import Fixed
 from minitrans.testing.exact import run_exact
 from minitrans.testing.subject import Log, Subject, expect, subjects
 
+# what an attention may be asked for -> how the checks of it end, around softmax attention or of a mechanism
+FORMS = {
+    "padded": ("padded, plain",),
+    "packed": ("packed, plain",),
+    "causal": ("causal, T = S: what is forbidden changes nothing",),
+    "patterns": ("rule, T = S: what is forbidden changes nothing",),
+    "bias": ("a bias",),
+    "dropout": ("dropout, padding", "dropout"),
+    "probabilities": ("padding, weights", "probabilities"),
+    "cache": ("in a block, token by token",),
+}
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -30,6 +41,16 @@ class AttentionReport:
 
     passed: tuple[str, ...]
     refused: tuple[str, ...]
+
+    @property
+    def support(self) -> dict[str, str]:
+        """By form of `FORMS`: "" where the checks of it held, else why it was refused."""
+        found = {}
+        for form, ends in FORMS.items():
+            held = any(name.endswith(tuple(f", {end}" for end in ends)) for name in self.passed)
+            reasons = (name.partition(f", {end}: ")[2] for name in self.refused for end in ends)
+            found[form] = "" if held else next(filter(None, reasons), "not checked")
+        return found
 
     def __str__(self) -> str:
         return f"{len(self.passed)} checks passed, {len(self.refused)} refused as not supported"

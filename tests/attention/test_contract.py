@@ -11,6 +11,7 @@ from minitrans.attention.online_softmax import OnlineSoftmaxAttention
 from minitrans.attention.registry import BACKENDS, VARIANTS, load
 from minitrans.testing import check_attention, subject
 from minitrans.testing.cases import CASES
+from tests.attention.support import CANNOT
 
 
 @pytest.mark.parametrize("name", BACKENDS)
@@ -36,6 +37,8 @@ def test_variant(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     )
     assert len(report.passed) > 20
     assert len(lines) in (1, 2)
+    assert {form for form, reason in report.support.items() if reason} == CANNOT.get(name, set())
+    assert "not checked" not in report.support.values()
 
 
 @pytest.mark.slow

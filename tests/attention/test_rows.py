@@ -16,6 +16,7 @@ from minitrans.attention.registry import VARIANTS, load
 from minitrans.errors import NotSupportedError
 from minitrans.lab.specs import read_subjects
 from minitrans.layers.multi_head_attention import MultiHeadAttention
+from tests.attention.support import CANNOT
 
 H, D, B, T = 4, 32, 2, 9
 LENGTHS = (T, 5)
@@ -27,8 +28,6 @@ WITHOUT_IDENTITY = {
     "cosformer", "hedgehog", "t2r", "aft", "fnet",
 }  # fmt: skip
 CAUSAL = {"selective"}  # rows that see no future whatever the mask says
-# what a row cannot do, of "causal", "packed", "grouped heads", "bias", "left padding"; the table of what is supported
-CANNOT: dict[str, set[str]] = {name: {"causal"} for name in ("landmarks", "linformer", "nystromformer", "fnet")}
 
 
 def module_with(name: str, options: dict[str, Any], kv_heads: int = H, moved: bool = False) -> MultiHeadAttention:

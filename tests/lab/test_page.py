@@ -16,6 +16,7 @@ import pytest
 
 from minitrans.files import write_json
 from minitrans.lab.report import write_report
+from minitrans.testing.contract import FORMS
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 HOSTILE = """<script>document.title = "obeyed"</script><img src="http://example.invalid/x.png"><b class='x'>bold</b>"""
@@ -53,6 +54,8 @@ def rows() -> list[dict[str, Any]]:
     for variant, score in (("full", 4), (HOSTILE, 1)):
         swap = {"score": 20.0 * score, "exact": 82.0, "cosine": score / 5, "fresh": [], "fresh_numbers": 0}
         found.append(row(variant, "swap", **swap))
+        support = dict.fromkeys(FORMS, "" if variant == "full" else HOSTILE)
+        found.append(row(variant, "gate", passed=3, refused=1, support=support))
         found.append(row(variant, "layers", each=[81.0, 60.0], top_half=70.0, exact=82.0))
         ratios = [[0.2 * score * head for head in range(3)]] * 2
         means = {"error": 0.1 * score, "floor": 0.9, "ratio": 0.11 * score, "errors": [0.1] * 2, "floors": [0.9] * 2}
@@ -151,6 +154,7 @@ def test_a_browser_shows_all_of_it(page: Path, tmp_path: Path, width: int):
     assert "of other options" not in seen["text"]
     assert seen["text"].count("""<script>document.title = "obeyed"</script>""") >= 6  # shown, letter by letter
     headings = (
+        "What was asked and held",
         "Swapped in all layers",
         "One layer at a time",
         "Fidelity",
@@ -165,7 +169,7 @@ def test_a_browser_shows_all_of_it(page: Path, tmp_path: Path, width: int):
         "Again",
     )
     assert all(any(wanted in heading for heading in seen["headings"]) for wanted in headings)
-    assert len(seen["tables"]) == 11
+    assert len(seen["tables"]) == 12
     assert all(wide > 100 and high > 40 for wide, high in seen["tables"])
     assert seen["maps"] == [[36, 24]] * 6  # three of each variant: layers down, heads across
     assert len(seen["plots"]) == 7

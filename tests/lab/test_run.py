@@ -14,6 +14,7 @@ from minitrans.lab.gate import gate
 from minitrans.lab.sections import find_files
 from minitrans.lab.specs import read_subjects
 from minitrans.lab.swap import layers, swap
+from minitrans.testing import check_attention
 from tests.cli.conftest import Run
 
 BROKEN = """
@@ -76,6 +77,8 @@ def test_a_variant_that_fails_the_gate_is_reported_and_not_measured(body, data, 
         ("broken_attention:Broken", "gate", "failed"), ("sigmoid", "gate", "ok"), ("sigmoid", "swap", "ok"),
     ]  # fmt: skip
     assert "finish must return AttentionResult" in rows[0]["reason"]
+    assert rows[1]["support"] == check_attention("sigmoid", dtypes=(torch.float64,)).support
+    assert "<th>probabilities</th>" in (tmp_path / "out" / "report.html").read_text()
     assert rows[0]["reason"].split(".")[0] in done.err
 
 
