@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache, partial
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -14,9 +15,10 @@ from benchmarks.runs import Prepared
 from minitrans.attention import AttentionBias, AttentionMask, AttentionRules, Context, DenseBias, RelativeBuckets
 from minitrans.attention.specs import VariantSpec
 from minitrans.errors import NotSupportedError
+from minitrans.lab.bench import Bench
+from minitrans.lab.gate import gate
 from minitrans.lab.specs import Subject, read_subjects
 from minitrans.layers.multi_head_attention import MultiHeadAttention, require_support
-from minitrans.testing import check_attention
 
 FULL = "full"  # the baseline of variants: softmax attention, on the backend that is chosen for the call
 
@@ -33,20 +35,17 @@ def variant_providers(texts: list[str]) -> list[Provider]:
 def _provider(subject: Subject) -> Provider:
     return Provider(
         subject.name, partial(_refuses, subject.spec), partial(_prepare, subject.spec), is_softmax=False,
-        fault=_fault_of(subject.spec),
+        fault=_fault_of(subject),
     )  # fmt: skip
 
 
-def _fault_of(spec: VariantSpec) -> Callable[[], str | None]:
-    """Asks the contract test, once, what a variant does not keep of what it promises."""
+def _fault_of(subject: Subject) -> Callable[[], str | None]:
+    """Asks the gate of the lab, once, what a variant does not keep of what it promises; softmax attention has no gate."""
 
     @cache
     def fault() -> str | None:
-        try:
-            check_attention("sdpa" if spec == FULL else spec, dtypes=(torch.float64,))
-        except (AssertionError, ValueError, TypeError) as error:
-            return str(error)
-        return None
+        found = {} if subject.spec == FULL else gate(cast("Bench", None), subject, 0)  # it looks at no model
+        return cast("str | None", found.get("reason"))
 
     return fault
 
