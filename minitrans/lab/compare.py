@@ -9,6 +9,7 @@ from math import sqrt
 from pathlib import Path
 from typing import Any
 
+from minitrans.files import printable
 from minitrans.lab.bootstrap import Difference, paired
 from minitrans.lab.run import Row, read_rows
 
@@ -51,9 +52,14 @@ def compare(first: Path, second: Path) -> list[Compared]:
 
 def read_results(place: Path) -> list[Row]:
     """Rows of a folder or of a file of results. Raises ValueError where there are none."""
-    rows = read_rows(place)
+    try:
+        rows = read_rows(place)
+    except (ValueError, KeyError, TypeError):
+        rows = []
     if not rows:
-        raise ValueError(f"{place}: expected a folder with results.jsonl, or such a file, found no rows")
+        raise ValueError(
+            f"{printable(place)}: expected a folder with results.jsonl, or such a file, found no rows of results"
+        )
     return rows
 
 

@@ -78,6 +78,7 @@ def run(plan: Plan, bench: Bench, advance: Callable[[int], None]) -> Iterator[Ro
     write_json(
         plan.out / RUN, {"command": plan.command, "model": plan.model, "data": sorted(bench.files), **place}
     )  # fmt: skip
+    _drop_cut_row(plan.out / RESULTS)
     with (plan.out / RESULTS).open("a", encoding="utf-8") as file:
         for subject, sections, seeds in plan.work:
             asked = seeds > 1 and any(SECTIONS[name].seeds == "drawn" for name in sections)
@@ -111,9 +112,14 @@ def read_rows(place: Path) -> list[Row]:
         return []
     lines = path.read_text(encoding="utf-8").split("\n")
     rows = [json.loads(line) for line in lines[:-1]]  # what follows the last newline was cut off in the middle
-    if lines[-1]:
-        path.write_text("\n".join(lines[:-1]) + "\n", encoding="utf-8")
     return list({(row["variant"], row["section"], row["seed"]): row for row in rows}.values())
+
+
+def _drop_cut_row(path: Path) -> None:
+    """So that the next row begins a line."""
+    if path.exists():
+        content = path.read_bytes()
+        path.write_bytes(content[: content.rfind(b"\n") + 1])
 
 
 def _measured(

@@ -90,3 +90,10 @@ def test_from_the_command_line(run: Run, tmp_path: Path):  # noqa: F811
     assert "commit abc, x86_64 CPU" in done.err
     assert "commit def with changes" in done.err
     run("lab", "compare", one, tmp_path).refused("results.jsonl")
+
+
+@pytest.mark.parametrize("content", ['{"a": 1}\n', "a text\n\nwith no end", "[]\n", "3"])
+def test_what_holds_no_results_is_refused_and_left_alone(run: Run, tmp_path: Path, content: str):  # noqa: F811
+    (tmp_path / "file").write_text(content)
+    run("lab", "compare", tmp_path / "file", tmp_path / "file").refused("expected a folder with results.jsonl")
+    assert (tmp_path / "file").read_text() == content
