@@ -255,11 +255,8 @@ class Encoder(Surface):
             known = ", ".join(map(printable, self.prompts))
             raise ValueError(f"prompt_name: expected one that the folder has ({known}), got {printable(name)!r}")
         prompt = self.prompts[name] if name is not None else prompt or ""
-        if prompt and not self.recipe.prompt_counts:
-            raise NotSupportedError(
-                "prompt: leaving its tokens out of the pooling, as this folder asks, is not offered"
-            )
-        return Call(poolings, normalize, batch_size, prompt, truncate_dim or self.recipe.truncate_dim)
+        skipped = self._prompt_length(prompt) if prompt and not self.recipe.prompt_counts else 0
+        return Call(poolings, normalize, batch_size, prompt, truncate_dim or self.recipe.truncate_dim, skipped)
 
     def _features(self, texts: Sequence[Text], call: Call, advance: Progress | None) -> list[dict[str, Tensor]]:
         """For each text what the model was given and what it gave, without padding."""
@@ -315,6 +312,11 @@ class Encoder(Surface):
                     for row in range(count)
                 ]
         return rows, cut
+
+    def _prompt_length(self, prompt: str) -> int:
+        """How many tokens at the beginning of a text are no text: the prompt's, and the special one before it."""
+        ids = self.tokenizer(self._written([prompt], ""), truncation=True, max_length=self.max_length)["input_ids"][0]
+        return len(ids) - (ids[-1] in self.tokenizer.all_special_ids)
 
     def _written(self, texts: Sequence[Text], prompt: str) -> list[Text]:
         """The texts as the tokenizer reads them."""

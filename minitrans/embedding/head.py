@@ -19,7 +19,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def pool(states: Tensor, mask: Tensor, pooling: str) -> Tensor:
+def pool(states: Tensor, mask: Tensor, pooling: str, skipped: int = 0) -> Tensor:
     """(B, T, D) and (B, T), True = a token, to (B, D); padding takes no part, on whichever side it is.
 
     Sums of half-precision states are made, and returned, in float32.
@@ -29,7 +29,10 @@ def pool(states: Tensor, mask: Tensor, pooling: str) -> Tensor:
         mask: where there are tokens.
         pooling: "mean"; "cls", the first token; "max" of each coordinate; "mean_sqrt_len", the sum over the square root of
             the count; "weightedmean", token t counting t + 1 times (Muennighoff 2022, "SGPT"); "lasttoken".
+        skipped: how many tokens at the beginning of each row take no part either; they count for t.
     """
+    number = mask.cumsum(dim=1)  # 1, 2, 3, ... from the first token
+    mask = mask & (number > skipped)
     rows = torch.arange(len(states), device=states.device)
     if pooling == "cls":
         return states[rows, mask.int().argmax(dim=1)]
@@ -40,7 +43,7 @@ def pool(states: Tensor, mask: Tensor, pooling: str) -> Tensor:
     exact = torch.float32 if states.dtype in _HALVES else states.dtype
     weights = mask.to(exact)  # (B, T)
     if pooling == "weightedmean":
-        weights = weights * weights.cumsum(dim=1)  # 1, 2, 3, ... from the first token
+        weights = weights * number
     total = (states.to(exact) * weights.unsqueeze(-1)).sum(dim=1)  # (B, D)
     count = weights.sum(dim=1, keepdim=True).clamp(min=1)  # (B, 1)
     return total / (count.sqrt() if pooling == "mean_sqrt_len" else count)
@@ -95,7 +98,7 @@ class Head(nn.Module):
 
     def forward(self, states: Tensor, mask: Tensor, call: Call) -> Tensor:
         """(B, T, D) and (B, T) to (B, out): the poolings joined, then the layers; the call may rule a Normalize at their end."""
-        x = torch.cat([pool(states, mask, name) for name in call.pooling], dim=-1).to(self.dtype)
+        x = torch.cat([pool(states, mask, name, call.skipped) for name in call.pooling], dim=-1).to(self.dtype)
         for layer in list(self.layers)[: len(self.layers) - (self.ends_normalized and call.normalize is not None)]:
             x = layer(x)
         x = x[:, : call.truncate_dim]

@@ -51,6 +51,7 @@ class Call:
         batch_size: texts that run together, or "auto".
         prompt: what goes before every text.
         truncate_dim: how many numbers of each vector are kept; None = all.
+        skipped: how many tokens at the beginning of each text take no part in the pooling.
     """
 
     pooling: tuple[str, ...]
@@ -58,6 +59,7 @@ class Call:
     batch_size: int | str
     prompt: str
     truncate_dim: int | None
+    skipped: int = 0
 
 
 ALIASES: dict[str, tuple[str, Callable[[Any], Any]]] = {

@@ -212,9 +212,23 @@ def test_wrong_arguments(body: str, tmp_path: Path):
         Recipe(("sum",))
     with pytest.raises(TypeError, match="text 1: expected str, got int"):
         encoder.encode(["a", 1])
-    folder = sentence_folder(body, tmp_path / "m", {"pooling_mode": "mean", "include_prompt": False})
-    with pytest.raises(ValueError, match="leaving its tokens out of the pooling"):
-        Encoder(folder).encode("a", prompt="b")
+
+
+@pytest.mark.parametrize("pooling", ["mean", "weightedmean", "max", "lasttoken", "cls"])
+def test_a_prompt_that_is_no_part_of_the_pooling(body: str, tmp_path: Path, pooling: str):
+    prompts = {"prompts": {"query": "the cat : "}}
+    modules = {"pooling_mode": pooling, "include_prompt": False, "word_embedding_dimension": 24}
+    folder = sentence_folder(body, tmp_path / "m", modules, prompts=prompts)
+    encoder, with_prompt = (
+        Encoder(folder),
+        Encoder(sentence_folder(body, tmp_path / "n", {**modules, "include_prompt": True})),
+    )
+    for options in ({"prompt_name": "query"}, {"prompt": "walk"}, {}):
+        expected = reference(folder, TEXTS, **options)
+        torch.testing.assert_close(encoder.encode(TEXTS, **options), expected, rtol=0, atol=1e-5)
+    others = with_prompt.encode(TEXTS, prompt="the cat : ")
+    same = torch.allclose(encoder.encode(TEXTS, prompt_name="query"), others, atol=1e-5)
+    assert same == (pooling == "lasttoken")
 
 
 def test_broken_weights_are_said_to_be(body: str):
