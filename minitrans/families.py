@@ -70,6 +70,11 @@ FAMILIES = {
         "roberta_prelayernorm", "RobertaPreLayerNorm", "roberta_prelayernorm", "RobertaTokenizer", _DECODER
     ),
     "gpt2": FamilyRow("gpt2", "GPT2", "gpt2", "GPT2Tokenizer", _DECODER_ONLY, ("GPT2DoubleHeadsModel",)),
+    "llama": FamilyRow("llama", "Llama", "llama", "LlamaTokenizer", _DECODER_ONLY),
+    "mistral": FamilyRow("mistral", "Mistral", "llama", "LlamaTokenizer", _DECODER_ONLY),
+    "qwen2": FamilyRow("qwen2", "Qwen2", "llama", "Qwen2Tokenizer", _DECODER_ONLY),
+    "qwen3": FamilyRow("qwen3", "Qwen3", "llama", "Qwen2Tokenizer", _DECODER_ONLY),
+    "gemma2": FamilyRow("gemma2", "Gemma2", "gemma2", "GemmaTokenizer", _DECODER_ONLY[:-1]),
     "modernbert": FamilyRow("modernbert", "ModernBert", "modernbert", "PreTrainedTokenizer", _ENCODER),
     "nomic_bert": FamilyRow(
         "nomic_bert", "NomicBert", "nomic_bert", "BertTokenizer",

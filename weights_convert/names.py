@@ -29,14 +29,14 @@ def bare_name(key: str, wrappers: Collection[str]) -> str:
 
 
 def bare_names(
-    keys: Iterable[str], prefix: str, key_mapping: Mapping[str, str] | None = None
+    keys: Iterable[str], prefixes: Iterable[str], key_mapping: Mapping[str, str] | None = None
 ) -> tuple[dict[str, str], list[str]]:
     """The bare name of each key: ({bare name: key}, faults). Two keys with one bare name are a fault, none is chosen.
 
     Before that, `key_mapping` (regular expression -> what to put in its place) makes a stranger's keys the reference's;
     of the expressions that occur in a key the first counts.
     """
-    wrappers = {prefix, *WRAPPERS}
+    wrappers = {*prefixes, *WRAPPERS}
     groups: dict[str, list[str]] = {}
     for key in keys:
         groups.setdefault(bare_name(_mapped(key, key_mapping or {}), wrappers), []).append(key)

@@ -103,7 +103,7 @@ def translate(
 
     Its names may be the reference's or ours (see `own_names`); `key_mapping` first makes others the reference's.
     """
-    keys, doubled = bare_names(checkpoint.tensors, family.prefix, key_mapping)
+    keys, doubled = bare_names(checkpoint.tensors, family.prefixes, key_mapping)
     sources = {bare: checkpoint.tensors[key] for bare, key in keys.items()}
     targets = bare_parameters(shapes, family)
     table = _table(family, config, targets)
@@ -124,8 +124,7 @@ def translate(
 
 def bare_parameters(names: Iterable[str], family: Family) -> dict[str, str]:
     """Bare name -> name in the model: the body's prefix is taken off where the model has a head."""
-    start = f"{family.prefix}."
-    return {name.removeprefix(start): name for name in names}
+    return {family.bare(name): name for name in names}
 
 
 def _table(family: Family, config: Any, parameters: Iterable[str]) -> tuple[TableRow, ...]:
@@ -236,14 +235,13 @@ def file_tensors(
     available = {
         bare: TensorInfo(name, state[name].dtype, tuple(state[name].shape), "") for bare, name in names.items()
     }
-    start = f"{family.prefix}."
     tensors: dict[str, FileTensor] = {}
     used: set[str] = set()
     full: dict[str, str] = {}
     for step in instances(inverse(_table(family, config, names)), available):
         ours = tuple(names[bare] for bare in step.sources)
         used.update(step.sources)
-        prefix = start if ours[0].startswith(start) else ""
+        prefix = ours[0].removesuffix(family.bare(ours[0]))
         for key, tensor in zip(step.targets, step.rule.apply([state[name].detach() for name in ours]), strict=True):
             full[key] = prefix + key
             tensors[prefix + key] = FileTensor(tensor, ours, type(step.rule).__name__)

@@ -41,6 +41,7 @@ class Context:
         need_weights: return the probabilities too.
         shared: what variants leave for those of later blocks, in this pass.
         kept: where a block, which returns nothing but its output, leaves them.
+        first: where among the keys of a cache of fixed size the first token of x stands; None = the last stands at the end.
     """
 
     mask: AttentionMask = field(default_factory=lambda: NO_MASK)
@@ -53,6 +54,7 @@ class Context:
     need_weights: bool = False
     shared: dict[str, Any] = field(default_factory=dict)
     kept: Probabilities | None = None
+    first: int | None = None
 
     def at(self, layer: int) -> Context:
         """What the block of this layer gets: its own row (H) of the head mask."""

@@ -51,6 +51,7 @@ class CallSizes:
         layout: of a packed batch.
         x: (B, T, D) or (N, D), what the queries were projected from.
         positions: (B, T) or (N), where each token of x stands in its text.
+        first: see `Context`.
     """
 
     batch: int
@@ -61,6 +62,7 @@ class CallSizes:
     layout: PackedLayout | None = None
     x: Tensor | None = None
     positions: Tensor | None = None
+    first: int | None = None
 
     def require_whole(self, name: str) -> None:
         """Raises NotSupportedError where there are other keys than those of the tokens of x: with a cache."""
@@ -100,6 +102,7 @@ class Variant(nn.Module):
     identity: ClassVar[Identity | None] = None
     trial: ClassVar[Mapping[str, Any]] = {}  # options with which texts of a few tokens show what it does
     laws: ClassVar[tuple[str, ...]] = ()  # what it keeps besides, by names of `tests/attention/test_rows.py`
+    fits_static: ClassVar[bool] = False  # `restrict` looks at `CallSizes.first`: a cache may have a fixed size
     whole_texts: ClassVar[bool] = False  # a token is not projected for itself: no cache
     softcap: float | None = None  # see `AttentionRules.softcap`
     needs_logsumexp: ClassVar[bool] = False  # `finish` looks at the logsumexp

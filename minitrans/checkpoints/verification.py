@@ -183,17 +183,23 @@ def _quiet() -> Iterator[None]:
 
 @contextmanager
 def without_float32() -> Iterator[None]:
-    """The reference computes in float64 what it would round to float32: the angles of turns, some probabilities."""
+    """The reference computes in float64 what it would round to float32: norms, angles of turns, some probabilities, losses.
+
+    Its model must have been imported before.
+    """
     places: list[tuple[Any, str, Any]] = [
         (torch, "float", torch.float64), (torch, "float32", torch.float64), (torch, "FloatTensor", torch.DoubleTensor),
         (torch.Tensor, "float", torch.Tensor.double),
     ]  # fmt: skip
     before = [(owner, name, getattr(owner, name)) for owner, name, _ in places]
+    default = torch.get_default_dtype()
     for place in places:
         setattr(*place)
+    torch.set_default_dtype(torch.float64)
     try:
         yield
     finally:
+        torch.set_default_dtype(default)
         for place in before:
             setattr(*place)
 
@@ -271,7 +277,7 @@ def _with_their_weights(ours: Any, theirs: nn.Module, family: Family) -> Any:
         for target, tensor in zip(step.targets, step.rule.apply([theirs_by_name[key] for key in keys]), strict=True)
     }
     for name, parameter in right.named_parameters(remove_duplicate=False):
-        bare = name.removeprefix(f"{family.prefix}.")
+        bare = family.bare(name)
         if bare in values:
             parameter.copy_(values[bare])
     return right

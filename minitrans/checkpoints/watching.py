@@ -49,7 +49,7 @@ class Run:
 def matched(family: Family, theirs: nn.Module, config: Any) -> Iterator[tuple[Step, tuple[str, ...]]]:
     """Every rule that moves tensors of the reference, as loading a file of them would, and their names there."""
     state = theirs.state_dict()
-    names, _ = bare_names(state, family.prefix)
+    names, _ = bare_names(state, family.prefixes)
     stored = {bare: TensorInfo(key, state[key].dtype, tuple(state[key].shape), "") for bare, key in names.items()}
     for step in instances(movements(family.table(config)), stored):
         if all(source in names for source in step.sources):
@@ -62,7 +62,9 @@ def pairs_of(family: Family, ours: nn.Module, theirs: nn.Module) -> list[Pair]:
     pairs, blocks = [], dict[str, list[str]]()
     for step, keys in matched(family, theirs, ours.config):
         bare, ending = step.targets[0].rpartition(".")[::2]
-        name = next((name for name in (bare, f"{family.prefix}.{bare}") if name in known), None)
+        name = next(
+            (name for name in (bare, *(f"{prefix}.{bare}" for prefix in family.prefixes)) if name in known), None
+        )
         if name is None or ending != "weight" or isinstance(known[name], nn.Embedding):
             continue
         if len(keys) == len(step.targets) == 1 and bare != _LAST:

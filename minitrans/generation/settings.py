@@ -152,7 +152,7 @@ RULES: tuple[tuple[tuple[str, ...], Test, str], ...] = (
      "'low', 'high' or a list of layers"),
     (("num_assistant_tokens_schedule",), lambda value: value in ("constant", "heuristic", "heuristic_transient"),
      "'constant', 'heuristic' or 'heuristic_transient'"),
-    (("cache_implementation",), lambda value: value in ("dynamic", "static"), "'dynamic' or 'static'"),
+    (("cache_implementation",), lambda value: value in ("dynamic", "static", "hybrid"), "'dynamic', 'static' or 'hybrid'"),
     (("seed",), lambda value: type(value) is int or (isinstance(value, Sequence) and all(type(each) is int for each in value)),
      "a whole number, or one for each prompt"),
 )  # fmt: skip

@@ -46,6 +46,7 @@ class MultiHeadAttention(nn.Module):
         num_kv_heads: G, how many heads keys and values have; None = H (Ainslie et al. 2023, "GQA").
         head_width: K; None = D / H.
         bias: whether the projections have one.
+        output_bias: whether the last one does; None = as the others.
         dropout: probability, on the attention probabilities.
         scale: factor of the scores; None = K ** -0.5 (M6: T5 has 1).
         softcap: see `AttentionRules`.
@@ -68,6 +69,7 @@ class MultiHeadAttention(nn.Module):
         num_kv_heads: int | None = None,
         head_width: int | None = None,
         bias: bool = True,
+        output_bias: bool | None = None,
         dropout: float = 0.0,
         scale: float | None = None,
         softcap: float | None = None,
@@ -86,7 +88,8 @@ class MultiHeadAttention(nn.Module):
         self.query = nn.Linear(width, self.num_heads * self.head_width, bias=bias)
         self.key = nn.Linear(width, self.num_kv_heads * self.head_width, bias=bias)
         self.value = nn.Linear(width, self.num_kv_heads * self.head_width, bias=bias)
-        self.output = nn.Linear(self.num_heads * self.head_width, width, bias=bias)
+        output_bias = bias if output_bias is None else output_bias
+        self.output = nn.Linear(self.num_heads * self.head_width, width, bias=output_bias)
         self.distance_embedding = distance_embedding
         self.dropout_p, self.scale, self.softcap = dropout, scale, softcap
         self.own = cast("Sequence[Variant]", nn.ModuleList(own))
@@ -142,7 +145,7 @@ class MultiHeadAttention(nn.Module):
         variants, layout, mask, bias = self.all_variants, rules.layout, rules.mask, rules.bias
         lengths = (query.shape[2], key.shape[2]) if layout is None else (layout.max_seqlen, layout.max_seqlen)
         batch = query.shape[0] if layout is None else len(layout.cu_seqlens) - 1
-        sizes = CallSizes(batch, *lengths, self.num_heads, query.device, layout, x, context.positions)
+        sizes = CallSizes(batch, *lengths, self.num_heads, query.device, layout, x, context.positions, context.first)
         softcap, mechanism = rules.softcap, _mechanism(variants)
         for variant in variants:
             mask, bias = variant.restrict(mask, bias, sizes)
@@ -219,7 +222,8 @@ class MultiHeadAttention(nn.Module):
         """Why keys cannot lie in a cache of fixed size, where the last query does not meet the last key; None = they can."""
         if self.distance_embedding is not None:
             return "relative positions"
-        restricts = any(type(variant).restrict is not Variant.restrict for variant in self.all_variants)
+        strict = (variant for variant in self.all_variants if not variant.fits_static)
+        restricts = any(type(variant).restrict is not Variant.restrict for variant in strict)
         return "an attention that restricts by position" if restricts else None
 
     def prune_heads(self, heads: Iterable[int]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -31,17 +33,33 @@ class RMSNorm(nn.Module):
         eps: added to the mean of squares, inside the root.
     """
 
+    initial: ClassVar[float] = 1.0  # of the weight
+
     def __init__(self, width: int, eps: float = 1e-6) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(width))
+        self.weight = nn.Parameter(torch.full((width,), self.initial))
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., D)."""
+        return self.weight * self.normed(x).to(self.weight.dtype)
+
+    def normed(self, x: Tensor) -> Tensor:
+        """x / sqrt(mean(x²) + eps), in at least float32."""
         wide = x if x.dtype == torch.float64 else x.float()
-        normed = wide * torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + self.eps)
-        return self.weight * normed.to(self.weight.dtype)
+        return wide * torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + self.eps)
 
     def extra_repr(self) -> str:
         """Width and eps, for print(model)."""
         return f"{self.weight.shape[0]}, eps={self.eps}"
+
+
+class OffsetRMSNorm(RMSNorm):
+    """(1 + weight) · x / sqrt(mean(x²) + eps), rounded once (Gemma Team 2024): the weight begins at 0."""
+
+    initial = 0.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., D) -> (..., D)."""
+        normed = self.normed(x)
+        return (normed * (1.0 + self.weight.to(normed.dtype))).to(x.dtype)

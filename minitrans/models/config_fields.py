@@ -63,6 +63,8 @@ CHANGES_NUMBERS: dict[str, tuple[tuple[object, ...], str]] = {
     "tie_last_hidden_states": ((True,), "the last hidden state is the output: leave it out"),
     "inv_coeff_init_option": ((False,), "the reference cannot run another beginning of the pseudo-inverse: leave it out"),
     "z_steps": ((0, 1), "no step is taken after the last block: the reference takes none either"),
+    "use_bidirectional_attention": ((False,), "these decoders are causal: leave it out"),
+    "original_max_position_embeddings": ((), "say it in rope_parameters"),
     "quantization_config": ((), "quantised weights cannot be read: use the checkpoint they were made from"),
 }  # fmt: skip
 
@@ -82,13 +84,13 @@ PRIVATE = "a private note of whoever wrote the file"  # of every key that begins
 
 # Keys that published files are full of: read by nothing and kept like any other, without a word.
 WELL_KNOWN = {
-    "attention_mode", "chunk_size_feed_forward", "cls_token_id", "decoder_start_token_id", "deterministic_flash_attn",
-    "directionality", "down_scale_factor", "finetuning_task", "gap_size", "generator_size", "gradient_checkpointing",
-    "ignore_attention_mask", "language", "layers_to_keep", "mask_token_id", "n_ctx", "name", "net_structure_type",
-    "num_memory_blocks", "onnx_export", "output_past", "pooler_fc_size", "pooler_num_attention_heads", "pooler_num_fc_layers",
-    "pooler_size_per_head", "pooler_type", "prefix", "reference_compile", "repad_logits_with_grad",
-    "sbert_ce_default_activation_function", "sentence_transformers", "sep_token_id", "task_specific_params", "tf_legacy_loss",
-    "tie_weights_", "tokenizer_class", "torchscript", "use_cache", "xla_device",
+    "attention_mode", "cache_implementation", "chunk_size_feed_forward", "cls_token_id", "decoder_start_token_id",
+    "deterministic_flash_attn", "directionality", "down_scale_factor", "finetuning_task", "gap_size", "generator_size",
+    "gradient_checkpointing", "ignore_attention_mask", "language", "layers_to_keep", "mask_token_id", "n_ctx", "name",
+    "net_structure_type", "num_memory_blocks", "onnx_export", "output_past", "pooler_fc_size", "pooler_num_attention_heads",
+    "pooler_num_fc_layers", "pooler_size_per_head", "pooler_type", "prefix", "pretraining_tp", "reference_compile",
+    "repad_logits_with_grad", "sbert_ce_default_activation_function", "sentence_transformers", "sep_token_id",
+    "task_specific_params", "tf_legacy_loss", "tie_weights_", "tokenizer_class", "torchscript", "use_cache", "xla_device",
 }  # fmt: skip
 
 

@@ -140,7 +140,7 @@ class ConfigObject:
         values: dict[str, Any] = {}
         extra = dict(changes.get("extra", self.extra))
         for name, value in changes.items():
-            own = self.own_names.get(name, _SAME.get(name, name))
+            own = name if name in self.extra else self.own_names.get(name, _SAME.get(name, name))
             if own in known:
                 values[own] = value
             elif name in self.extra or not hasattr(

@@ -179,9 +179,9 @@ def prepare_batch(body: Body, given: ModelInputs) -> Batch:
         layout, mask = packing.layout, AttentionMask(causal=mask.causal, global_tokens=tokens_of_all)
         tokens, positions = packing.pack(tokens), packing.pack(positions)
         types = None if types is None else packing.pack(types)
-    if cache is not None and cache.capacity is not None:
-        mask, bias = _over_capacity(body, mask, bias, past, length, cache.capacity)
     context = Context(mask, bias, layout, positions, memory, memory_mask, head_mask, given.need_weights)
+    if cache is not None and cache.capacity is not None:
+        context = _over_capacity(body, context, past, length, cache.capacity)
     return Batch(tokens, positions, types, context, cache, packing)
 
 
@@ -201,8 +201,9 @@ def _tokens(ids: Tensor | None, vectors: Tensor | None, config: EncoderConfig) -
 
 def _also(name: str, given: ModelInputs, body: Body, grid: tuple[int, ...]) -> Tensor:
     """What was given besides the tokens, (B, T), (1, T) or (T), as (B, T)."""
-    of = _ROWS[name]  # without a table of types (D1, P1) none is looked at
-    ids = check_ids(name, getattr(given, name), getattr(body.config, of) or 2**63, of)
+    # without a table of types (D1, P1) none is looked at
+    of = "no limit" if name == "position_ids" and body.longest is None else _ROWS[name]
+    ids = check_ids(name, getattr(given, name), getattr(body.config, of, 0) or 2**63, of)
     check_shape(name, ids, "(B, T) or (1, T)", grid, (1, *grid[1:]), grid[1:])
     return ids.expand(grid)
 
@@ -369,11 +370,9 @@ def _packing(body: Body, given: ModelInputs, real: Tensor | None, mode: str, pac
     return choose_packing(mode, real, width=body.config.hidden_size, obstacles=obstacles)
 
 
-def _over_capacity(
-    body: Body, mask: AttentionMask, bias: AttentionBias | None, past: int, length: int, capacity: int
-) -> tuple[AttentionMask, AttentionBias | None]:
-    """Mask and bias over all places of a static cache, of which those after the token are hidden."""
-    reason = body.why_not("static")
+def _over_capacity(body: Body, context: Context, past: int, length: int, capacity: int) -> Context:
+    """With mask and bias over all places of a static cache, of which those after the token are hidden."""
+    mask, bias, reason = context.mask, context.bias, body.why_not("static")
     require(reason is None, "static", reason)
     further = (0, capacity - past - length)
     if mask.dense is not None:
@@ -384,7 +383,7 @@ def _over_capacity(
     keys = None if mask.key_padding is None else pad(mask.key_padding, further, value=False)
     if isinstance(bias, DenseBias):
         bias = DenseBias(pad(bias.values, further))
-    return AttentionMask(key_padding=keys, dense=dense), bias
+    return replace(context, mask=AttentionMask(key_padding=keys, dense=dense), bias=bias, first=past)
 
 
 def _kind(value: object) -> str:

@@ -119,7 +119,7 @@ class CausalLM(WithLanguageModelHead, Generative):
             if labels is not None or body.packing is not None:
                 raise ValueError("logits_to_keep does not go with labels, nor with padding that is left out")
             hidden = hidden[:, slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep]
-        scores = self.lm_head(hidden)  # (B, T, V), or (N, V)
+        scores = self.score(hidden)  # (B, T, V), or (N, V)
         loss = None
         if labels is not None:
             check_labels(labels, scores.shape[-1])
@@ -133,6 +133,11 @@ class CausalLM(WithLanguageModelHead, Generative):
             **body.by_layer,
         )
         return returned(output, return_dict, self.config)
+
+    def score(self, hidden: Tensor) -> Tensor:
+        """(..., D) -> (..., V)."""
+        scores: Tensor = self.lm_head(hidden)
+        return scores
 
     def prepare_inputs_for_generation(
         self, input_ids: Tensor, past_key_values: Cache | None = None, **options: Any

@@ -75,7 +75,7 @@ class PreTrainedModel(ForClients):
         if isinstance(module, nn.Linear | nn.Embedding | nn.Conv1d | nn.Conv2d):
             nn.init.normal_(module.weight, std=self.config.initializer_range)
         elif isinstance(module, LayerNorm | RMSNorm):
-            nn.init.ones_(module.weight)
+            nn.init.constant_(module.weight, getattr(module, "initial", 1.0))
         if isinstance(module, nn.Embedding) and module.padding_idx is not None:
             with torch.no_grad():
                 module.weight[module.padding_idx].zero_()

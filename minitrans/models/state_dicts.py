@@ -45,7 +45,7 @@ def load_reference_names(model: Any, state: dict[str, Any], prefix: str) -> list
     """
     family = family_of(model.config.model_type)
     table = family.table(model.config)
-    keys, _ = bare_names((key.removeprefix(prefix) for key in state if key.startswith(prefix)), family.prefix)
+    keys, _ = bare_names((key.removeprefix(prefix) for key in state if key.startswith(prefix)), family.prefixes)
     faults: list[str] = []
     if languages(table, keys)[0]:
         given = StateDict({key: state.pop(prefix + key) for key in keys.values()})

@@ -31,7 +31,8 @@ class TaskModel(PreTrainedModel):
         super().__init_subclass__()
         if "body_class" in cls.__dict__:
             cls.config_class = cls.body_class.config_class
-            cls.base_model_prefix = cls.body_class.base_model_prefix
+            if "base_model_prefix" not in cls.__dict__:
+                cls.base_model_prefix = cls.body_class.base_model_prefix
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__(config)

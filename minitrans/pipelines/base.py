@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -154,7 +154,8 @@ def rows_of(encoded: BatchEncoding) -> list[Row]:
 
 def longest_input(model: PreTrainedModel, tokenizer: Tokenizer) -> int:
     """How many tokens the model takes: its positions (R2: less those up to padding's), or the tokenizer's limit if smaller."""
-    return min(tokenizer.model_max_length, int(model.base_model.longest))
+    limits = (tokenizer.model_max_length, cast("int | None", model.base_model.longest))
+    return min(limit for limit in limits if limit is not None)
 
 
 def length_sorted_batches(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:

@@ -73,6 +73,24 @@ class RoFormerTokenizer(Tokenizer):
         )
 
 
+class Qwen2Tokenizer(Tokenizer):
+    """Byte-level BPE with its own pattern of words; nothing added."""
+
+    spec = specs.QWEN2
+
+
+class LlamaTokenizer(Tokenizer):
+    """BPE from a sentencepiece model, with bytes for what it lacks; `<s> A`."""
+
+    spec = specs.LLAMA
+
+
+class GemmaTokenizer(Tokenizer):
+    """The same, with spaces where they stand and special tokens of its own; `<bos> A`."""
+
+    spec = specs.GEMMA
+
+
 class XLMRobertaTokenizer(Tokenizer):
     """Unigram from a sentencepiece model with XLM-R's ids (R8); pairs as RoBERTa."""
 
@@ -93,6 +111,9 @@ DebertaV2TokenizerFast = DebertaV2Tokenizer
 MPNetTokenizerFast = MPNetTokenizer
 RobertaTokenizerFast = LongformerTokenizer = LongformerTokenizerFast = RobertaTokenizer
 GPT2TokenizerFast = GPT2Tokenizer
+Qwen2TokenizerFast = Qwen2Tokenizer
+LlamaTokenizerFast = LlamaTokenizer
+GemmaTokenizerFast = GemmaTokenizer
 XLMRobertaTokenizerFast = XLMRobertaTokenizer
 CamembertTokenizerFast = CamembertTokenizer
 PreTrainedTokenizer = PreTrainedTokenizerFast = Tokenizer  # what tokenizer.json says: ModernBERT

@@ -88,6 +88,9 @@ GPT2 = TokenizerSpec(
     build=byte_level_bpe.build,
     add_normalizer_and_decoder=byte_level_bpe.add_decoder,
 )
+QWEN2 = TokenizerSpec("Qwen2Tokenizer", model="BPE")
+LLAMA = TokenizerSpec("LlamaTokenizer", model="BPE")
+GEMMA = TokenizerSpec("GemmaTokenizer", model="BPE")
 XLM_ROBERTA = TokenizerSpec(
     "XLMRobertaTokenizer",
     model="Unigram",

@@ -20,6 +20,11 @@ from tests.tiny import fitted
 
 PREFIXES = {
     "gpt2": "GPT2",
+    "llama": "Llama",
+    "mistral": "Mistral",
+    "qwen2": "Qwen2",
+    "qwen3": "Qwen3",
+    "gemma2": "Gemma2",
     "bert": "Bert",
     "roberta": "Roberta",
     "xlm-roberta": "XLMRoberta",
@@ -63,6 +68,13 @@ FIELDS = {
         "intermediate_size": "hidden_dim", "hidden_act": "activation", "hidden_dropout_prob": "dropout",
         "attention_probs_dropout_prob": "attention_dropout", "classifier_dropout": "seq_classif_dropout",
     },
+    **{
+        name: {"attention_probs_dropout_prob": "attention_dropout", "layer_norm_eps": "rms_norm_eps"}
+        for name in ("llama", "mistral", "qwen2", "qwen3")
+    },
+    "gemma2": {
+        "attention_probs_dropout_prob": "attention_dropout", "layer_norm_eps": "rms_norm_eps", "hidden_act": "hidden_activation",
+    },
     "gpt2": {
         "hidden_size": "n_embd", "num_hidden_layers": "n_layer", "num_attention_heads": "n_head", "intermediate_size": "n_inner",
         "hidden_act": "activation_function", "hidden_dropout_prob": "resid_pdrop", "attention_probs_dropout_prob": "attn_pdrop",
@@ -78,9 +90,36 @@ OPTIONAL = {
     "num_hidden_groups",
     "inner_group_num",
     "is_decoder",
+    "hidden_dropout_prob",
+    "num_key_value_heads",
+    "head_dim",
+    "sliding_window",
+    "use_sliding_window",
+    "max_window_layers",
+    "query_pre_attn_scalar",
 }
 # What a decoder needs to tell where texts end, unless a test says otherwise
-DEFAULTS = {"gpt2": {"pad_token_id": 1}}
+ROTARY: dict[str, Any] = {"pad_token_id": 1, "num_key_value_heads": 1}
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "gpt2": {"pad_token_id": 1},
+    "llama": {**ROTARY, "head_dim": 6, "attention_bias": True, "mlp_bias": True},
+    "mistral": {**ROTARY, "head_dim": 6, "sliding_window": 5},
+    "qwen2": {**ROTARY, "head_dim": 6, "use_sliding_window": True, "max_window_layers": 1, "sliding_window": 5},
+    "qwen3": {
+        **ROTARY,
+        "head_dim": 6,
+        "attention_bias": True,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 70.0},
+    },
+    "gemma2": {
+        **ROTARY,
+        "head_dim": 6,
+        "query_pre_attn_scalar": 5,
+        "sliding_window": 5,
+        "final_logit_softcapping": 2.0,
+        "attn_logit_softcapping": 1.5,
+    },
+}
 
 RENAMES = [
     (r"attention\.self\.", "attention."),
@@ -156,7 +195,7 @@ RENAMES = [
     (r"^predictions\.", "lm_head."),
     (r"^sop_classifier\.classifier", "sop_classifier"),
     # DistilBERT
-    (r"transformer\.layer", "encoder.layer"),
+    (r"transformer\.layer\.", "encoder.layer."),
     (r"attention\.q_lin\.", "attention.query."),
     (r"attention\.k_lin\.", "attention.key."),
     (r"attention\.v_lin\.", "attention.value."),
@@ -182,6 +221,20 @@ RENAMES = [
     (r"mlp\.c_fc", "feed_forward.up"),
     (r"mlp\.c_proj", "feed_forward.down"),
     (r"^score\.", "label_scores."),
+    # LLaMA and those that follow it
+    (r"\bembed_tokens\b", "embeddings.word_embeddings"),
+    (r"(^|model\.|transformer\.)layers\.(\d+)\.", r"\1encoder.layer.\2."),
+    (r"(^|model\.|transformer\.)norm\.weight", r"\1encoder.LayerNorm.weight"),
+    (r"self_attn\.q_norm\.", "attention.own.0.query_"),
+    (r"self_attn\.k_norm\.", "attention.own.0.key_"),
+    (r"self_attn\.q_proj", "attention.query"),
+    (r"self_attn\.k_proj", "attention.key"),
+    (r"self_attn\.v_proj", "attention.value"),
+    (r"self_attn\.o_proj", "attention.output"),
+    (r"mlp\.gate_proj", "feed_forward.gate"),
+    (r"mlp\.up_proj", "feed_forward.up"),
+    (r"mlp\.down_proj", "feed_forward.down"),
+    (r"input_layernorm", "attention_LayerNorm"),
 ]
 
 
@@ -220,15 +273,26 @@ FUSED = {
     r"\.attn\.Wqkv\.": ("attention.query", "attention.key", "attention.value"),
     r"\.mlp\.Wi\.": ("feed_forward.gate", "feed_forward.up"),
 }
+NORMS_OF_LLAMA = {"post_attention_layernorm": "feed_forward_LayerNorm"}
+NORMS_OF_GEMMA = {
+    "post_attention_layernorm": "attention.output.LayerNorm",
+    "pre_feedforward_layernorm": "feed_forward_LayerNorm",
+    "post_feedforward_layernorm": "feed_forward.down.LayerNorm",
+}
 
 
-def translated(name: str, tensor: Tensor, blocks_of_a_group: int = 1) -> list[tuple[str, Tensor]]:
+def translated(name: str, tensor: Tensor, blocks_of_a_group: int = 1, gemma: bool = False) -> list[tuple[str, Tensor]]:
     """Ours for one of theirs: another name, and of GPT-2's matrices the parts, each turned (G1)."""
     for pattern, parts in FUSED.items():
         if re.search(pattern, name):
             names = [our_name(re.sub(pattern, f".{part}.", name)) for part in parts]
             return list(zip(names, tensor.chunk(len(parts)), strict=True))
-    ours = our_name(name, blocks_of_a_group)
+    norms = NORMS_OF_GEMMA if gemma else NORMS_OF_LLAMA
+    norm = next((part for part in name.split(".") if part in norms), None)
+    ours = our_name(name if norm is None else name.replace(norm, "the_norm"), blocks_of_a_group)
+    ours = ours.replace("the_norm", norms.get(norm or "", ""))
+    if gemma:
+        ours = re.sub(r"(attention\.output|feed_forward\.down)\.(weight|bias)", r"\1.projection.\2", ours)
     if re.search(r"\.(c_attn|c_proj|c_fc|q_attn)\.weight$", name):
         tensor = tensor.T
     if ".c_attn." not in name:
@@ -251,6 +315,7 @@ class Pair:
         """(our name, our gradient, the reference's) of every parameter, missing ones as zeros."""
         mine = dict(self.ours.named_parameters(remove_duplicate=False))
         inner = getattr(self.config, "inner_group_num", 1)
+        gemma = self.config.model_type == "gemma2"
         pairs = []
         for name, parameter in self.reference.named_parameters():
             if (
@@ -259,7 +324,7 @@ class Pair:
             ):
                 continue  # B3: untied, the reference's forward never reads it
             theirs = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-            for ours, expected in translated(name, theirs, inner):
+            for ours, expected in translated(name, theirs, inner, gemma):
                 found = mine[ours].grad
                 pairs.append((ours, torch.zeros_like(expected) if found is None else found, expected))
         return pairs
@@ -274,8 +339,9 @@ def build_pair(model_type: str, head: str, **fields: Any) -> Pair:
     torch.manual_seed(7)
     reference_config = getattr(transformers, f"{prefix}Config")(**fields)
     reference_config._attn_implementation = "eager"
+    cls = getattr(transformers, name)  # imported before: what is imported in there is not kept from rounding
     with without_float32():
-        reference = getattr(transformers, name)(reference_config).double().train()
+        reference = cls(reference_config).double().train()
         reference.forward = without_float32()(reference.forward)
     with torch.no_grad():  # fresh biases are 0 and norms 1: a swapped one would go unnoticed
         for parameter in reference.parameters():
@@ -283,7 +349,8 @@ def build_pair(model_type: str, head: str, **fields: Any) -> Pair:
     config = getattr(minitrans, f"{prefix}Config")(**fields)
     ours = getattr(minitrans, name)(config).double().train()
     inner = getattr(config, "inner_group_num", 1)
-    state = dict(pair for key, value in reference.state_dict().items() for pair in translated(key, value, inner))
+    gemma, theirs = model_type == "gemma2", reference.state_dict()
+    state = dict(pair for key, value in theirs.items() for pair in translated(key, value, inner, gemma))
     ours.load_state_dict(state, strict=True)
     modules = [module for module in ours.modules() if isinstance(module, MultiHeadAttention)]
     computes = any(variant.is_mechanism for module in modules for variant in module.own)

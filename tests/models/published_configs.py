@@ -59,6 +59,16 @@ _MODERNBERT_OLD = {
     "layer_norm_eps": 1e-05, "local_rope_theta": 10000.0, "position_embedding_type": "absolute", "torch_dtype": "float32",
     "transformers_version": "4.47.0.dev0",
 }  # fmt: skip
+_LLAMA = {
+    "bos_token_id": 1, "eos_token_id": 2, "hidden_act": "silu", "hidden_size": 24, "initializer_range": 0.02,
+    "intermediate_size": 20, "max_position_embeddings": 33, "model_type": "llama", "num_attention_heads": 3, "num_hidden_layers": 2,
+    "num_key_value_heads": 1, "rms_norm_eps": 1e-05, "tie_word_embeddings": False, "use_cache": True, "vocab_size": 41,
+    "architectures": ["LlamaForCausalLM"],
+}  # fmt: skip
+_QWEN = {
+    **_LLAMA, "attention_dropout": 0.0, "max_window_layers": 1, "rope_theta": 1000000.0, "sliding_window": 4,
+    "use_sliding_window": False, "torch_dtype": "bfloat16", "transformers_version": "4.43.1", "rms_norm_eps": 1e-06,
+}  # fmt: skip
 _ENTITIES = ["O", "B-MISC", "I-MISC", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC"]
 
 
@@ -165,6 +175,50 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "GPT-2, classes": {
         **_GPT2, **_named("neg", "pos"), "architectures": ["GPT2ForSequenceClassification"], "pad_token_id": 1,
         "problem_type": "single_label_classification", "summary_first_dropout": 0.0,
+    },
+    "LLaMA": {**_LLAMA, "pad_token_id": 0, "max_sequence_length": 33, "transformers_version": "4.28.0.dev0"},
+    "LLaMA 2": {
+        **_LLAMA, "_name_or_path": "someone/Llama-2-7b-hf", "pretraining_tp": 1, "rope_scaling": None, "torch_dtype": "float16",
+        "transformers_version": "4.31.0.dev0",
+    },
+    "LLaMA 3.1": {
+        **_LLAMA, "attention_bias": False, "attention_dropout": 0.0, "eos_token_id": [2, 8, 9], "mlp_bias": False,
+        "pretraining_tp": 1, "rope_theta": 500.0, "torch_dtype": "bfloat16", "transformers_version": "4.42.3",
+        "rope_scaling": {
+            "factor": 8.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0, "original_max_position_embeddings": 16,
+            "rope_type": "llama3",
+        },
+    },
+    "LLaMA 3.2, head_dim": {**_LLAMA, "head_dim": 16, "rope_theta": 500000.0, "tie_word_embeddings": True},
+    "LLaMA, stretched": {**_LLAMA, "rope_scaling": {"type": "linear", "factor": 4.0}},
+    "LLaMA, YaRN": {
+        **_LLAMA, "rope_scaling": {
+            "factor": 4.0, "original_max_position_embeddings": 12, "type": "yarn", "finetuned": True,
+        },
+    },
+    "LLaMA, by the reference of today": {**_LLAMA, "rope_parameters": {"rope_theta": 500000.0, "rope_type": "default"}, "dtype": "float32"},
+    "LLaMA, classes": {
+        **_LLAMA, **_named("neg", "neutral", "pos"), "architectures": ["LlamaForSequenceClassification"], "pad_token_id": 0,
+    },
+    "Mistral": {
+        **_LLAMA, "architectures": ["MistralForCausalLM"], "model_type": "mistral", "rope_theta": 10000.0, "sliding_window": 4,
+        "torch_dtype": "bfloat16", "transformers_version": "4.34.0.dev0",
+    },
+    "Mistral, without a window": {
+        **_LLAMA, "architectures": ["MistralForCausalLM"], "head_dim": 16, "model_type": "mistral", "rope_theta": 1000000.0,
+        "sliding_window": None, "attention_dropout": 0.0,
+    },
+    "Qwen2": {**_QWEN, "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2"},
+    "Qwen2, windows": {**_QWEN, "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "use_sliding_window": True},
+    "Qwen3": {
+        **_QWEN, "architectures": ["Qwen3ForCausalLM"], "attention_bias": False, "head_dim": 16, "model_type": "qwen3",
+        "rope_scaling": None, "sliding_window": None, "tie_word_embeddings": True,
+    },
+    "Gemma 2": {
+        **_LLAMA, "architectures": ["Gemma2ForCausalLM"], "attention_bias": False, "attention_dropout": 0.0,
+        "attn_logit_softcapping": 50.0, "cache_implementation": "hybrid", "final_logit_softcapping": 30.0, "head_dim": 16,
+        "hidden_act": "gelu_pytorch_tanh", "hidden_activation": "gelu_pytorch_tanh", "model_type": "gemma2", "pad_token_id": 0,
+        "query_pre_attn_scalar": 16, "rope_theta": 10000.0, "sliding_window": 4, "tie_word_embeddings": True,
     },
     "MPNet": {**_MPNET, "architectures": ["MPNetForMaskedLM"], "transformers_version": "4.8.2"},
     "MPNet, sentence vectors": {**_MPNET, "_name_or_path": "someone/mpnet-base", "architectures": ["MPNetModel"]},

@@ -18,7 +18,7 @@ from tests.tiny import fitted
 
 TINY = {
     "vocab_size": 23, "hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 16,
-    "max_position_embeddings": 12,
+    "max_position_embeddings": 12, "num_key_value_heads": 3, "head_dim": 4,
 }  # fmt: skip
 # with which positions that are given change the numbers
 POSITIONS: dict[str, dict[str, Any]] = {"deberta-v2": {"position_biased_input": True}}
@@ -36,7 +36,8 @@ def build(name: str, **fields: Any) -> Any:
         fields["is_decoder"] = True
     if config_class.pad_token_id is None:
         fields.setdefault("pad_token_id", 0)
-    config = config_class(**{config_class.own_names.get(field, field): value for field, value in fields.items()})
+    fields = {config_class.own_names.get(field, field): value for field, value in fields.items()}
+    config = config_class(**{field: value for field, value in fields.items() if field in known})
     torch.manual_seed(3)
     return getattr(minitrans, name)(config).double().eval()
 

@@ -12,7 +12,10 @@ from minitrans.families import FAMILIES, HEADS, auto_name
 from minitrans.models.auto import config_class, model_class
 
 HAS_NONE = {"AutoModelForNextSentencePrediction", "AutoModelForCausalLM"}
-DECODER_HAS_NONE = {"AutoModelForNextSentencePrediction", "AutoModelForMaskedLM", "AutoModelForMultipleChoice"}
+DECODER_HAS_NONE = {
+    "AutoModelForNextSentencePrediction", "AutoModelForMaskedLM", "AutoModelForMultipleChoice",
+    "AutoModelForQuestionAnswering",
+}  # fmt: skip
 NOMIC_HAS_NONE = {"AutoModelForQuestionAnswering", "AutoModelForMultipleChoice"}
 
 
@@ -23,7 +26,8 @@ def test_the_class_is_the_reference_s(name: str, model_type: str):
     theirs = getattr(transformers, name)._model_mapping.get(config, None)
     theirs = theirs[0] if isinstance(theirs, tuple) else theirs
     if theirs is None and name == "AutoModelForPreTraining":  # more than the reference has
-        assert model_class(name, model_type).__name__ == f"{FAMILIES[model_type].prefix}ForMaskedLM"
+        head = "ForCausalLM" if getattr(config_class(model_type), "is_decoder", False) else "ForMaskedLM"
+        assert model_class(name, model_type).__name__ == f"{FAMILIES[model_type].prefix}{head}"
     elif theirs is None:
         has_none = DECODER_HAS_NONE if getattr(config_class(model_type), "is_decoder", False) else HAS_NONE
         assert name in has_none or (model_type == "nomic_bert" and name in NOMIC_HAS_NONE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import re
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from tests.tiny import fitted
 
 TINY = {
     "vocab_size": 23, "hidden_size": 12, "num_hidden_layers": 1, "num_attention_heads": 3, "intermediate_size": 16,
-    "max_position_embeddings": 10, "type_vocab_size": 2,
+    "max_position_embeddings": 10, "type_vocab_size": 2, "num_key_value_heads": 1, "head_dim": 4,
 }  # fmt: skip
 IDS = torch.tensor([[5, 6, 7, 8], [8, 9, 10, 11]])
 BODY = {
@@ -70,6 +71,31 @@ GPT2 = {
     **{name: shape for name, shape in BODY.items() if "token_type" not in name and "embeddings.LayerNorm" not in name},
     "encoder.LayerNorm.weight": (12,),
     "encoder.LayerNorm.bias": (12,),
+}
+LLAMA = {
+    "embeddings.word_embeddings.weight": (23, 12),
+    **{f"encoder.layer.0.attention.{name}.weight": (12, 12) for name in ("query", "output")},
+    **{f"encoder.layer.0.attention.{name}.weight": (4, 12) for name in ("key", "value")},
+    "encoder.layer.0.attention_LayerNorm.weight": (12,),
+    **{f"encoder.layer.0.feed_forward.{name}.weight": (16, 12) for name in ("gate", "up")},
+    "encoder.layer.0.feed_forward.down.weight": (12, 16),
+    "encoder.layer.0.feed_forward_LayerNorm.weight": (12,),
+    "encoder.LayerNorm.weight": (12,),
+}
+QWEN2 = {
+    **LLAMA,
+    **{f"encoder.layer.0.attention.{name}.bias": (size,) for name, size in (("query", 12), ("key", 4), ("value", 4))},
+}
+QWEN3 = {**LLAMA, **{f"encoder.layer.0.attention.own.0.{name}_weight": (4,) for name in ("query", "key")}}
+GEMMA2 = {
+    **{re.sub(r"(output|down)\.weight", r"\1.projection.weight", name): shape for name, shape in LLAMA.items()},
+    **{f"encoder.layer.0.{name}.LayerNorm.weight": (12,) for name in ("attention.output", "feed_forward.down")},
+}
+SCORES = {"label_scores.weight": (2, 12), "label_scores.bias": (2,)}
+OF_LLAMA = {
+    "ForCausalLM": ({}, {"lm_head.weight": (23, 12)}),
+    "ForSequenceClassification": ({}, {"label_scores.weight": (2, 12)}),
+    "ForTokenClassification": ({}, SCORES),
 }
 PLAIN = {
     "ForCausalLM": (CROSS, {"lm_head.weight": (23, 12)}),
@@ -157,6 +183,11 @@ ARCHITECTURES = {
         False,
     ),
     "gpt2": (GPT2, PLAIN, "transformer", False),
+    "llama": (LLAMA, OF_LLAMA, "model", False),
+    "mistral": (LLAMA, OF_LLAMA, "model", False),
+    "qwen2": (QWEN2, OF_LLAMA, "model", False),
+    "qwen3": (QWEN3, OF_LLAMA, "model", False),
+    "gemma2": (GEMMA2, OF_LLAMA, "model", False),
     "mpnet": (
         {
             **{name: shape for name, shape in BODY.items() if "token_type" not in name},
@@ -243,6 +274,8 @@ def test_parameter_names_are_public(auto_name: str, model_type: str):
         assert got == {**body, **(POOLER if has_pooler else {})}
         return
     task = auto_name.removeprefix("AutoModel")
+    if (task, model_type) in {("ForQuestionAnswering", name) for name in ("llama", "qwen2", "qwen3")}:
+        prefix = "transformer"  # as in the reference
     extra, head = {**HEADS, **heads}[task]
     assert got == {**{f"{prefix}.{name}": shape for name, shape in {**body, **extra}.items()}, **head}
 

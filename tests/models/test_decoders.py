@@ -14,13 +14,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import minitrans
+from minitrans.attention.rotary_scaling import ScaledRotary
 from minitrans.families import FAMILIES
 from minitrans.layers.cache import Cache
 from minitrans.models.auto import config_class, model_class
 
 SIZES: dict[str, Any] = {
     "vocab_size": 37, "hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 35,
-    "max_position_embeddings": 40,
+    "max_position_embeddings": 40, "num_key_value_heads": 2, "head_dim": 8, "sliding_window": 6, "use_sliding_window": True,
+    "max_window_layers": 1, "query_pre_attn_scalar": 7,
 }  # fmt: skip
 DECODERS = [model_type for model_type in FAMILIES if getattr(config_class(model_type), "is_decoder", False)]
 IDS = torch.randint(2, 37, (3, 12), generator=torch.Generator().manual_seed(3))
@@ -124,6 +126,128 @@ def test_a_file_may_say_that_it_is_a_decoder(model_type: str, tmp_path: Path) ->
     for value in (True, False, None):  # the reference does not look at it either
         (tmp_path / "config.json").write_text(json.dumps({**stored, "is_decoder": value}))
         assert minitrans.AutoConfig.from_pretrained(tmp_path).is_decoder is True
+
+
+# -- LLaMA and those that follow it ----------------------------------------------------------------------------------
+
+ROPES: dict[str, dict[str, Any]] = {
+    "linear": {"rope_type": "linear", "factor": 3.0},
+    "dynamic": {"rope_type": "dynamic", "factor": 2.0},
+    "yarn": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 10},
+    "yarn, all of it": {
+        "rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 12, "beta_fast": 3, "beta_slow": 0.3,
+        "mscale": 0.7, "mscale_all_dim": 1.3, "truncate": False, "rope_theta": 300.0,
+    },
+    "yarn, growth given": {"rope_type": "yarn", "factor": 4.0, "attention_factor": 1.25},
+    "llama3": {
+        "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 24, "rope_theta": 90.0,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("rope", ROPES.values(), ids=ROPES)
+def test_rotary_positions_that_reach_further(pair: Any, error: Any, rope: dict[str, Any]) -> None:
+    """In float64, within the trained length and beyond it: the reference recomputes its frequencies then."""
+    models = pair("llama", "Model", **{**SIZES, "head_dim": 16, "max_position_embeddings": 12}, rope_parameters=rope)
+    generator = torch.Generator().manual_seed(2)
+    for length in (7, 12, 31):
+        ids = torch.randint(2, 37, (2, length), generator=generator)
+        got, expected = (model.eval()(ids).last_hidden_state for model in (models.ours, models.reference))
+        assert error(got, expected) <= 1e-10, length
+    old = {"type" if key == "rope_type" else key: value for key, value in rope.items() if key != "rope_theta"}
+    config = models.ours.config.updated(rope_parameters=None, rope_scaling=old, rope_theta=rope.get("rope_theta"))
+    assert {key: value for key, value in config.rope.items() if key != "type"} == models.ours.config.rope
+
+
+@pytest.mark.parametrize(
+    ("rope", "words"),
+    [
+        (
+            {"rope_type": "longrope", "factor": 2.0},
+            "of a rope_type that is known, default, linear, dynamic, yarn, llama3",
+        ),
+        ({"type": "mrope", "mrope_section": [2, 3]}, "of a rope_type that is known"),
+        ({"rope_type": "linear"}, "of 'linear' with factor"),
+        ({"rope_type": "llama3", "factor": 8.0}, "of 'llama3' with factor, low_freq_factor, high_freq_factor"),
+        ({"rope_type": "linear", "factor": "2"}, "of positive numbers"),
+        ({"rope_type": "linear", "factor": 0}, "of positive numbers"),
+        ({"rope_type": "default", "partial_rotary_factor": 0.5}, "one for all layers and all columns of a head"),
+        ({"full_attention": {"rope_type": "default"}}, "one for all layers and all columns of a head"),
+        ({"rope_theta": 1.0}, "rope_theta is not 1"),
+    ],
+)
+def test_rotary_positions_that_are_not_understood(rope: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=f"rope must be .*{words}"):
+        minitrans.LlamaConfig(rope_scaling=rope)
+
+
+def test_sizes_that_do_not_fit() -> None:
+    for fields, words in (
+        ({"num_key_value_heads": 5}, "kv_heads must be a divisor of num_attention_heads, got 5"),
+        ({"head_dim": 7}, "head_width must be even"),
+        ({"num_key_value_heads": 0}, "kv_heads must be at least 1"),
+        ({"pruned_heads": {0: [1]}}, "pruned_heads must be empty"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            minitrans.LlamaConfig(**fields)
+    with pytest.raises(ValueError, match="sliding_window must be at least 1"):
+        minitrans.MistralConfig(sliding_window=0)
+    with pytest.raises(ValueError, match="layer_types must be one of full_attention, sliding_attention for each layer"):
+        minitrans.Qwen2Config(layer_types=["full_attention"])
+
+
+@pytest.mark.parametrize("family", ["qwen2", "qwen3", "gemma2"])
+def test_which_layers_have_the_window(pair: Any, error: Any, family: str) -> None:
+    kinds = ["sliding_attention", "full_attention", "sliding_attention"]
+    models = pair(family, "Model", **{**SIZES, "sliding_window": 3}, layer_types=kinds)
+    got, expected = (model.eval()(IDS).last_hidden_state for model in (models.ours, models.reference))
+    assert error(got, expected) <= 1e-10
+    without = build(family, "AutoModel", layer_types=["full_attention"] * 3)
+    assert [without.config.window_of(layer) for layer in range(3)] == [None] * 3
+
+
+def test_angles_are_computed_once_a_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    angles = ScaledRotary.angles
+    monkeypatch.setattr(ScaledRotary, "angles", lambda self, *given: calls.append(1) or angles(self, *given))
+    build("llama")(IDS)
+    assert len(calls) == 1
+
+
+# (the greedy text of doc/stories260K.md of karpathy/llama2.c)
+STORY = "Once upon a time, there was a little girl named Lily. She loved to play outside in the park."
+
+
+def test_a_real_llama_tells_the_published_story(shared_data: Path) -> None:
+    folder = shared_data / "stories260K" / "hf"
+    if not folder.is_dir():
+        pytest.skip("stories260K is absent")
+    model = minitrans.AutoModelForCausalLM.from_pretrained(folder)
+    assert not model.load_report.fresh
+    assert not model.load_report.unknown
+    reference = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    ids, cache = torch.tensor([[1]]), None
+    with torch.no_grad():
+        for _ in range(200):
+            out = model(ids if cache is None else ids[:, -1:], past_key_values=cache, use_cache=True)
+            cache = out.past_key_values
+            ids = torch.cat([ids, out.logits[:, -1:].argmax(dim=-1)], dim=1)
+        expected = reference(ids).logits
+        torch.testing.assert_close(model(ids).logits, expected, rtol=1e-4, atol=1e-4)
+    assert torch.equal(ids[:, 1:], expected[:, :-1].argmax(dim=-1))
+    words = vocabulary(shared_data / "stories260K" / "tok512.bin")
+    assert "".join(words[i] for i in ids[0, 1:].tolist()).strip().startswith(STORY)
+
+
+def vocabulary(path: Path) -> list[str]:
+    """The pieces of a tokenizer of llama2.c."""
+    data, at, words = path.read_bytes(), 4, []
+    while at < len(data):
+        length = int.from_bytes(data[at + 4 : at + 8], "little")
+        words.append(data[at + 8 : at + 8 + length].decode())
+        at += 8 + length
+    return words
 
 
 # -- GPT-2 ---------------------------------------------------------------------------------------------------------

@@ -18,7 +18,8 @@ from tests.tiny import fitted
 
 FIELDS = {
     "vocab_size": 37, "hidden_size": 21, "num_attention_heads": 3, "num_hidden_layers": 2, "intermediate_size": 35,
-    "max_position_embeddings": 40, "type_vocab_size": 2,
+    "max_position_embeddings": 40, "type_vocab_size": 2, "num_key_value_heads": 1, "head_dim": 8, "sliding_window": 4,
+    "use_sliding_window": True, "max_window_layers": 1,
 }  # fmt: skip
 # of families with heads that may look at padding, which then keep it
 PADDING_NOT_LOOKED_AT = {"roformer": {"summary_type": "first"}}

@@ -25,6 +25,8 @@ SIZES: dict[str, Any] = {
     "num_attention_heads": 3,
     "intermediate_size": 20,
     "max_position_embeddings": 33,
+    "num_key_value_heads": 1,
+    "head_dim": 6,
 }
 
 

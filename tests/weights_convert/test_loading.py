@@ -67,7 +67,7 @@ def test_bare_names(key: str, bare: str) -> None:
 
 
 def test_two_keys_for_one_tensor_are_a_fault() -> None:
-    _, faults = bare_names(["bert.x", "x", "y.LayerNorm.gamma", "y.LayerNorm.weight", "z"], "bert")
+    _, faults = bare_names(["bert.x", "x", "y.LayerNorm.gamma", "y.LayerNorm.weight", "z"], ("bert",))
     assert len(faults) == 2
     assert "bert.x: expected one key for this tensor, found also x" in faults[0]
     assert "y.LayerNorm.gamma" in faults[1]

@@ -82,9 +82,11 @@ def test_what_a_tool_put_into_a_module() -> None:
 
 
 def test_the_first_expression_that_occurs_in_a_key_counts() -> None:
-    names, faults = bare_names(["model.blocks.3.w", "y"], "toy", {r"blocks\.(\d)": r"h.\1", r"^y$": "z", "h": "never"})
+    names, faults = bare_names(
+        ["model.blocks.3.w", "y"], ("toy",), {r"blocks\.(\d)": r"h.\1", r"^y$": "z", "h": "never"}
+    )
     assert (names, faults) == ({"h.3.w": "model.blocks.3.w", "z": "y"}, [])
-    _, faults = bare_names(["x", "y"], "toy", {"y": "x"})
+    _, faults = bare_names(["x", "y"], ("toy",), {"y": "x"})
     assert faults == ["x: expected one key for this tensor, found also y"]
     with pytest.raises(ValueError, match="key_mapping: expected regular expressions and replacements, got '.'"):
-        bare_names(["x"], "toy", {"(": ""})
+        bare_names(["x"], ("toy",), {"(": ""})

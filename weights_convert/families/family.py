@@ -14,12 +14,24 @@ class Family:
     """An architecture: its name tables and how its files are wrapped.
 
     `table(config)` gives the rows for bare names, body and every head. `prefix` is the attribute of the body inside a
-    headed model, the same on both sides. `fresh` names the top-level modules that a checkpoint of the bare body may lack.
+    headed model, the same on both sides; `others`, what some heads call it instead. `fresh` names the top-level modules
+    that a checkpoint of the bare body may lack.
     """
 
     prefix: str
     table: Callable[[Any], tuple[TableRow, ...]]
     fresh: frozenset[str]
+    others: tuple[str, ...] = ()
+
+    @property
+    def prefixes(self) -> tuple[str, ...]:
+        """Every name of the body inside a headed model."""
+        return (self.prefix, *self.others)
+
+    def bare(self, name: str) -> str:
+        """A name of a model without that of the body."""
+        first, dot, rest = name.partition(".")
+        return rest if dot and first in self.prefixes else name
 
 
 def linear(source: str, target: str) -> tuple[Rename, Rename]:

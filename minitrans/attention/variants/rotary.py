@@ -57,20 +57,28 @@ class Rotary(Variant):
             base *= factor ** (self.width / max(self.width - 2, 1))
         self.base, self.layout = base, layout
         self.stretch = factor if scaling == "linear" else 1.0
+        self.alike = f"rotary {base} {self.width} {self.stretch}"  # of those that turn by the same angles
 
     def project(self, query: Tensor, key: Tensor, value: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor]:
         """Queries and keys turned; values as they are."""
         if context.positions is None:
             raise ValueError("rotary attention needs to know where the tokens stand: Context(positions=...)")
-        cos, sin = self.angles(context.positions, query)
+        known = f"{self.alike} {query.dtype}"
+        if known not in context.shared:
+            context.shared[known] = self.angles(context.positions, query)
+        cos, sin = context.shared[known]
         return self.turn(query, cos, sin), self.turn(key, cos, sin), value
 
     def angles(self, positions: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """cos and sin (B, 1, T, K/2) of positions (B, T), or (N, 1, K/2) of (N); in float64, rounded once."""
+        frequencies, growth = self.frequencies(positions)
+        angles = (positions.double()[..., None] * frequencies).unsqueeze(-2 if positions.dim() == 1 else -3)
+        return (angles.cos() * growth).to(like.dtype), (angles.sin() * growth).to(like.dtype)
+
+    def frequencies(self, positions: Tensor) -> tuple[Tensor, float]:
+        """The angles (K/2) of position 1, and the factor of what is turned."""
         exponents = torch.arange(0, self.width, 2, dtype=torch.float64, device=positions.device)
-        angles = positions.double()[..., None] / self.stretch * self.base ** (-exponents / self.width)
-        angles = angles.unsqueeze(-2 if positions.dim() == 1 else -3)
-        return angles.cos().to(like.dtype), angles.sin().to(like.dtype)
+        return self.base ** (-exponents / self.width) / self.stretch, 1.0
 
     def turn(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """(..., K) -> (..., K): (a, b) becomes (a cos - b sin, a sin + b cos)."""
