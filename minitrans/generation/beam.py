@@ -177,35 +177,39 @@ def search_beams(run: Running, job: Job, kind: type[Beams]) -> Written:
     record = Record(job, len(names))
     by_group = names.view(prompts, settings.num_beam_groups, -1)
     groups = [kind(job, run.text, by_group[:, group]) for group in range(settings.num_beam_groups)]
-    rows = list(by_group.unbind(dim=1))  # of each group its beams among the rows that run
     run.widen(settings.num_beams)
+    logits = run.read().scores[:, -1]
+    if len(groups) > 1:  # from here on the beams of a group lie together
+        order = by_group.transpose(0, 1).flatten()
+        run.select(order)
+        logits = logits[order]
     while True:
-        logits = run.read().scores[:, -1]
         scores = logits.log_softmax(dim=-1)
-        taken = scores.new_zeros(prompts, scores.shape[1])  # by how many beams of the groups before
-        here = torch.cat([group.names.flatten() for group in groups])
-        parents, tokens = [], []
-        for group, own in zip(groups, rows, strict=True):
-            mine = own.flatten()
+        taken = scores.new_zeros(prompts, scores.shape[1]) if len(groups) > 1 else None  # by how many beams before
+        start, parents, tokens = 0, [], []
+        for group in groups:
+            mine = torch.arange(start, start + group.names.numel(), device=device)
             if len(mine) == 0:
-                parents.append(mine)
                 continue
-            text = run.text.select(mine)
-            scores[mine] = job.process(text, scores[mine] - settings.diversity_penalty * taken[text.prompt])
-            which, next_tokens = group.advance(text, scores[mine])
+            text, own, raw = run.text, scores, logits
+            if taken is not None:
+                text, own, raw = text.select(mine), own[mine], raw[mine]
+                own = own - settings.diversity_penalty * taken[text.prompt]
+            own = job.process(text, own)
+            record.keep(group.names.flatten(), own, raw)
+            start += len(mine)
+            which, following = group.advance(text, own)
             parents.append(mine[which])
-            tokens.append(next_tokens)
-            chosen_by = group.prompts.repeat_interleave(group.width)
-            taken.index_put_((chosen_by, next_tokens), torch.ones_like(next_tokens, dtype=taken.dtype), accumulate=True)
-        order = torch.cat([own.flatten() for own in rows])
-        record.keep(here, scores[order], logits[order])
-        sizes = [len(each) for each in parents]
-        if sum(sizes) == 0:
-            break
-        run.select(torch.cat(parents))
+            tokens.append(following)
+            if taken is not None:
+                chosen_by = group.prompts.repeat_interleave(group.width)
+                taken.index_put_((chosen_by, following), taken.new_ones(len(following)), accumulate=True)
+        rows = torch.cat(parents)
+        if len(rows) == 0:
+            return _written(groups, record, settings, prompts)
+        run.select(rows)
         run.append(torch.cat(tokens)[:, None])
-        rows = [each.view(-1, groups[0].width) for each in torch.split(torch.arange(sum(sizes), device=device), sizes)]
-    return _written(groups, record, settings, prompts)
+        logits = run.read().scores[:, -1]
 
 
 def _written(groups: Sequence[Beams], record: Record, settings: Settings, prompts: int) -> Written:

@@ -98,6 +98,11 @@ class Prompts:
         """(B) tokens without padding."""
         return self.real.sum(dim=1)
 
+    def on_the_right(self) -> Self:
+        """The same with their padding on the right, without columns of padding only."""
+        order = (~self.real).long().argsort(dim=1, stable=True)[:, : int(self.lengths.max())]
+        return replace(self, ids=self.ids.gather(1, order), real=self.real.gather(1, order))
+
     def rows(self) -> list[list[int]]:
         """The tokens of each, without padding."""
         return [ids[real].tolist() for ids, real in zip(self.ids, self.real, strict=True)]

@@ -85,7 +85,8 @@ class GrowingCache:
     def reorder(self, rows: Tensor) -> None:
         """Row b becomes what row rows[b] was; (B') int64, as beams are chosen."""
         if self._store is not None:
-            self._store = _Store(self._store.keys[rows], self._store.values[rows], self.length)
+            keys, values = (each.index_select(0, rows) for each in (self._store.keys, self._store.values))
+            self._store = _Store(keys, values, self.length)
 
     def gather(self, places: Tensor) -> None:
         """Token s of row b becomes what token places[b, s] was; (B, S') int64."""
@@ -163,7 +164,7 @@ class CrossCache:
     def reorder(self, rows: Tensor) -> None:
         """Row b becomes what row rows[b] was."""
         if self.key is not None and self.value is not None:
-            self.key, self.value = self.key[rows], self.value[rows]
+            self.key, self.value = self.key.index_select(0, rows), self.value.index_select(0, rows)
 
     def crop(self, length: int) -> None:
         """Nothing: the memory stays."""

@@ -199,9 +199,19 @@ class Generative(PreTrainedModel):
     # -- what differs between decoders and pairs -----------------------------------------------------------------------
 
     @property
+    def writer(self) -> Any:
+        """The body that reads what is written."""
+        return self.base_model
+
+    def score_states(self, hidden: Tensor) -> Tensor:
+        """(..., V) scores of the next tokens from hidden states (..., D) of any layer."""
+        scores: Tensor = self.get_submodule("lm_head")(hidden)
+        return scores
+
+    @property
     def longest_text(self) -> int | None:
         """The longest text that there are positions for; None = there is no end."""
-        longest: int | None = getattr(self.base_model, "longest", None)
+        longest: int | None = self.writer.longest
         return longest
 
     def start(self, request: Request) -> Start:
@@ -262,15 +272,13 @@ class Generative(PreTrainedModel):
     @property
     def _first_place(self) -> int:
         """The position id of the first token of a text (R1)."""
-        body: Any = self.base_model
-        return int(body.positions(torch.zeros(1, 1, 1, device=self.device), 0))
+        return int(self.writer.positions(torch.zeros(1, 1, 1, device=self.device), 0))
 
     def _cache(self, settings: Settings, start: Start, end: int) -> Cache | None:
         if settings.cache_implementation == "static":
             if start.cache is not None:
                 raise ValueError("give past_key_values or cache_implementation='static', got both")
-            body: Any = self.base_model
-            return Cache.static(body.num_layers, end)
+            return Cache.static(self.writer.num_layers, end)
         return start.cache
 
     def _drafter(self, request: Request, start: Start, text: Text) -> Drafter | None:
@@ -293,8 +301,7 @@ class Generative(PreTrainedModel):
         """With a second reading where there is guidance, or one of earlier layers."""
         helpers, text = request.helpers, run.text
         if (layers := request.settings.dola_layers) is not None:
-            head: Any = self.lm_head
-            return Contrasted(run, layers, head, is_tied=self.config.tie_word_embeddings)
+            return Contrasted(run, layers, self.score_states, is_tied=self.config.tie_word_embeddings)
         if request.settings.guidance_scale == 1.0:
             return run
         if helpers.negative_prompt_ids is None:
