@@ -227,9 +227,9 @@ def main(
 
         python -m benchmarks.attention --kinds dense,padded
 
-        python -m benchmarks.attention --length 384 --only "minitrans,sdpa math" --baseline "sdpa math"
+        python -m benchmarks.attention --only "minitrans,flex" --baseline flex
 
-        python -m benchmarks.attention --length 512 --variant sigmoid --variant '{"name": "linformer", "rank": 64}'
+        python -m benchmarks.attention --length 512 --variant sigmoid
     """
     budget = Budget.of(seconds)
     device, small = chosen_device(small)

@@ -19,6 +19,7 @@ from minitrans.attention.variants.rotary import Rotary
 from minitrans.attention.variants.sigmoid import Sigmoid
 from minitrans.attention.variants.sink import Sink
 from minitrans.attention.variants.sliding_window import SlidingWindow
+from minitrans.lab.specs import read_subjects
 
 SIZES = LayerSizes(48, 6, 3, 8, layer=2, longest=20)
 
@@ -56,7 +57,7 @@ def place() -> str:
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_row_is_a_variant_of_that_name(name: str) -> None:
-    variant = only({"name": name, "window": 4} if name == "sliding_window" else name)
+    variant = only(read_subjects([name])[0].spec)  # with options where it needs some
     assert variant.name == name
     assert variant.sizes == SIZES
 
