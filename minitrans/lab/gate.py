@@ -10,7 +10,7 @@ from minitrans.lab.bench import Bench
 from minitrans.lab.specs import Subject
 from minitrans.testing import check_attention
 
-SIZES: tuple[dict[str, int], ...] = (
+SIZES: tuple[dict[str, Any], ...] = (
     {},
     {"heads": 4},
     {"heads": 4, "kv_heads": 4},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 
-from minitrans.lab.drawing.parts import Plane, Results, heat, table
+from minitrans.lab.drawing.parts import Plane, Results, Row, heat, table
 
 
 def draw(of: Results) -> str:
@@ -25,5 +25,9 @@ def draw(of: Results) -> str:
         plane.line(list(zip(map(float, lengths), means, strict=True)), name, 47 * number % 360)
     return (
         f"<h2>Longer than in training</h2><p>Right answers, per cent, on texts of these lengths, after training at "
-        f"{first['trained']} tokens.</p>{table(['variant', *lengths], lines)}{plane.svg()}"
+        f"{first['trained']} tokens; {_places(first)}.</p>{table(['variant', *lengths], lines)}{plane.svg()}"
     )
+
+
+def _places(row: Row) -> str:
+    return "sinusoids tell places" if row["options"].get("sinusoids") else "nothing but the attention tells places"

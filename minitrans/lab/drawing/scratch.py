@@ -36,11 +36,12 @@ def draw(of: Results) -> str:
         ])  # fmt: skip
     options = next(iter(found.values()))[0]["options"]
     seeds = max(len(rows) for rows in found.values())
+    drawn = "seeds and texts" if seeds > 1 else "texts: one seed does not tell how much trainings differ"
     return (
         f"<h2>From scratch</h2><p>Right answers, per cent, on {options['examples']} held-out texts of {first['length']} tokens; "
         f"task {escape(options['task'])}, {options['layers']} layers of width {options['width']}, {options['heads']} heads, "
         f"at most {options['steps']} steps of {options['batch']} texts; {seeds} seeds, ± is their deviation. Parameters are made "
-        "equal by the width of the feed-forward layers. The interval is of a paired bootstrap over seeds and texts.</p>"
+        f"equal by the width of the feed-forward layers. The interval is of a paired bootstrap over {drawn}.</p>"
         f"{table(_TITLES, lines)}<h2>While they learn</h2>{_curves(found, rates)}"
     )
 
