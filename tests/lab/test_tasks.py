@@ -158,3 +158,19 @@ def test_a_task_that_is_none_is_refused(text: str):
 def test_too_many_pairs_are_refused():
     with pytest.raises(ValueError, match="8 pairs need 24 tokens"):
         draw("mqar", 1, 23)
+
+
+def test_real_texts_have_their_published_sizes(shared_data: Path):
+    task = make_task("reviews", {"movie_reviews.zip": shared_data / "nltk" / "movie_reviews.zip"})
+    examples = task.held_out(200, 20_000, torch.Generator())
+    assert examples.real is not None
+    assert int(examples.labels.sum()) == 100
+    sizes = torch.cat(
+        [
+            source(count, 20_000, torch.Generator()).real.sum(dim=1)
+            for source, count in ((task.train, 1800), (task.held_out, 200))
+        ]
+    )  # type: ignore[union-attr]
+    assert (int(sizes.sort().values[1000]), int(sizes.max())) == (3624, 14957)  # the upper median
+    files = {name: shared_data / name for name in TASKS["masked"].files}
+    assert make_task("masked", files).held_out(2, 100, torch.Generator()).ids.shape == (2, 100)
