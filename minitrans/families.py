@@ -66,6 +66,7 @@ FAMILIES = {
     "deberta-v2": FamilyRow("deberta_v2", "DebertaV2", "deberta_v2", "DebertaV2Tokenizer", _ENCODER),
     "longformer": FamilyRow("longformer", "Longformer", "longformer", "LongformerTokenizer", _ENCODER),
     "nystromformer": FamilyRow("nystromformer", "Nystromformer", "nystromformer", "AlbertTokenizer", _ENCODER),
+    "big_bird": FamilyRow("big_bird", "BigBird", "big_bird", "BigBirdTokenizer", (*_DECODER, "ForPreTraining")),
     "roberta-prelayernorm": FamilyRow(
         "roberta_prelayernorm", "RobertaPreLayerNorm", "roberta_prelayernorm", "RobertaTokenizer", _DECODER
     ),

@@ -35,6 +35,12 @@ class DebertaV2Tokenizer(Tokenizer):
     spec = specs.DEBERTA_V2
 
 
+class BigBirdTokenizer(Tokenizer):
+    """Unigram from a sentencepiece model with its own ids; BERT's template, without token types unless they are asked for."""
+
+    spec = specs.BIG_BIRD
+
+
 class AlbertTokenizer(Tokenizer):
     """Unigram from a sentencepiece model with its own ids; pairs as BERT, without token types unless they are asked for."""
 
@@ -108,6 +114,7 @@ BertTokenizerFast = ElectraTokenizer = ElectraTokenizerFast = BertTokenizer
 DistilBertTokenizerFast = DistilBertTokenizer
 AlbertTokenizerFast = AlbertTokenizer
 DebertaV2TokenizerFast = DebertaV2Tokenizer
+BigBirdTokenizerFast = BigBirdTokenizer
 MPNetTokenizerFast = MPNetTokenizer
 RobertaTokenizerFast = LongformerTokenizer = LongformerTokenizerFast = RobertaTokenizer
 GPT2TokenizerFast = GPT2Tokenizer

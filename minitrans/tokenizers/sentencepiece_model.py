@@ -132,6 +132,11 @@ def deberta_v2_pieces(model: SentencePieceModel, tokens: Mapping[str, str]) -> P
     return model.pieces
 
 
+def big_bird_pieces(model: SentencePieceModel, tokens: Mapping[str, str]) -> Pieces:
+    """The file's own ids."""
+    return model.pieces
+
+
 def _require_head(model: SentencePieceModel, expected: list[str]) -> None:
     found = [piece for piece, _ in model.pieces[: len(expected)]]
     if found != expected:
@@ -197,6 +202,19 @@ def add_deberta_v2_normalizer_and_decoder(
     splits.append(pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme=scheme))
     backend.pre_tokenizer = pre_tokenizers.Sequence(splits)
     backend.decoder = decoders.Metaspace(replacement=SPACE, prepend_scheme=scheme)
+    add_bert_template(backend, tokens)
+
+
+def add_big_bird_normalizer_and_decoder(
+    backend: Backend, options: Mapping[str, Any], tokens: Mapping[str, str]
+) -> None:
+    """BigBird's cleaning in place of the file's normalizer, as in the reference: several spaces are one."""
+    backend.normalizer = normalizers.Sequence(
+        [normalizers.Strip(left=False, right=False), normalizers.Replace(Regex(r" {2,}"), SPACE)]
+    )
+    scheme = "always" if options["add_prefix_space"] else "never"
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme=scheme, split=True)
+    backend.decoder = decoders.Metaspace(replacement=SPACE, prepend_scheme=scheme, split=True)
     add_bert_template(backend, tokens)
 
 

@@ -106,6 +106,16 @@ CAMEMBERT = replace(
     name="CamembertTokenizer",
     build=partial(sentencepiece_model.build, layout=sentencepiece_model.camembert_pieces),
 )
+BIG_BIRD = TokenizerSpec(
+    "BigBirdTokenizer",
+    model="Unigram",
+    raw_files=("spiece.model",),
+    special_tokens={**_ROBERTA_TOKENS, "sep_token": "[SEP]", "cls_token": "[CLS]", "mask_token": "[MASK]"},
+    options={"add_prefix_space": True},
+    build=partial(sentencepiece_model.build, layout=sentencepiece_model.big_bird_pieces),
+    add_normalizer_and_decoder=sentencepiece_model.add_big_bird_normalizer_and_decoder,
+    mask_lstrip=True,
+)
 DEBERTA_V2 = TokenizerSpec(
     "DebertaV2Tokenizer",
     model="Unigram",

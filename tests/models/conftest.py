@@ -40,10 +40,12 @@ PREFIXES = {
     "nomic_bert": "NomicBert",
     "roformer": "RoFormer",
     "nystromformer": "Nystromformer",
+    "big_bird": "BigBird",
 }
 # What is in the published files, and not what the classes of the reference assume.
 PUBLISHED = {
     "longformer": {"attention_window": 4, "pad_token_id": 1},
+    "big_bird": {"block_size": 1, "num_random_blocks": 2, "sep_token_id": 7},  # what makes texts of 11 tokens long
     "deberta-v2": {
         "relative_attention": True, "pos_att_type": "p2c|c2p", "position_buckets": 4, "share_att_key": True,
         "norm_rel_ebd": "layer_norm", "position_biased_input": False, "conv_kernel_size": 3,
@@ -53,7 +55,7 @@ PUBLISHED = {
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 SAME_SHAPES: dict[str, dict[str, float]] = {"longformer": NO_DROPOUT}
 # Families whose attention lets padding take part, so that it cannot be left out.
-NEEDS_PADDING = {"nystromformer"}
+NEEDS_PADDING = {"nystromformer", "big_bird"}
 # Families whose outputs at padding mean nothing: the reference lets padding attend to everything alike there.
 UNDEFINED_AT_PADDING = {"deberta-v2"}
 # The tests speak of configurations by BERT's names: what a family calls a field.
@@ -135,6 +137,10 @@ RENAMES = [
     (r"^lm_head\.layer_norm\.", "lm_head.LayerNorm."),
     (r"^lm_head\.bias$", "lm_head.decoder.bias"),
     # Longformer
+    # BigBird
+    (r"^qa_classifier\.intermediate\.dense\.", "qa_classifier.feed_forward.up."),
+    (r"^qa_classifier\.output\.dense\.", "qa_classifier.feed_forward.down."),
+    (r"^qa_classifier\.output\.", "qa_classifier."),
     # Nyströmformer
     (r"attention\.conv\.", "attention.own.0.conv."),
     (r"attention\.(query|key|value)_global", r"attention.own.0.\1_global"),
@@ -190,7 +196,7 @@ RENAMES = [
     (r"\.ffn\.(weight|bias)$", r".feed_forward.up.\1"),
     (r"\.ffn_output\.", ".feed_forward.down."),
     (r"full_layer_layer_norm", "feed_forward_LayerNorm"),
-    (r"^((?:albert\.)?)pooler\.(weight|bias)$", r"\1pooler.dense.\2"),
+    (r"^((?:albert\.|bert\.)?)pooler\.(weight|bias)$", r"\1pooler.dense.\2"),
     (r"^predictions\.bias$", "lm_head.decoder.bias"),
     (r"^predictions\.", "lm_head."),
     (r"^sop_classifier\.classifier", "sop_classifier"),
@@ -336,6 +342,8 @@ def build_pair(model_type: str, head: str, **fields: Any) -> Pair:
         prefix + head, prefix + head
     )
     fields = own_fields(model_type, {**PUBLISHED.get(model_type, {}), **fields, **SAME_SHAPES.get(model_type, {})})
+    if model_type == "big_bird" and fields.get("is_decoder"):  # BB1
+        fields["attention_type"] = "original_full"
     torch.manual_seed(7)
     reference_config = getattr(transformers, f"{prefix}Config")(**fields)
     reference_config._attn_implementation = "eager"

@@ -154,6 +154,12 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         **_ROBERTA, **_named("fake", "real", "both"), "architectures": ["LongformerForSequenceClassification"],
         "attention_window": 6, "model_type": "longformer", "onnx_export": False, "output_past": True, "sep_token_id": 2,
     },
+    "BigBird": {
+        **_BERT, "architectures": ["BigBirdForPreTraining"], "attention_type": "block_sparse", "block_size": 64,
+        "bos_token_id": 1, "eos_token_id": 2, "gradient_checkpointing": False, "hidden_act": "gelu_new",
+        "model_type": "big_bird", "num_random_blocks": 3, "pad_token_id": 0, "position_embedding_type": "absolute",
+        "rescale_embeddings": False, "sep_token_id": 36, "use_bias": True, "use_cache": True,
+    },
     "Nyströmformer": {
         **_BERT, "architectures": ["NystromformerForMaskedLM"], "bos_token_id": 0, "conv_kernel_size": 5, "eos_token_id": 2,
         "hidden_act": "gelu_new", "inv_coeff_init_option": False, "layer_norm_eps": 1e-05, "model_type": "nystromformer",

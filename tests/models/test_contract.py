@@ -197,6 +197,30 @@ ARCHITECTURES = {
         "mpnet",
         True,
     ),
+    "big_bird": (
+        BODY,
+        {
+            "ForMaskedLM": (POOLER, LM),  # BB3
+            "ForCausalLM": ({**CROSS, **POOLER}, LM),
+            "ForSequenceClassification": (POOLER, TWO_LAYERS),
+            "ForTokenClassification": (POOLER, CLASSIFIER),
+            "ForQuestionAnswering": (
+                {},
+                {
+                    "qa_classifier.feed_forward.up.weight": (16, 12),
+                    "qa_classifier.feed_forward.up.bias": (16,),
+                    "qa_classifier.feed_forward.down.weight": (12, 16),
+                    "qa_classifier.feed_forward.down.bias": (12,),
+                    "qa_classifier.LayerNorm.weight": (12,),
+                    "qa_classifier.LayerNorm.bias": (12,),
+                    "qa_classifier.qa_outputs.weight": (2, 12),
+                    "qa_classifier.qa_outputs.bias": (2,),
+                },
+            ),
+        },
+        "bert",
+        True,
+    ),
     "nystromformer": (
         {
             **BODY,

@@ -44,6 +44,7 @@ B, T = 4, 11
 OWN = {
     "one head, gelu_new, big eps": {
         "nystromformer": {"conv_kernel_size": 3},
+        "big_bird": {"attention_type": "original_full", "rescale_embeddings": True},
         "deberta-v2": {
             "pos_att_type": ["p2c"], "position_buckets": -1, "max_relative_positions": 5, "share_att_key": False,
             "norm_rel_ebd": "none", "position_biased_input": True, "conv_kernel_size": 0, "pooler_dropout": 0.2,
@@ -52,6 +53,7 @@ OWN = {
     },
     "narrow, quick_gelu, untied, no dropout": {
         "longformer": {"attention_window": [4, 6, 4]},
+        "big_bird": {"block_size": 1, "num_random_blocks": 1},
         "nystromformer": {"num_landmarks": 3, "segment_means_seq_len": 3, "conv_kernel_size": 1},
         "deberta-v2": {
             "share_att_key": False, "position_buckets": 6, "max_relative_positions": 7, "conv_kernel_size": 5, "conv_groups": 5,
@@ -258,7 +260,7 @@ def test_problem_types(pair, error, family: str, problem, num_labels: int, targe
     assert models.ours.config.problem_type == problem, "a forward must not write into the configuration (B5)"
 
 
-@pytest.mark.parametrize("family", CROSSING)
+@pytest.mark.parametrize("family", [family for family in CROSSING if family != "big_bird"])  # see test_big_bird.py
 def test_decoder_with_cross_attention_and_cache(pair, error, family: str):
     """B7: cross-attention, causal mask, and step by step with a cache as all at once."""
     fields = {**CONFIGS["plain"], "is_decoder": True, "add_cross_attention": True}

@@ -190,6 +190,8 @@ REFUSED: list[tuple[str, str, Any, str]] = [
     ("bert", "feed_forward_type", "geglu", "of another model"),
     ("bert", "per_layer_config", {"0": {}}, "make them alike"),
     ("roberta-prelayernorm", "tie_last_hidden_states", False, "leave it out"),
+    ("big_bird", "attention_type", "sparse", "one of block_sparse, original_full"),
+    ("big_bird", "use_bias", False, "queries, keys and values have one"),
     ("nystromformer", "inv_coeff_init_option", True, "cannot run another beginning"),
     ("nystromformer", "segment_means_seq_len", 65, "a multiple of num_landmarks=64"),
     ("nystromformer", "conv_kernel_size", 4, "a text keeps its length"),
