@@ -160,6 +160,22 @@ MUTANTS = {
         "minitrans/models/longformer.py", "> self.separators(ids)[:, :1] + 1", "> self.separators(ids)[:, :1]",
         ["tests/models/test_longformer.py", "-k", "L4"],
     ),
+    "BB1 short texts attend to all": (
+        "minitrans/models/big_bird.py", "(5 + 2 * self.random) * self.block", "0", ["tests/models/test_big_bird.py", "-k", "BB1"],
+    ),
+    "BB2 the first block counts so often": (
+        "minitrans/models/big_bird.py", "counts[:, 1:-1, 0] += self.random", "pass", ["tests/models/test_big_bird.py", "-k", "BB2"],
+    ),
+    "BB2 a layer draws by its number": (
+        "minitrans/models/big_bird.py", "_drawn(self.sizes.layer,", "_drawn(0,", ["tests/models/test_big_bird.py", "-k", "BB2"],
+    ),
+    "BB3 embeddings are normalised after their dropout": (
+        "minitrans/models/big_bird.py", "normed: Tensor = self.LayerNorm(x)", "normed: Tensor = self.dropout(self.LayerNorm(x))",
+        ["tests/models/test_big_bird.py", "-k", "BB3"],
+    ),
+    "BB3 the tokens of a question are no answer": (
+        "minitrans/models/big_bird.py", "QUESTION = 1e6", "QUESTION = 0.0", ["tests/models/test_big_bird.py", "-k", "BB3"],
+    ),
     "Y1 the pseudo-inverse begins with a number of the batch": (
         "minitrans/models/nystromformer.py", "a.sum(dim=-2).max()", "a.sum(dim=-2).amax(-1)[..., None, None]",
         ["tests/models/test_nystromformer.py", "-k", "Y1"],

@@ -253,7 +253,7 @@ def _results(result: Any) -> dict[str, Run]:
 
 def _laid_out(output: Tensor, ours: Run | None) -> Tensor:
     """(B, T, D) where the reference has (T, B, D), or more padding (L1)."""
-    if ours is None or output.dim() != 3 or output.shape == ours.output.shape:
+    if ours is None or {output.dim(), ours.output.dim()} != {3} or output.shape == ours.output.shape:
         return output
     batch, length = ours.output.shape[:2]
     return (output if output.shape[0] == batch else output.transpose(0, 1))[:, :length]

@@ -114,7 +114,6 @@ BIG_BIRD = TokenizerSpec(
     options={"add_prefix_space": True},
     build=partial(sentencepiece_model.build, layout=sentencepiece_model.big_bird_pieces),
     add_normalizer_and_decoder=sentencepiece_model.add_big_bird_normalizer_and_decoder,
-    mask_lstrip=True,
 )
 DEBERTA_V2 = TokenizerSpec(
     "DebertaV2Tokenizer",

@@ -366,6 +366,8 @@ def test_training_reaches_every_parameter():
             name for name, value in model.named_parameters() if value.grad is None or not value.grad.abs().sum() > 0
         }
         idle -= {name for name, value in model.named_parameters() if not value.requires_grad}  # RF1
+        if model_type == "big_bird":  # BB3
+            idle = {name for name in idle if ".pooler." not in name}
         # one choice of one row: the score's bias alone would not do for the key biases, whose gradient is zero by construction
         assert all(name.endswith(("key.bias", "key_global.bias")) for name in idle), (auto_name, model_type, idle)
 

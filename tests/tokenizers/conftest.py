@@ -77,6 +77,18 @@ def spiece_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def big_bird_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("big_bird")
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(TEXT.splitlines() * 20), model_writer=model, vocab_size=110, model_type="unigram",
+        pad_id=0, eos_id=1, bos_id=2, unk_id=3, pad_piece="<pad>", control_symbols=["[CLS]", "[SEP]", "[MASK]"], minloglevel=2,
+    )  # fmt: skip
+    (folder / "spiece.model").write_bytes(model.getvalue())
+    return folder
+
+
+@pytest.fixture(scope="session")
 def spm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("deberta")
     model = io.BytesIO()
@@ -142,6 +154,7 @@ def pairs(
     mpnet_folder: Path,
     spiece_folder: Path,
     spm_folder: Path,
+    big_bird_folder: Path,
     roberta_folder: Path,
     sentencepiece_folder: Path,
 ) -> dict[str, tuple[Any, Any]]:
@@ -156,6 +169,7 @@ def pairs(
         ("MPNetTokenizer", mpnet_folder, {}),
         ("AlbertTokenizer", spiece_folder, {}),
         ("AlbertTokenizer", spiece_folder, {"do_lower_case": False, "keep_accents": True}),
+        ("BigBirdTokenizer", big_bird_folder, {}),
         ("DebertaV2Tokenizer", spm_folder, {}),
         ("DebertaV2Tokenizer", spm_folder, {"do_lower_case": True, "split_by_punct": True}),
         ("RobertaTokenizer", roberta_folder, {}),

@@ -18,6 +18,7 @@ KINDS = [
     "MPNetTokenizer",
     "AlbertTokenizer",
     "AlbertTokenizer do_lower_case keep_accents",
+    "BigBirdTokenizer",
     "DebertaV2Tokenizer",
     "DebertaV2Tokenizer do_lower_case split_by_punct",
     "RobertaTokenizer",

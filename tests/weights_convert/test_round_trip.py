@@ -72,6 +72,8 @@ def test_every_class_goes_and_comes_back_unchanged(
         ("AlbertForPreTraining", {"num_hidden_layers": 5, "num_hidden_groups": 3, "inner_group_num": 2}),
         ("AlbertForMaskedLM", {"embedding_size": 24, "tie_word_embeddings": False, "classifier_dropout_prob": 0.4}),
         ("MPNetForMaskedLM", {"relative_attention_num_buckets": 40, "pad_token_id": 5, "tie_word_embeddings": False}),
+        ("BigBirdForPreTraining", {"tie_word_embeddings": False, "rescale_embeddings": True, "block_size": 1}),
+        ("BigBirdForQuestionAnswering", {"attention_type": "original_full", "sep_token_id": 5, "num_random_blocks": 1}),
         (
             "NystromformerForMaskedLM",
             {"conv_kernel_size": 7, "num_landmarks": 8, "segment_means_seq_len": 8, "tie_word_embeddings": False},
