@@ -17,6 +17,8 @@ TURNING = ("modernbert", "nomic_bert", "roformer")  # pairs of columns, so that 
 def fitted(model_type: str, fields: dict[str, Any]) -> dict[str, Any]:
     """Fields by BERT's names, and what the family needs; the width is enlarged where heads would be of odd width."""
     fields = {**NEEDED.get(model_type, {}), **fields}
+    if model_type == "fnet":  # has no attention
+        fields = {name: value for name, value in fields.items() if "attention" not in name}
     if model_type in TURNING and "hidden_size" in fields:
         pairs = 2 * fields.get("num_attention_heads", 1)
         fields["hidden_size"] = -(-fields["hidden_size"] // pairs) * pairs

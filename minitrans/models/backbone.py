@@ -13,6 +13,7 @@ from torch.compiler import is_compiling
 from minitrans.attention.layout import PackedLayout
 from minitrans.attention.specs import VariantSpec, of_layer
 from minitrans.attention.variant import LayerSizes, Variant
+from minitrans.errors import NotSupportedError
 from minitrans.layers.block import Block
 from minitrans.layers.cache import Cache
 from minitrans.layers.embeddings import Embeddings, TokenEmbeddings
@@ -207,6 +208,8 @@ class Backbone(PreTrainedModel):
     def install_attention(self, attention: VariantSpec, backend: str = "auto", dropout: float | None = None) -> None:
         """Builds the variants of every block, then puts them in; see `PreTrainedModel.set_attention`."""
         count = len(self.attentions)
+        if not count and attention != "full":
+            raise NotSupportedError(f"{type(self).__name__} has no attention: nothing can be swapped for {attention!r}")
         built = [
             module.build(of_layer(attention, layer, count), backend, layer=layer, longest=self.longest)
             for layer, module in enumerate(self.attentions)
@@ -221,9 +224,10 @@ class Backbone(PreTrainedModel):
     def why_not(self, what: str) -> str | None:
         """Why the attention of the blocks cannot serve "packed" batches or a "static" cache; None where it can."""
         for attention in self.attentions:
-            reason = attention.why_not_packed() if what == "packed" else attention.why_not_static()
+            packed = what == "packed"
+            reason = attention.why_not_packed() if packed else attention.why_not_static()
             if reason is not None:
-                return reason
+                return f"an attention that does not support {reason}" if packed else reason
         return None
 
 

@@ -90,7 +90,8 @@ WELL_KNOWN = {
     "net_structure_type", "num_memory_blocks", "onnx_export", "output_past", "pooler_fc_size", "pooler_num_attention_heads",
     "pooler_num_fc_layers", "pooler_size_per_head", "pooler_type", "prefix", "pretraining_tp", "reference_compile",
     "repad_logits_with_grad", "sbert_ce_default_activation_function", "sentence_transformers", "sep_token_id",
-    "task_specific_params", "tf_legacy_loss", "tie_weights_", "tokenizer_class", "torchscript", "use_cache", "xla_device",
+    "task_specific_params", "tf_legacy_loss", "tie_weights_", "tokenizer_class", "torchscript", "tpu_short_seq_length",
+    "use_cache", "use_tpu_fourier_optimizations", "xla_device",
 }  # fmt: skip
 
 

@@ -359,8 +359,7 @@ def _packing(body: Body, given: ModelInputs, real: Tensor | None, mode: str, pac
             "encoder_hidden_states": given.encoder_hidden_states is not None,
         }
         reason = body.why_not("packed")
-        unable = [] if reason is None else [f"an attention that does not support {reason}"]
-        return [name for name, is_wanted in wanted.items() if is_wanted] + unable
+        return [name for name, is_wanted in wanted.items() if is_wanted] + ([] if reason is None else [reason])
 
     if packing is not None:
         refuse_obstacles("a packed batch does not go with", obstacles(), "pad it, with padding='keep'")

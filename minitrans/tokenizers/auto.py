@@ -65,6 +65,12 @@ class GPT2Tokenizer(Tokenizer):
     spec = specs.GPT2
 
 
+class FNetTokenizer(Tokenizer):
+    """ALBERT's with other ids; it gives token types, and no mask, which its models do not look at (FN1)."""
+
+    spec = specs.FNET
+
+
 class RoFormerTokenizer(Tokenizer):
     """WordPiece within the words of jieba, a segmenter of Chinese that is not served here."""
 
@@ -109,6 +115,7 @@ class CamembertTokenizer(Tokenizer):
     spec = specs.CAMEMBERT
 
 
+FNetTokenizerFast = FNetTokenizer
 RoFormerTokenizerFast = RoFormerTokenizer
 BertTokenizerFast = ElectraTokenizer = ElectraTokenizerFast = BertTokenizer
 DistilBertTokenizerFast = DistilBertTokenizer

@@ -126,6 +126,13 @@ def albert_pieces(model: SentencePieceModel, tokens: Mapping[str, str]) -> Piece
     return model.pieces
 
 
+def fnet_pieces(model: SentencePieceModel, tokens: Mapping[str, str]) -> Pieces:
+    """The file's own ids."""
+    named = [tokens[name] for name in ("pad_token", "cls_token", "sep_token", "mask_token")]
+    _require_head(model, [tokens["unk_token"], "<s>", "</s>", *named])
+    return model.pieces
+
+
 def deberta_v2_pieces(model: SentencePieceModel, tokens: Mapping[str, str]) -> Pieces:
     """The file's own ids."""
     _require_head(model, [tokens[name] for name in ("pad_token", "cls_token", "sep_token", "unk_token")])

@@ -136,3 +136,9 @@ ALBERT = TokenizerSpec(
     build=partial(sentencepiece_model.build, layout=sentencepiece_model.albert_pieces),
     add_normalizer_and_decoder=sentencepiece_model.add_albert_normalizer_and_decoder,
 )  # fmt: skip
+FNET = replace(
+    ALBERT,
+    name="FNetTokenizer",
+    input_names=("input_ids", "token_type_ids"),
+    build=partial(sentencepiece_model.build, layout=sentencepiece_model.fnet_pieces),
+)

@@ -36,6 +36,7 @@ PREFIXES = {
     "roberta-prelayernorm": "RobertaPreLayerNorm",
     "deberta-v2": "DebertaV2",
     "longformer": "Longformer",
+    "fnet": "FNet",
     "modernbert": "ModernBert",
     "nomic_bert": "NomicBert",
     "roformer": "RoFormer",
@@ -55,7 +56,7 @@ PUBLISHED = {
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 SAME_SHAPES: dict[str, dict[str, float]] = {"longformer": NO_DROPOUT}
 # Families whose attention lets padding take part, so that it cannot be left out.
-NEEDS_PADDING = {"nystromformer", "big_bird"}
+NEEDS_PADDING = {"nystromformer", "big_bird", "fnet"}
 # Families whose outputs at padding mean nothing: the reference lets padding attend to everything alike there.
 UNDEFINED_AT_PADDING = {"deberta-v2"}
 # The tests speak of configurations by BERT's names: what a family calls a field.
@@ -162,6 +163,8 @@ RENAMES = [
     (r"^generator_predictions", "lm_head"),
     (r"^generator_lm_head", "lm_head.decoder"),
     (r"^sequence_summary\.summary", "summary"),
+    # FNet
+    (r"fourier\.output\.LayerNorm", "attention_LayerNorm"),
     # ModernBERT, whose fused projections are cut below
     (r"embeddings\.tok_embeddings", "embeddings.word_embeddings"),
     (r"embeddings\.norm\.", "embeddings.LayerNorm."),
@@ -287,17 +290,17 @@ NORMS_OF_GEMMA = {
 }
 
 
-def translated(name: str, tensor: Tensor, blocks_of_a_group: int = 1, gemma: bool = False) -> list[tuple[str, Tensor]]:
+def translated(name: str, tensor: Tensor, blocks_of_a_group: int = 1, model_type: str = "") -> list[tuple[str, Tensor]]:
     """Ours for one of theirs: another name, and of GPT-2's matrices the parts, each turned (G1)."""
     for pattern, parts in FUSED.items():
         if re.search(pattern, name):
             names = [our_name(re.sub(pattern, f".{part}.", name)) for part in parts]
             return list(zip(names, tensor.chunk(len(parts)), strict=True))
-    norms = NORMS_OF_GEMMA if gemma else NORMS_OF_LLAMA
+    norms = {"gemma2": NORMS_OF_GEMMA, "nomic_bert": {}}.get(model_type, NORMS_OF_LLAMA)
     norm = next((part for part in name.split(".") if part in norms), None)
     ours = our_name(name if norm is None else name.replace(norm, "the_norm"), blocks_of_a_group)
     ours = ours.replace("the_norm", norms.get(norm or "", ""))
-    if gemma:
+    if model_type == "gemma2":
         ours = re.sub(r"(attention\.output|feed_forward\.down)\.(weight|bias)", r"\1.projection.\2", ours)
     if re.search(r"\.(c_attn|c_proj|c_fc|q_attn)\.weight$", name):
         tensor = tensor.T
@@ -321,7 +324,6 @@ class Pair:
         """(our name, our gradient, the reference's) of every parameter, missing ones as zeros."""
         mine = dict(self.ours.named_parameters(remove_duplicate=False))
         inner = getattr(self.config, "inner_group_num", 1)
-        gemma = self.config.model_type == "gemma2"
         pairs = []
         for name, parameter in self.reference.named_parameters():
             if (
@@ -330,7 +332,7 @@ class Pair:
             ):
                 continue  # B3: untied, the reference's forward never reads it
             theirs = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-            for ours, expected in translated(name, theirs, inner, gemma):
+            for ours, expected in translated(name, theirs, inner, self.config.model_type):
                 found = mine[ours].grad
                 pairs.append((ours, torch.zeros_like(expected) if found is None else found, expected))
         return pairs
@@ -357,8 +359,8 @@ def build_pair(model_type: str, head: str, **fields: Any) -> Pair:
     config = getattr(minitrans, f"{prefix}Config")(**fields)
     ours = getattr(minitrans, name)(config).double().train()
     inner = getattr(config, "inner_group_num", 1)
-    gemma, theirs = model_type == "gemma2", reference.state_dict()
-    state = dict(pair for key, value in theirs.items() for pair in translated(key, value, inner, gemma))
+    theirs = reference.state_dict()
+    state = dict(pair for key, value in theirs.items() for pair in translated(key, value, inner, model_type))
     ours.load_state_dict(state, strict=True)
     modules = [module for module in ours.modules() if isinstance(module, MultiHeadAttention)]
     computes = any(variant.is_mechanism for module in modules for variant in module.own)

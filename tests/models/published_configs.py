@@ -278,6 +278,11 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "rotary_value": True, "summary_activation": "gelu", "summary_last_dropout": 0.1, "summary_type": "first",
         "summary_use_proj": True, "use_cache": True,
     },
+    "FNet": {
+        **{k: v for k, v in _BERT.items() if "attention" not in k}, "architectures": ["FNetForPreTraining"], "bos_token_id": 1, "eos_token_id": 2, "hidden_act": "gelu_new",
+        "model_type": "fnet", "pad_token_id": 3, "tokenizer_class": "FNetTokenizer", "torch_dtype": "float32",
+        "tpu_short_seq_length": 512, "type_vocab_size": 4, "use_tpu_fourier_optimizations": False, "use_latest": True,
+    },
     "NomicBERT, vectors": {**_NOMIC, "architectures": ["NomicBertModel"]},
     "NomicBERT": {**_NOMIC, "architectures": ["NomicBertForMaskedLM"]},
     "ModernBERT, as published": {**_MODERNBERT_OLD, "architectures": ["ModernBertForMaskedLM"]},

@@ -106,6 +106,10 @@ NO_BIASES = {
     for name, shape in BODY.items()
     if "position" not in name and not (name.endswith("bias") and "LayerNorm" not in name)
 } | {"encoder.layer.0.feed_forward.gate.weight": (16, 12)}
+FNET = {name: shape for name, shape in BODY.items() if "attention." not in name} | {
+    "embeddings.projection.weight": (12, 12),
+    "embeddings.projection.bias": (12,),
+}
 MODERN_HEAD = {"lm_head.dense.weight": (12, 12), "lm_head.LayerNorm.weight": (12,)}
 # what each architecture has otherwise: its body, its heads, the prefix of the body in them, whether there is a pooler
 ROBERTA = (BODY, {"ForSequenceClassification": ({}, TWO_LAYERS)}, "roberta", True)  # R5, R6
@@ -124,6 +128,7 @@ ARCHITECTURES = {
         "roformer",
         False,
     ),
+    "fnet": (FNET, {task: ({**POOLER, **below}, head) for task, (below, head) in HEADS.items()}, "fnet", True),
     "nomic_bert": (NO_BIASES, {}, "nomic_bert", False),  # NB1
     "modernbert": (
         {
@@ -366,7 +371,7 @@ def test_training_reaches_every_parameter():
             name for name, value in model.named_parameters() if value.grad is None or not value.grad.abs().sum() > 0
         }
         idle -= {name for name, value in model.named_parameters() if not value.requires_grad}  # RF1
-        if model_type == "big_bird":  # BB3
+        if model_type in ("big_bird", "fnet"):  # BB3, FN1: it is there, used or not
             idle = {name for name in idle if ".pooler." not in name}
         # one choice of one row: the score's bias alone would not do for the key biases, whose gradient is zero by construction
         assert all(name.endswith(("key.bias", "key_global.bias")) for name in idle), (auto_name, model_type, idle)

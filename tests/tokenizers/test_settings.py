@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import transformers
 from tokenizers import AddedToken
 
 import minitrans
+from minitrans.errors import CheckpointError
 from minitrans.families import FAMILIES
 from minitrans.tokenizers import auto as ours
 from minitrans.tokenizers import specs
@@ -38,7 +40,9 @@ def test_every_family_has_its_tokenizer_and_every_spec_its_class(bert_folder: Pa
     for model_type, row in FAMILIES.items():
         kind = getattr(minitrans, row.tokenizer)
         assert kind is known[row.tokenizer] is getattr(minitrans, f"{row.tokenizer}Fast")
-        assert kind.spec.name in (row.tokenizer, "BertTokenizer")
+        named = {"ElectraTokenizer": "BertTokenizer", "LongformerTokenizer": "RobertaTokenizer",
+                 "PreTrainedTokenizer": "PreTrainedTokenizerFast"}  # fmt: skip
+        assert kind.spec.name == named.get(row.tokenizer, row.tokenizer)
         folder = copy_of(bert_folder, config__json={"model_type": model_type})
         assert ours.tokenizer_class(folder) is kind
 
@@ -175,3 +179,21 @@ def test_the_sides_baked_into_a_tokenizer_json(bert_folder: Path, tmp_path: Path
         found = kind.from_pretrained(tmp_path)
         assert (found.padding_side, found.truncation_side, found.pad_token) == ("left", "left", "[PAD]")
         assert len(found("a b c d").input_ids) == 6
+
+
+def test_fnet_s_ids_and_template(fnet_folder: Path, tmp_path: Path) -> None:
+    """The reference, which adds nothing to a text by the sentencepiece file alone, reads the same from tokenizer.json."""
+    mine = AutoTokenizer.from_pretrained(fnet_folder, tokenizer_type="fnet")
+    assert (mine.pad_token_id, mine.cls_token_id, mine.sep_token_id, mine.mask_token_id) == (3, 4, 5, 6)
+    mine.save_pretrained(tmp_path)
+    theirs = transformers.FNetTokenizer.from_pretrained(tmp_path)
+    for texts in (("A text, ``quoted''.",), ("Ein Café", "and another <unk>"), ("",)):
+        found, expected = mine(*texts), theirs(*texts)
+        assert dict(found) == dict(expected)
+        assert list(found) == ["input_ids", "token_type_ids"]
+        assert found["input_ids"][0] == 4
+        assert found["input_ids"][-1] == 5
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "spiece.model").write_bytes((fnet_folder / "spiece.model").read_bytes())
+    with pytest.raises(CheckpointError, match="expected the first pieces"):
+        minitrans.AlbertTokenizer.from_pretrained(tmp_path / "other")
