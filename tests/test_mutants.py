@@ -272,6 +272,57 @@ MUTANTS = {
         "weights_convert/names.py", '"LayerNorm.gamma": "LayerNorm.weight"', '"LayerNorm.gamma": "LayerNorm.bias"',
         ["tests/weights_convert", "-k", "gamma or legacy"],
     ),
+    "a text's length leaves out its padding": (
+        "minitrans/generation/text.py", "return self.ids.shape[1] - self.first", "return self.ids.shape[1] + 0 * self.first", ["tests/generation/test_sampling.py", "-k", "any_batch"],
+    ),
+    "max_length is of each text": (
+        "minitrans/generation/call.py", "wanted = settings.max_length - lengths", "wanted = settings.max_length - lengths.max() + 0 * lengths", ["tests/generation/test_sampling.py", "-k", "any_batch"],
+    ),
+    "positions are counted without padding": (
+        "minitrans/generation/decoding.py", "(columns - text.first[:, None])", "(columns - 0 * text.first[:, None])", ["tests/generation/test_sampling.py", "-k", "padding or any_batch"],
+    ),
+    "a penalty divides positive scores": (
+        "minitrans/generation/penalties.py", "scores < 0, scores * penalty", "scores > 0, scores * penalty", ["tests/generation/test_processors.py", "-k", "repetition"],
+    ),
+    "an n-gram forbids its last token": (
+        "minitrans/generation/bans.py", "windows[..., -1].clamp(max=vocabulary)", "windows[..., 0].clamp(max=vocabulary)", ["tests/generation/test_processors.py", "-k", "ngram"],
+    ),
+    "top_p leaves out the tail": (
+        "minitrans/generation/warpers.py", "<= 1 - mass", "<= mass", ["tests/generation/test_processors.py", "-k", "top_p"],
+    ),
+    "each row has random numbers of its own": (
+        "minitrans/generation/noise.py", "exponential_(generator=self._generator)[rows]", "exponential_(generator=self._generator)[rows * 0]", ["tests/generation/test_sampling.py", "-k", "references"],
+    ),
+    "only the first candidates finish": (
+        "minitrans/generation/beam.py", "device=ends.device) < self.width", "device=ends.device) < 9 * self.width", ["tests/generation/test_beam.py", "-k", "references or groups"],
+    ),
+    "a score is by new tokens": (
+        "minitrans/generation/beam.py", "penalty = self.steps**self", "penalty = (self.steps + 1) ** self", ["tests/generation/test_beam.py", "-k", "references or best_of_all"],
+    ),
+    "a text that has ended does not go on": (
+        "minitrans/generation/beam.py", "values = found.values.masked_fill(ends, -torch.inf)", "values = found.values", ["tests/generation/test_beam.py", "-k", "references or groups"],
+    ),
+    "never looks at the longest text": (
+        "minitrans/generation/beam.py", "(most if is_never else self.steps)", "self.steps", ["tests/generation/test_beam.py", "-k", "references or best_of_all"],
+    ),
+    "groups keep away from each other": (
+        "minitrans/generation/beam.py", "own - settings.diversity_penalty", "own + settings.diversity_penalty", ["tests/generation/test_beam.py", "-k", "groups"],
+    ),
+    "a cache follows its texts": (
+        "minitrans/generation/decoding.py", "self.cache.reorder(rows)", "self.cache.reorder(rows.sort().values)", ["tests/generation/test_beam.py", "-k", "cache"],
+    ),
+    "a wrong guess is dropped": (
+        "minitrans/generation/assisted.py", "(picked == guesses[there, place])", "(picked >= 0)", ["tests/generation/test_assisted.py", "-k", "changes_nothing"],
+    ),
+    "what is remembered moves with its text": (
+        "minitrans/generation/decoding.py", "+ moved[:, None]", "+ 0 * moved[:, None]", ["tests/generation/test_assisted.py", "-k", "changes_nothing"],
+    ),
+    "contrast is with tokens, not padding": (
+        "minitrans/generation/contrastive.py", ".masked_fill(~real[:, None], -torch.inf)", "", ["tests/generation/test_contrast.py", "-k", "naively"],
+    ),
+    "a text without its words does not finish": (
+        "minitrans/generation/forced.py", "found.values.isfinite() & self._progress(texts, ends)[1]", "found.values.isfinite()", ["tests/generation/test_forced.py", "-k", "words"],
+    ),
 }  # fmt: skip
 
 

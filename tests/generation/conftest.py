@@ -14,6 +14,7 @@ import transformers
 from torch import Tensor
 
 import minitrans
+from minitrans.checkpoints.verification import without_float32
 from minitrans.generation.call import Request, room
 from minitrans.generation.decoding import Running
 from minitrans.generation.job import Job, Written
@@ -32,7 +33,14 @@ _GPT2 = {
     "vocab_size": VOCABULARY, "n_embd": 12, "n_layer": 2, "n_head": 3, "n_positions": 60, "pad_token_id": PAD,
     "bos_token_id": 0, "eos_token_id": 2,
 }  # fmt: skip
+_LLAMA = {
+    "vocab_size": VOCABULARY, "hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 3, "num_key_value_heads": 1,
+    "head_dim": 4, "intermediate_size": 20, "max_position_embeddings": 60, "pad_token_id": PAD, "bos_token_id": 0,
+    "eos_token_id": 2,
+}  # fmt: skip
 CLASSES = {
+    "llama": ("LlamaConfig", "LlamaForCausalLM", _LLAMA),
+    "gemma2": ("Gemma2Config", "Gemma2ForCausalLM", {**_LLAMA, "query_pre_attn_scalar": 4, "sliding_window": 6}),
     "gpt2": ("GPT2Config", "GPT2LMHeadModel", _GPT2),
     "bert": ("BertConfig", "BertLMHeadModel", _SIZES),
     "roberta": ("RobertaConfig", "RobertaForCausalLM", _SIZES),
@@ -71,6 +79,7 @@ def build(family: str, seed: int = 0, **changes: Any) -> Pair:
         with torch.no_grad():
             for parameter in reference.parameters():  # fresh weights say nearly the same at every step
                 parameter.add_(torch.randn_like(parameter) * 0.4)
+    reference.forward = without_float32()(reference.forward)
     ours = getattr(minitrans, model_name)(getattr(minitrans, config_name)(**fields)).double().eval()
     ours.load_reference_state_dict(reference.state_dict())
     return Pair(family, reference, ours)
