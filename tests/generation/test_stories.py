@@ -11,7 +11,7 @@ import transformers
 
 import minitrans
 
-OPENING = [403, 407, 261, 378]  # how the published text begins
+PROMPT = [403, 407, 261, 378]
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ def test_a_story_is_the_references(shared_data: Path, call: dict[str, Any]):
         pytest.skip("stories260K is absent")
     ours = minitrans.AutoModelForCausalLM.from_pretrained(folder)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(folder)
-    for ids in (torch.tensor([[1]]), torch.tensor([[1, *OPENING], [1, *OPENING[::-1]]])):
+    for ids in (torch.tensor([[1]]), torch.tensor([[1, *PROMPT], [1, *PROMPT[::-1]]])):
         torch.manual_seed(0)
         expected = theirs.generate(ids, attention_mask=torch.ones_like(ids), pad_token_id=0, **call)
         torch.manual_seed(0)
