@@ -265,6 +265,43 @@ MUTANTS = {
     "M6 GPT-2 may not scale": (
         "minitrans/models/gpt2.py", "if self.scale_attn_weights else 1.0", "if True else 1.0", ["tests/models/test_decoders.py", "-k", "M6"],
     ),
+    "LLaMA's feed-forward is gated": (
+        "minitrans/models/llama.py", "gated=True, ", "", [PARITY, "-k", "llama-Model"],
+    ),
+    "LLaMA's positions turn": (
+        "minitrans/models/llama.py", "return [ScaledRotary(sizes, config.rope)]", "return []", [PARITY, "-k", "llama-Model"],
+    ),
+    "the ramp of Llama-3": (
+        "minitrans/attention/rotary_scaling.py", "fast + (1 - fast) / rope", "fast + fast / rope",
+        ["tests/models/test_decoders.py", "-k", "reach_further"],
+    ),
+    "YaRN makes scores grow": (
+        "minitrans/attention/rotary_scaling.py", "0.1 * weight * math.log", "0.2 * weight * math.log",
+        ["tests/models/test_decoders.py", "-k", "reach_further"],
+    ),
+    "Mistral's window counts the token itself": (
+        "minitrans/attention/past_window.py", "mine = self.window - 1", "mine = self.window", [PARITY, "-k", "mistral-Model"],
+    ),
+    "a window in a cache of fixed size": (
+        "minitrans/attention/past_window.py", "device=sizes.device) < self.window)", "device=sizes.device) <= self.window)",
+        ["tests/models/test_decoders.py", "-k", "step_by_step"],
+    ),
+    "Qwen2 has no bias after the attention": (
+        "minitrans/models/qwen2.py", "output_bias=False, ", "", [PARITY, "-k", "qwen2-Model"],
+    ),
+    "Qwen3 normalises before it turns": (
+        "minitrans/models/qwen3.py", "[QueryKeyNorm(sizes, eps=config.rms_norm_eps), *super().variants(config, sizes)]",
+        "[*super().variants(config, sizes), QueryKeyNorm(sizes, eps=config.rms_norm_eps)]", [PARITY, "-k", "qwen3-Model"],
+    ),
+    "Gemma-2's norms have 1 + weight": (
+        "minitrans/layers/norms.py", "(1.0 + self.weight.to(normed.dtype))", "self.weight.to(normed.dtype)", [PARITY, "-k", "gemma2-Model"],
+    ),
+    "Gemma-2 begins with a window": (
+        "minitrans/models/gemma2.py", "layer % 2 == 0", "layer % 2 == 1", [PARITY, "-k", "gemma2-Model"],
+    ),
+    "Gemma-2 caps the scores of the next token": (
+        "minitrans/models/gemma2.py", "scores if cap is None else torch.tanh(scores / cap) * cap", "scores", [PARITY, "-k", "gemma2-ForCausalLM"],
+    ),
     "C1 the prefix module. is stripped": (
         "weights_convert/names.py", '"module", ', "", ["tests/weights_convert", "-k", "prefix or wrapper"],
     ),

@@ -33,6 +33,7 @@ TOKENIZER_FILES = (
     "merges.txt",
     "sentencepiece.bpe.model",
     "spiece.model",
+    "tokenizer.model",
 )
 COMPANIONS = (*TOKENIZER_FILES, *SETTINGS_FILES)
 # These raise CheckpointError for what is no such file at all; whether a tokenizer can be made of it is not asked.

@@ -6,8 +6,8 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from tokenizers import Regex, decoders, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as Backend
-from tokenizers import decoders, pre_tokenizers, processors
 from tokenizers.models import BPE
 
 from minitrans.files import read_json
@@ -51,4 +51,19 @@ def add_normalizer_and_decoder(backend: Backend, options: Mapping[str, Any], tok
 def add_decoder(backend: Backend, options: Mapping[str, Any], tokens: Mapping[str, str]) -> None:
     """Gives a model the byte-level splitting and the decoder, and no template: GPT-2 adds no tokens."""
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=options["add_prefix_space"])
+    backend.decoder = decoders.ByteLevel()
+
+
+# words as Qwen2's files have them
+_QWEN2 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+def add_qwen2_decoder(backend: Backend, options: Mapping[str, Any], tokens: Mapping[str, str]) -> None:
+    """The same with Qwen2's words, and NFC before."""
+    words = pre_tokenizers.Split(Regex(_QWEN2), behavior="isolated")
+    as_bytes = pre_tokenizers.ByteLevel(add_prefix_space=options["add_prefix_space"], use_regex=False)
+    backend.normalizer = normalizers.NFC()
+    backend.pre_tokenizer = pre_tokenizers.Sequence([words, as_bytes])
     backend.decoder = decoders.ByteLevel()

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, normalizers
+from tokenizers import AddedToken, normalizers, processors
 from tokenizers import Tokenizer as Backend
 
 from minitrans.files import atomic_write, printable, write_json
@@ -20,7 +20,15 @@ from minitrans.tokenizers.tokenizer_json import PIPELINE_OPTIONS, read_options, 
 
 TOKENIZER_FILE, MODEL_CONFIG_FILE = "tokenizer.json", "config.json"
 CONFIG_FILE, SPECIAL_FILE, ADDED_FILE = "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"
-VOCABULARY_FILES = ("vocab.txt", "vocab.json", "merges.txt", "sentencepiece.bpe.model", "spiece.model")
+ENDS = ("add_bos_token", "add_eos_token")  # options of decoders, which a tokenizer.json has in its template
+VOCABULARY_FILES = (
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "sentencepiece.bpe.model",
+    "spiece.model",
+    "tokenizer.model",
+)
 PATTERNS = (TOKENIZER_FILE, MODEL_CONFIG_FILE, CONFIG_FILE, SPECIAL_FILE, ADDED_FILE, *VOCABULARY_FILES)
 
 UNBOUNDED = int(1e30)  # the reference's "no limit", written into many tokenizer_config.json
@@ -225,21 +233,38 @@ def load(
         found = read_options(document)
         options = {**spec.options, **found}
         for name, value in asked.items():
-            if name not in found and options.get(name) != value:
+            if name not in (*found, *ENDS) and options.get(name) != value:
                 raise ValueError(f"{name}={value!r}: {printable(origin)} has no place for this option")
         _take_baked(document, settings)
         special_tokens = _declare_tokens(backend, spec, settings, origin)
         extra = set(map(text_of, settings.extra))
         faults = guards.faults_of_template(document, special_tokens, extra, spec.special_tokens)
         guards.refuse_first(origin, faults)
+        if spec.options.keys() & settings.pipeline.keys() & set(ENDS):
+            add_ends(backend, {**options, **settings.pipeline}, special_tokens)
     else:
         options = {**spec.options, **settings.pipeline}
         backend = _build(spec, files, settings)
         special_tokens = _declare_tokens(backend, spec, settings, origin)
         if spec.add_normalizer_and_decoder:
             spec.add_normalizer_and_decoder(backend, options, settings.texts())
+        if options.get("add_bos_token") or options.get("add_eos_token"):
+            add_ends(backend, options, settings.texts())
     guards.probe(backend, origin)
     return backend, special_tokens, options
+
+
+def add_ends(backend: Backend, options: Mapping[str, Any], tokens: Mapping[str, str | None]) -> None:
+    """Gives `backend` the template of decoders: the first token before each text, the last after it, or neither."""
+    first = tokens.get("bos_token") if options.get("add_bos_token") else None
+    last = tokens.get("eos_token") if options.get("add_eos_token") else None
+    single, second = (
+        " ".join(f"{part}:{kind}" for part in (first, text, last) if part) for text, kind in (("$A", 0), ("$B", 1))
+    )
+    ends = [guards.token_and_id(backend, token) for token in dict.fromkeys((first, last)) if token]
+    backend.post_processor = processors.TemplateProcessing(
+        single=single, pair=f"{single} {second}", special_tokens=ends
+    )
 
 
 def _build(spec: TokenizerSpec, files: Mapping[str, Any], settings: Settings) -> Backend:

@@ -116,7 +116,7 @@ def faults_of_merges(
     for missing in sorted(made - vocabulary.keys()):
         yield f"expected a symbol for each of the 256 bytes, found none for {missing!r}: the text's bytes would vanish"
     for left, right in merges:
-        for token in sorted({left, right, left + right} - vocabulary.keys()):
+        for token in sorted({token for token in (left, right, left + right) if token not in vocabulary}):
             merge = f"the merge {printable(f'{left} {right}')!r} of {printable(merges_file)}"
             yield f"expected the tokens of {merge}, found no {printable(token)!r}"
         made.add(left + right)

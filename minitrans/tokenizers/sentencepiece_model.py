@@ -20,7 +20,7 @@ from minitrans.tokenizers.guards import fault, faults_of_ids, refuse_first, toke
 from minitrans.tokenizers.wordpiece import add_bert_template
 
 _MAX_BYTES = 64 * 1024 * 1024  # XLM-R's file has 5 MB, the largest public ones 5 to 10
-_UNIGRAM = 1  # TrainerSpec.model_type
+_UNIGRAM, BPE_KIND = 1, 2  # TrainerSpec.model_type
 SPACE = "▁"
 
 Pieces = list[tuple[str, float]]
@@ -71,8 +71,8 @@ def _piece_kind(piece: bytes) -> int:
     return next((kind for number, kind in _fields(piece) if number == 3 and isinstance(kind, int)), 1)
 
 
-def read_model(path: str | Path) -> SentencePieceModel:
-    """Reads and checks a sentencepiece file. Raises CheckpointError if it is cut, foreign, or not a unigram model."""
+def read_model(path: str | Path, wanted_kind: int = _UNIGRAM) -> SentencePieceModel:
+    """Reads and checks a sentencepiece file. Raises CheckpointError if it is cut, foreign, or a model of another kind."""
     from sentencepiece import SentencePieceProcessor
 
     path = Path(path)
@@ -97,8 +97,9 @@ def read_model(path: str | Path) -> SentencePieceModel:
         wanted = f"{len(ids)} pieces, a trainer_spec and a normalizer_spec"
         raise fault(path, f"expected {wanted}, found {found} ({len(data)} bytes); is the file cut?")
     kind = next((value for number, value in _fields(parts[2]) if number == 3), _UNIGRAM)
-    if kind != _UNIGRAM:
-        raise fault(path, f"model_type: expected 1 (unigram), found {kind!r}")
+    if kind != wanted_kind:
+        expected = "1 (unigram)" if wanted_kind == _UNIGRAM else "2 (BPE)"
+        raise fault(path, f"model_type: expected {expected}, found {kind!r}")
     charsmap = next((value for number, value in _fields(parts[3]) if number == 2 and isinstance(value, bytes)), b"")
     names = processor.IdToPiece(ids)
     pieces = list(zip(names, processor.GetScore(ids), strict=True))

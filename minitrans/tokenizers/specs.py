@@ -9,7 +9,7 @@ from typing import Any
 
 from tokenizers import Tokenizer as Backend
 
-from minitrans.tokenizers import byte_level_bpe, sentencepiece_model, wordpiece
+from minitrans.tokenizers import byte_level_bpe, sentencepiece_bpe, sentencepiece_model, wordpiece
 
 SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
@@ -84,13 +84,32 @@ GPT2 = TokenizerSpec(
     model="BPE",
     raw_files=("vocab.json", "merges.txt"),
     special_tokens=dict.fromkeys(("bos_token", "eos_token", "unk_token"), "<|endoftext|>"),
-    options={"add_prefix_space": False},
+    options={"add_prefix_space": False, "add_bos_token": False, "add_eos_token": False},
     build=byte_level_bpe.build,
     add_normalizer_and_decoder=byte_level_bpe.add_decoder,
 )
-QWEN2 = TokenizerSpec("Qwen2Tokenizer", model="BPE")
-LLAMA = TokenizerSpec("LlamaTokenizer", model="BPE")
-GEMMA = TokenizerSpec("GemmaTokenizer", model="BPE")
+QWEN2 = replace(
+    GPT2,
+    name="Qwen2Tokenizer",
+    special_tokens=dict.fromkeys(("eos_token", "unk_token", "pad_token"), "<|endoftext|>"),
+    add_normalizer_and_decoder=byte_level_bpe.add_qwen2_decoder,
+)
+LLAMA = TokenizerSpec(
+    "LlamaTokenizer",
+    model="BPE",
+    raw_files=("tokenizer.model",),
+    special_tokens={"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"},
+    options={"add_prefix_space": True, "legacy": False, "add_bos_token": True, "add_eos_token": False},
+    build=sentencepiece_bpe.build,
+    add_normalizer_and_decoder=sentencepiece_bpe.add_spaces_and_decoder,
+)
+GEMMA = replace(
+    LLAMA,
+    name="GemmaTokenizer",
+    special_tokens={"bos_token": "<bos>", "eos_token": "<eos>", "unk_token": "<unk>", "pad_token": "<pad>"},
+    options={"add_bos_token": True, "add_eos_token": False},
+    add_normalizer_and_decoder=sentencepiece_bpe.add_marks_and_decoder,
+)
 XLM_ROBERTA = TokenizerSpec(
     "XLMRobertaTokenizer",
     model="Unigram",

@@ -135,8 +135,8 @@ class Tokenizer(Vocabulary):
     def _read_words(
         cls, table: Mapping[str, Word], given: Mapping[str, Any], files: Mapping[str, Any]
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        foreign = {name: word for name, word in words.FOREIGN.items() if name not in cls.spec.options}
-        return read_words({**table, **foreign}, given, cls.__name__, files)
+        known = {name: word for name, word in {**table, **words.FOREIGN}.items() if name not in cls.spec.options}
+        return read_words(known, given, cls.__name__, files)
 
     def _install(
         self,

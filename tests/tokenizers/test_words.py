@@ -109,8 +109,8 @@ def test_the_class_that_a_configuration_or_a_type_names(sentencepiece_folder: Pa
         type(AutoTokenizer.from_pretrained(sentencepiece_folder, tokenizer_type="xlm-roberta"))
         is auto.XLMRobertaTokenizer
     )
-    with pytest.raises(ValueError, match="tokenizer_type='gpt2': expected one of"):
-        AutoTokenizer.from_pretrained(sentencepiece_folder, tokenizer_type="gpt2")
+    with pytest.raises(ValueError, match="tokenizer_type='gpt17': expected one of"):
+        AutoTokenizer.from_pretrained(sentencepiece_folder, tokenizer_type="gpt17")
 
 
 def test_other_names_of_settings(bert_folder: Path, bert: BertTokenizer, copy_of: Any) -> None:
