@@ -13,15 +13,30 @@ from minitrans.errors import NotSupportedError
 # What follows a family's prefix in the names of its classes: the body, then the heads.
 HEADS = (
     "Model", "ForMaskedLM", "ForCausalLM", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering",
-    "ForMultipleChoice", "ForPreTraining", "ForNextSentencePrediction",
+    "ForMultipleChoice", "ForPreTraining", "ForNextSentencePrediction", "ForSeq2SeqLM",
 )  # fmt: skip
-_ENCODER = tuple(head for head in HEADS if head not in ("ForCausalLM", "ForPreTraining", "ForNextSentencePrediction"))
+_ENCODER = (
+    "Model",
+    "ForMaskedLM",
+    "ForSequenceClassification",
+    "ForTokenClassification",
+    "ForQuestionAnswering",
+    "ForMultipleChoice",
+)
 _DECODER = (*_ENCODER, "ForCausalLM")
 _DECODER_ONLY = ("Model", "ForCausalLM", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")
+_BART = ("Model", "ForSeq2SeqLM", "ForSequenceClassification", "ForQuestionAnswering")
+_T5 = ("Model", "ForSeq2SeqLM", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")
 # The heads that an Auto class means where a family lacks the one it is named after: what the family was pre-trained with.
 OTHERWISE = {"ForPreTraining": ("ForMaskedLM", "ForCausalLM")}
+# heads that classes spell otherwise than the Auto classes
+_SPELLED = {"ForSeq2SeqLM": "ForConditionalGeneration"}
 # the classes whose names do not follow the pattern
-_NAMES = {"BertForCausalLM": "BertLMHeadModel", "GPT2ForCausalLM": "GPT2LMHeadModel"}
+_NAMES = {
+    "BertForCausalLM": "BertLMHeadModel",
+    "GPT2ForCausalLM": "GPT2LMHeadModel",
+    "MarianForConditionalGeneration": "MarianMTModel",
+}
 
 
 class FamilyRow(NamedTuple):
@@ -45,7 +60,7 @@ class FamilyRow(NamedTuple):
 
     def class_name(self, head: str) -> str:
         """The class with this head."""
-        name = f"{self.prefix}{head}"
+        name = f"{self.prefix}{_SPELLED.get(head, head)}"
         return _NAMES.get(name, name)
 
     @property
@@ -55,7 +70,9 @@ class FamilyRow(NamedTuple):
 
 
 FAMILIES = {
-    "bert": FamilyRow("bert", "Bert", "bert", "BertTokenizer", HEADS),
+    "bert": FamilyRow(
+        "bert", "Bert", "bert", "BertTokenizer", (*_DECODER, "ForPreTraining", "ForNextSentencePrediction")
+    ),
     "roberta": FamilyRow("roberta", "Roberta", "roberta", "RobertaTokenizer", _DECODER),
     "xlm-roberta": FamilyRow("xlm_roberta", "XLMRoberta", "roberta", "XLMRobertaTokenizer", _DECODER),
     "camembert": FamilyRow("camembert", "Camembert", "roberta", "CamembertTokenizer", _DECODER),
@@ -70,6 +87,12 @@ FAMILIES = {
     "roberta-prelayernorm": FamilyRow(
         "roberta_prelayernorm", "RobertaPreLayerNorm", "roberta_prelayernorm", "RobertaTokenizer", _DECODER
     ),
+    "t5": FamilyRow("t5", "T5", "t5", "T5Tokenizer", _T5, ("T5EncoderModel",)),
+    "bart": FamilyRow("bart", "Bart", "bart", "BartTokenizer", _BART),
+    "mbart": FamilyRow("mbart", "MBart", "bart", "MBartTokenizer", _BART),
+    "marian": FamilyRow("marian", "Marian", "bart", "MarianTokenizer", ("Model", "ForSeq2SeqLM")),
+    "pegasus": FamilyRow("pegasus", "Pegasus", "bart", "PegasusTokenizer", ("Model", "ForSeq2SeqLM")),
+    "m2m_100": FamilyRow("m2m_100", "M2M100", "bart", "M2M100Tokenizer", ("Model", "ForSeq2SeqLM")),
     "gpt2": FamilyRow("gpt2", "GPT2", "gpt2", "GPT2Tokenizer", _DECODER_ONLY, ("GPT2DoubleHeadsModel",)),
     "llama": FamilyRow("llama", "Llama", "llama", "LlamaTokenizer", _DECODER_ONLY),
     "mistral": FamilyRow("mistral", "Mistral", "llama", "LlamaTokenizer", _DECODER_ONLY),

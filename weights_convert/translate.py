@@ -253,7 +253,8 @@ def file_tensors(
     for tie in ties(family.table(config)):
         first = full.get(tie.first)
         if first is not None:
-            tensors.setdefault(full.get(tie.second, tie.second), tensors[first])
+            second = full.setdefault(tie.second, first.removesuffix(tie.first) + tie.second)
+            tensors.setdefault(second, tensors[first])
             if tie.saved == "second":
                 del tensors[first]
     return tensors

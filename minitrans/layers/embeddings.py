@@ -78,6 +78,7 @@ class TokenEmbeddings(nn.Module):
         positions: what gives the vectors of positions; None = they enter in the attention.
         padding_idx: the token id whose row gets no gradient through the lookup (M10); None = every row does.
         scale: factor of the rows of the token table, not of vectors that stand for them.
+        norm: of the sum, before the dropout (M9); None = there is none.
         dropout: probability.
     """
 
@@ -89,17 +90,20 @@ class TokenEmbeddings(nn.Module):
         positions: nn.Module | None = None,
         padding_idx: int | None = None,
         scale: float = 1.0,
+        norm: nn.Module | None = None,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.word_embeddings = nn.Embedding(vocab_size, width, padding_idx=padding_idx)
         self.position_embeddings = positions
         self.scale = scale
+        self.LayerNorm = norm
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, tokens: Tensor, positions: Tensor, types: Tensor | None) -> Tensor:
         """As of `Embeddings`; types are not looked at."""
-        embedded: Tensor = self.dropout(self.total(tokens, positions, types))
+        x = self.total(tokens, positions, types)
+        embedded: Tensor = self.dropout(x if self.LayerNorm is None else self.LayerNorm(x))
         return embedded
 
     def total(self, tokens: Tensor, positions: Tensor, types: Tensor | None) -> Tensor:

@@ -1,4 +1,4 @@
-"""Sinusoidal positions (Vaswani et al. 2017, section 3.5), in the three layouts that real checkpoints use (S7)."""
+"""Vectors of positions: sinusoids (Vaswani et al. 2017, section 3.5) in the three layouts that real checkpoints use (S7), and learned."""
 
 from __future__ import annotations
 
@@ -51,6 +51,24 @@ def sinusoidal_table(num_positions: int, width: int, layout: SinusoidLayout = "i
     return table
 
 
+class OffsetPositions(nn.Embedding):
+    """A learned row for each position, of which the first ones are never used (S1).
+
+    Args:
+        num_positions: the longest sequence.
+        width: D.
+        offset: how many rows come before that of position 0.
+    """
+
+    def __init__(self, num_positions: int, width: int, offset: int = 2) -> None:
+        super().__init__(num_positions + offset, width)
+        self.offset = offset
+
+    def forward(self, positions: Tensor) -> Tensor:
+        """(...) int64 -> (..., D)."""
+        return super().forward(positions + self.offset)
+
+
 class SinusoidalPositions(nn.Module):
     """The rows of a `sinusoidal_table` for positions counted from 0; nothing here is trained or stored.
 
@@ -93,7 +111,11 @@ class SinusoidalPositions(nn.Module):
         Otherwise float32 -> float64 would keep the error of float32, and a model made on the meta device no numbers.
         """
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.compute_buffers()
+        return self
+
+    def compute_buffers(self) -> None:
+        """The table in the dtype and on the device that it has."""
         if self.table.device.type != "meta":
             num_rows, width = self.table.shape
             self.table = sinusoidal_table(num_rows, width, self.layout).to(self.table)
-        return self

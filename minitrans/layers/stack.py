@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from minitrans.attention.bias import SummedBias
@@ -64,6 +65,7 @@ class Stack(nn.Module):
         blocks: L of them, or fewer where layers share blocks.
         norm: what follows the last of pre-norm blocks.
         order: which block makes each layer; None = each its own.
+        layer_drop: probability, in training, that a block is left out (Fan et al. 2019, "Reducing Transformer Depth on Demand").
         position_bias: what every block adds to the scores of its self-attention, besides the bias of the context (T2, P1).
     """
 
@@ -75,12 +77,14 @@ class Stack(nn.Module):
         norm: nn.Module | None = None,
         order: Iterable[int] | None = None,
         position_bias: BucketBias | None = None,
+        layer_drop: float = 0.0,
     ) -> None:
         super().__init__()
         self.layer = nn.ModuleList(blocks)
         self.LayerNorm = norm
         self.order = tuple(range(len(self.layer)) if order is None else order)
         self.relative_attention_bias = position_bias
+        self.layer_drop = layer_drop
 
     def blocks(self) -> Iterable[Callable[..., Tensor]]:
         """What runs, in its order."""
@@ -96,6 +100,8 @@ class Stack(nn.Module):
         blocks = self.blocks()
         if self.gradient_checkpointing is not None and self.training and cache is None:
             blocks = (partial(_run_twice, self.gradient_checkpointing, block) for block in blocks)
+        if self.layer_drop and self.training:
+            blocks = (_leave_out if torch.rand([]) < self.layer_drop else block for block in blocks)
         out = run_blocks(blocks, x, context, cache, keep_states=keep_states)
         return out if self.LayerNorm is None else _normed(self.LayerNorm, out)
 
@@ -103,6 +109,11 @@ class Stack(nn.Module):
 def _normed(norm: nn.Module, out: StackOutput) -> StackOutput:
     x = norm(out.output)
     return out._replace(output=x, hidden_states=(*out.hidden_states[:-1], x) if out.hidden_states else ())  # M7
+
+
+def _leave_out(x: Tensor, context: Context, cache: Cache | None) -> Tensor:
+    """In the place of a block."""
+    return x
 
 
 def _run_twice(

@@ -154,3 +154,7 @@ class AutoModelForQuestionAnswering(_Auto):
 
 class AutoModelForMultipleChoice(_Auto):
     """The best of several texts."""
+
+
+class AutoModelForSeq2SeqLM(_Auto):
+    """Scores of the next token of a target, given a source."""

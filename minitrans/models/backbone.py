@@ -263,7 +263,7 @@ def build_block(
     crosses = config.add_cross_attention
     return Block(
         MultiHeadAttention(width, heads, dropout=dropout, scale=scale, distance_embedding=distances, own=own),
-        FeedForward(width, config.intermediate_size, act=config.hidden_act),
+        FeedForward(width, config.intermediate_size, act=config.hidden_act, dropout=config.activation_dropout),
         [LayerNorm(width, eps) for _ in range(3 if crosses else 2)],
         cross_attention=CrossAttention(width, heads, dropout=dropout, scale=scale) if crosses else None,
         norm_first=norm_first,

@@ -141,13 +141,13 @@ class EncoderConfig(ModelConfig):
     lacking: ClassVar[Mapping[str, Any]] = {
         "type_vocab_size": 0,  # no token types
         "position_embedding_type": "absolute",
+        "activation_dropout": 0.0,  # inside the feed-forward networks
         "is_decoder": False,  # no causal attention, and no cache (B7)
         "add_cross_attention": False,  # no attention to an encoder's output
         "use_cache": False,
     }
 
     vocab_size: int  # V, rows of the token table
-    initializer_range: float = 0.02  # standard deviation of fresh weights
     pad_token_id: int | None  # the id that fills short sequences
     bos_token_id: int | None = None  # the id that begins a text
     eos_token_id: int | list[int] | None = None  # the id that ends it, or several that may
@@ -178,6 +178,7 @@ class DecoderConfig(EncoderConfig):
     aliases: ClassVar[Mapping[str, str]] = {"hidden_dropout": "classifier_dropout"}
     is_decoder: ClassVar[bool] = True
 
+    initializer_range: float = 0.02  # standard deviation of fresh weights
     use_cache: bool = True  # the cache is returned unless the call says otherwise
     classifier_dropout: float | None = None  # before a classifier of tokens; None = 0.1
 
@@ -196,6 +197,7 @@ class BertSizesConfig(EncoderConfig):
     num_attention_heads: int  # H
     intermediate_size: int  # F
     max_position_embeddings: int  # rows of the position table
+    initializer_range: float = 0.02  # standard deviation of fresh weights
     hidden_act: str = "gelu"  # activation of the feed-forward networks (B1)
     hidden_dropout_prob: float = 0.1  # on embeddings and on the output of each sub-layer
     attention_probs_dropout_prob: float = 0.1  # on attention probabilities

@@ -174,7 +174,8 @@ def telling(config: Any) -> dict[str, Any]:
     }
     values = {key: value for key, value in values.items() if not key.startswith("_")}
     del values["num_labels"]  # the reference counts id2label
-    if config.id2label == {0: "LABEL_0", 1: "LABEL_1"} and config.label2id == {"LABEL_0": 0, "LABEL_1": 1}:
+    plain = {number: f"LABEL_{number}" for number in range(defaults["num_labels"])}
+    if config.id2label == plain and config.label2id == {name: number for number, name in plain.items()}:
         del values["id2label"], values["label2id"]
     return values
 

@@ -45,6 +45,7 @@ class DistilBertConfig(EncoderConfig):
 
     vocab_size: int = 30522
     max_position_embeddings: int = 512
+    initializer_range: float = 0.02
     pad_token_id: int | None = 0
     dim: int = 768  # D
     n_layers: int = 6  # L

@@ -273,7 +273,10 @@ def materialise(model: Any, dtype: torch.dtype, device: torch.device | str | Non
                 made[id(parameter)] = nn.Parameter(values, requires_grad=parameter.requires_grad)
             setattr(module, name, made[id(parameter)])
         for name, buffer in list(module.named_buffers(recurse=False)):  # of a variant, which is no blank
-            setattr(module, name, buffer.to(device, dtype if buffer.is_floating_point() else None))
+            values = torch.zeros_like(buffer, device=device) if buffer.is_meta else buffer.to(device)
+            setattr(module, name, values.to(dtype) if buffer.is_floating_point() else values)
+        if hasattr(module, "compute_buffers"):
+            module.compute_buffers()
     for owner in dict.fromkeys(name.rpartition(".")[0] for name in fresh if name in blank):
         model.init_weights(model.get_submodule(owner))
 

@@ -33,6 +33,7 @@ class PreTrainedModel(ForClients):
 
     config_class: ClassVar[type[EncoderConfig]]
     base_model_prefix: ClassVar[str]
+    table_path: ClassVar[str] = "embeddings.word_embeddings"  # where the token table of a body is
     head_has_labels: ClassVar[bool] = False  # its rows are the labels of the configuration
 
     config: EncoderConfig
@@ -49,6 +50,10 @@ class PreTrainedModel(ForClients):
     def _own(self, config: EncoderConfig) -> None:
         self.config = config
         config.build_in(frozenset() if self.head_has_labels else frozenset({"num_labels"}))
+
+    def share_config(self, config: EncoderConfig) -> None:
+        """The configuration of a head becomes that of what is below it: there is one for both."""
+        self.config = config
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
@@ -84,9 +89,11 @@ class PreTrainedModel(ForClients):
 
     def tie_weights(self) -> None:
         """Makes the decoder of a language-modelling head and the token table one parameter, if they are to be tied."""
+        if self.base_model is not self:
+            self.base_model.tie_weights()
         output = self.get_output_embeddings()
         if output is not None and self.config.tie_word_embeddings:
-            output.weight = self.get_input_embeddings().weight
+            output.weight = self.tied_table().weight
 
     # -- loading and saving ------------------------------------------------------------------------------------------
 
@@ -242,7 +249,7 @@ class PreTrainedModel(ForClients):
 
     def get_input_embeddings(self) -> nn.Embedding:
         """The token table."""
-        return cast("nn.Embedding", self.base_model.get_submodule("embeddings.word_embeddings"))
+        return cast("nn.Embedding", self.base_model.get_submodule(self.base_model.table_path))
 
     def set_input_embeddings(self, table: nn.Embedding) -> None:
         """Replaces the token table, and with it a tied decoder; its rows are the new `vocab_size`.
@@ -254,9 +261,13 @@ class PreTrainedModel(ForClients):
         if rows != self.config.vocab_size and (self.below_decoder or self.get_output_embeddings() is not None):
             told = f"the head has {self.config.vocab_size} rows, the table {rows}"
             raise ValueError(f"{told}: call resize_token_embeddings({rows}) on the whole model first")
-        self.base_model.get_submodule("embeddings").word_embeddings = table
+        self.base_model.get_submodule(self.base_model.table_path.rpartition(".")[0]).word_embeddings = table
         self.tie_weights()
         self.config.rebuild(vocab_size=rows)
+
+    def tied_table(self) -> nn.Embedding:
+        """The token table that is one with the output embeddings, where the two are tied."""
+        return self.get_input_embeddings()
 
     def get_output_embeddings(self) -> nn.Linear | None:
         """The decoder of a language-modelling head, weight and bias; None where there is no such head."""

@@ -96,11 +96,7 @@ def _config_as_built(model: Any, report: ConversionReport) -> Any:
     """The configuration, without a tie that the model does not keep any more."""
     config = model.config
     output = model.get_output_embeddings()
-    if (
-        output is not None
-        and config.tie_word_embeddings
-        and not _same(output.weight, model.get_input_embeddings().weight)
-    ):
+    if output is not None and config.tie_word_embeddings and not _same(output.weight, model.tied_table().weight):
         report.notes.append("the decoder is not the token table any more: saved as two, tie_word_embeddings is False")
         return config.updated(tie_word_embeddings=False)
     return config

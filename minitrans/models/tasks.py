@@ -37,7 +37,7 @@ class TaskModel(PreTrainedModel):
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__(config)
         body = self.body_class(config, add_pooling_layer=self.needs_pooler)
-        body.config = self.config  # one for both
+        body.share_config(self.config)
         setattr(self, self.base_model_prefix, body)
         self.build_head(config)
         self.finish_init()

@@ -1,0 +1,309 @@
+"""Encoder-decoders, number for number: every family and head against the reference, in float64, and against themselves.
+
+The tolerances are those of `test_parity.py`. The reference computes some of T5 in float32 whatever the dtype; `WholeDouble` keeps
+its float64 tensors as they are.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+import minitrans
+from minitrans.families import FAMILIES, families_with
+from minitrans.layers.cache import Cache
+from minitrans.models.auto import class_by_name
+
+PAIRS = families_with("ForSeq2SeqLM")
+CASES = [(family, head) for family in PAIRS for head in FAMILIES[family].heads if head != "ForTokenClassification"]
+V, B, S, T = 37, 4, 9, 7
+BART: dict[str, Any] = {
+    "vocab_size": V, "d_model": 12, "encoder_layers": 2, "decoder_layers": 3, "encoder_attention_heads": 3,
+    "decoder_attention_heads": 2, "encoder_ffn_dim": 19, "decoder_ffn_dim": 11, "max_position_embeddings": 24, "dropout": 0.1,
+    "attention_dropout": 0.1, "activation_dropout": 0.1, "encoder_layerdrop": 0.0, "decoder_layerdrop": 0.0,
+    "classifier_dropout": 0.1, "decoder_start_token_id": 2, "eos_token_id": 2, "pad_token_id": 1, "bos_token_id": 0,
+}  # fmt: skip
+T5: dict[str, Any] = {
+    "vocab_size": V, "d_model": 14, "d_kv": 5, "d_ff": 19, "num_layers": 2, "num_decoder_layers": 3, "num_heads": 3,
+    "relative_attention_num_buckets": 8, "relative_attention_max_distance": 6, "dropout_rate": 0.1, "classifier_dropout": 0.1,
+    "pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1,
+}  # fmt: skip
+# the sizes, and other settings of the family that change numbers
+FIELDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "t5": (T5, {"feed_forward_proj": "gated-gelu", "num_decoder_layers": 1, "tie_word_embeddings": False}),
+    "mt5": (T5, {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}),
+    "umt5": (T5, {"feed_forward_proj": "gated-gelu", "num_decoder_layers": 1}),
+    "bart": (BART, {"scale_embedding": True, "activation_function": "relu", "tie_word_embeddings": False}),
+    "mbart": (BART, {"scale_embedding": True, "activation_function": "relu"}),
+    "marian": (BART, {"scale_embedding": True, "share_encoder_decoder_embeddings": False, "decoder_vocab_size": 41}),
+    "pegasus": (BART, {"scale_embedding": True}),
+    "m2m_100": (BART, {"scale_embedding": False, "activation_function": "gelu"}),
+}
+
+
+class WholeDouble(TorchFunctionMode):
+    """float64 stays float64, and no number is drawn for a layer that is not left out (S5)."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        double = bool(args) and isinstance(args[0], Tensor) and args[0].dtype == torch.float64
+        if double and (func is Tensor.float or (func is Tensor.to and torch.float32 in args[1:])):
+            return args[0]
+        if double and kwargs.get("dtype") == torch.float32:
+            kwargs["dtype"] = None
+        return torch.ones(()) if func is torch.rand else func(*args, **kwargs)
+
+
+def sinusoids(rows: int, width: int, *, like_tensor2tensor: bool) -> Tensor:
+    """S6, S7 number by number in float64: the reference rounds its tables to float32."""
+    half, table = width // 2, torch.zeros(rows, width, dtype=torch.float64)
+    for place in range(rows):
+        for column in range(half):
+            exponent = column / (half - 1) if like_tensor2tensor else 2 * column / width
+            angle = place / 10000**exponent
+            table[place, column], table[place, half + column] = math.sin(angle), math.cos(angle)
+    if like_tensor2tensor:
+        table[1] = 0.0
+    return table
+
+
+class Pair:
+    """A reference model and ours with its weights, float64, train mode."""
+
+    def __init__(self, folder: Path, family: str, head: str, **changes: Any) -> None:
+        name = FAMILIES[family].class_name(head)
+        kind = getattr(transformers, name)
+        config = kind.config_class(**{**FIELDS[family][0], **changes})
+        config._attn_implementation = "eager"
+        torch.manual_seed(7)
+        self.reference = kind(config).double().train()
+        if changes.get("tie_word_embeddings") is False and head == "ForSeq2SeqLM":
+            self.reference.lm_head.weight = nn.Parameter(
+                self.reference.lm_head.weight.clone() + 0.3
+            )  # it ties T5 in any case
+        with torch.no_grad():
+            for path, module in self.reference.named_modules():
+                if path.endswith("embed_positions") and family not in ("bart", "mbart"):
+                    tables = [*module.parameters(), *module.buffers()]
+                    tables[0].requires_grad_(False).copy_(
+                        sinusoids(*tables[0].shape, like_tensor2tensor=family == "m2m_100")
+                    )
+            for parameter in self.reference.parameters():
+                if parameter.requires_grad:
+                    parameter.add_(torch.randn_like(parameter) * 0.1)
+            if hasattr(self.reference, "final_logits_bias"):
+                self.reference.final_logits_bias.normal_()
+        self.folder = folder
+        self.reference.save_pretrained(folder)
+        self.ours = class_by_name(name).from_pretrained(folder).train()
+        self.ours.set_attention("full", "eager")
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Callable[..., Pair]:
+    return lambda *case, **changes: Pair(tmp_path / "reference", *case, **changes)
+
+
+def batch(family: str, *, left: bool = True) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    ids = torch.randint(4, V, (B, S), generator=generator)
+    mask = torch.ones(B, S, dtype=torch.long)
+    mask[1, 6:] = 0
+    ids[:, 5] = 2  # one end token in every row
+    if left:
+        mask[2, :3] = 0
+    return {"input_ids": ids.masked_fill(mask == 0, 1), "attention_mask": mask}
+
+
+def labels(head: str) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(4)
+    target = torch.randint(4, V, (B, T), generator=generator)
+    target[1, 5:] = -100
+    return {
+        "Model": {"decoder_input_ids": target.clamp(min=1)},
+        "ForSeq2SeqLM": {"labels": target},
+        "ForSequenceClassification": {"labels": torch.tensor([0, 1, 1, 0])},
+        "ForQuestionAnswering": {
+            "start_positions": torch.tensor([0, 3, -2, 99]),
+            "end_positions": torch.tensor([2, 3, 5, 8]),
+        },
+    }[head]
+
+
+def run(model: Any, inputs: dict[str, Any]) -> tuple[Any, Tensor]:
+    torch.manual_seed(11)
+    out = model(**inputs, output_hidden_states=True, output_attentions=True)
+    if out.get("loss") is not None:
+        return out, out["loss"]
+    return out, (out[0].flatten() * torch.linspace(-1, 1, out[0].numel(), dtype=torch.float64)).sum()
+
+
+@pytest.mark.parametrize("other", [False, True], ids=["plain", "other settings"])
+@pytest.mark.parametrize(("family", "head"), CASES, ids=lambda value: value)
+def test_forward_loss_and_gradients(pair: Any, error: Any, family: str, head: str, other: bool) -> None:
+    """In train mode, with dropout drawn from the same seed, padding on both sides, every hidden state and gradient."""
+    models = pair(family, head, **(FIELDS[family][1] if other else {}))
+    inputs = {**batch(family), **labels(head)}
+    with WholeDouble():
+        expected, theirs = run(models.reference, inputs)
+        theirs.backward()
+    got, mine = run(models.ours, inputs)
+    mine.backward()
+    assert error(mine, theirs) <= 1e-10
+    assert set(got.keys()) | {"past_key_values"} == set(expected.keys()) | {"past_key_values"}
+    compare(got, expected, error, without=("attentions",))  # the reference returns them after dropout
+    mapped = gradients(models)
+    floor = 1e-4 * max(float(each.abs().max()) for _, _, each in mapped)
+    for name, own, reference in mapped:
+        assert error(own, reference, floor) <= 1e-10, name
+
+
+def compare(got: Any, expected: Any, error: Any, without: tuple[str, ...] = (), within: float = 1e-10) -> None:
+    """Every tensor of the two outputs."""
+    for name in got.keys():  # noqa: SIM118
+        if name != "past_key_values" and not name.endswith(without or "\0"):
+            ours, theirs = got[name], expected[name]
+            for one, another in zip(ours, theirs, strict=True) if isinstance(ours, tuple) else [(ours, theirs)]:
+                assert error(one, another) <= within, name
+
+
+def gradients(models: Pair) -> list[tuple[str, Tensor, Tensor]]:
+    """By the names of the reference: ours travel there as a state dict does, with gradients in the place of weights."""
+    carrier = copy.deepcopy(models.ours)
+    with torch.no_grad():
+        for parameter, own in zip(carrier.parameters(), models.ours.parameters(), strict=True):
+            parameter.copy_(torch.zeros_like(own) if own.grad is None else own.grad)
+    carrier.save_pretrained(models.folder.parent / "gradients")
+    ours = load_file(models.folder.parent / "gradients" / "model.safetensors")
+    found = []
+    for name, parameter in models.reference.named_parameters():
+        if name in ours and parameter.requires_grad and (parameter.grad is not None or "shared" not in name):
+            found.append((name, ours[name], torch.zeros_like(parameter) if parameter.grad is None else parameter.grad))
+    learnt = {name for name, each in models.reference.named_parameters() if each.grad is not None}
+    missing = learnt - {name for name, _, _ in found}
+    assert not missing
+    return found
+
+
+@pytest.mark.parametrize("other", [False, True], ids=["plain", "other settings"])
+@pytest.mark.parametrize(("family", "head"), CASES, ids=lambda value: value)
+def test_files_and_attentions_both_ways(
+    pair: Any, error: Any, tmp_path: Path, family: str, head: str, other: bool
+) -> None:
+    """What we save is what the reference saves, tensor for tensor."""
+    models = pair(family, head, **(FIELDS[family][1] if other else {}))
+    models.ours.save_pretrained(tmp_path / "ours")
+    theirs, ours = (load_file(folder / "model.safetensors") for folder in (models.folder, tmp_path / "ours"))
+    for name in list(theirs):
+        computed = "embed_positions" in name and family not in ("bart", "mbart")
+        if computed or (
+            name.endswith("shared.weight") and family == "bart" and other
+        ):  # S6; a table that nothing reads
+            theirs.pop(name), ours.pop(name, None)
+    assert sorted(theirs) == sorted(ours)
+    assert all(torch.equal(tensor, ours[name]) for name, tensor in theirs.items())
+    again = type(models.ours).from_pretrained(tmp_path / "ours")
+    assert again.config == models.ours.config
+    assert all(torch.equal(tensor, models.ours.state_dict()[name]) for name, tensor in again.state_dict().items())
+    back = type(models.reference).from_pretrained(tmp_path / "ours", dtype=torch.float64, attn_implementation="eager")
+    inputs = {**batch(family), **labels(head), "output_attentions": True}
+    with WholeDouble(), torch.no_grad():
+        one, another = models.reference.eval()(**inputs), back.eval()(**inputs)
+    # the reference makes its sinusoids in float32: half a unit of their last place, 6e-8, through three layers
+    compare(another, one, error, within=1e-6 if family in ("marian", "pegasus", "m2m_100") else 0.0)
+    with torch.no_grad():
+        got = models.ours.eval()(**inputs)
+    assert sum(name.endswith("attentions") for name in got.keys()) == 3  # noqa: SIM118
+    compare(got, one, error)
+
+
+@pytest.mark.parametrize("capacity", [None, 12], ids=["growing", "static"])
+@pytest.mark.parametrize("family", PAIRS)
+@torch.no_grad()
+def test_step_by_step_equals_all_at_once(pair: Any, error: Any, family: str, capacity: int | None) -> None:
+    model = pair(family, "ForSeq2SeqLM").ours.eval()
+    source, target = batch(family), labels("Model")["decoder_input_ids"]
+    whole = model(**source, decoder_input_ids=target).logits
+    memory = model.encode(**source)
+    layers = model.pair.decoder.num_layers
+    cache, parts = Cache.growing(layers) if capacity is None else Cache.static(layers, capacity), []
+    for start, stop in ((0, 3), (3, 4), (4, T)):
+        step = model(
+            attention_mask=source["attention_mask"], encoder_outputs=memory, decoder_input_ids=target[:, start:stop],
+            past_key_values=cache, use_cache=True,
+        )  # fmt: skip
+        cache = step.past_key_values
+        parts.append(step.logits)
+    assert error(torch.cat(parts, dim=1), whole) <= 1e-12
+
+
+@pytest.mark.parametrize("family", PAIRS)
+@torch.no_grad()
+def test_a_row_alone_is_the_row_in_a_batch(pair: Any, error: Any, family: str) -> None:
+    """Padding of the source moves nothing, and is not computed where it is left out."""
+    model = pair(family, "ForSeq2SeqLM").ours.eval()
+    source, target = batch(family, left=False), labels("Model")["decoder_input_ids"]
+    for padding in ("keep", "remove"):
+        whole = model(**source, decoder_input_ids=target, padding=padding).logits
+        alone = model(source["input_ids"][1:2, :6], decoder_input_ids=target[1:2]).logits
+        assert error(whole[1:2], alone) <= 1e-12
+
+
+@pytest.mark.parametrize("family", PAIRS)
+def test_surgery(pair: Any, family: str) -> None:
+    model = pair(family, "ForSeq2SeqLM").ours.eval()
+    source, target = batch(family), labels("Model")["decoder_input_ids"]
+    before = model(**source, decoder_input_ids=target).logits
+    model.set_attention("sigmoid")
+    assert not torch.allclose(model(**source, decoder_input_ids=target).logits, before)
+    model.set_attention("full")
+    torch.testing.assert_close(model(**source, decoder_input_ids=target).logits, before)
+    model.resize_token_embeddings(V + 3)
+    after = model(**source, decoder_input_ids=target).logits
+    torch.testing.assert_close(after[..., :V], before[..., :V])
+    assert after.shape[-1] == V + 3
+    with pytest.raises(ValueError, match="heads of a pair are not pruned"):
+        model.prune_heads({0: [1]})
+    with pytest.raises(TypeError, match="no argument 'labls'|labls"):
+        model(**source, decoder_input_ids=target, labls=target)
+
+
+def test_what_the_decoder_reads() -> None:
+    """S4: BART begins with the end token, mBART with the target's language, T5 with padding; without any it is an error."""
+    ids = torch.tensor([[5, 6, 2, 30], [7, 2, 31, -100]])
+    model: Any = minitrans.BartModel(minitrans.BartConfig(**BART))
+    assert model.shift_right(ids).tolist() == [[2, 5, 6, 2], [2, 7, 2, 31]]
+    model.config.decoder_start_token_id = None
+    with pytest.raises(ValueError, match="set model.config.decoder_start_token_id"):
+        model.shift_right(ids)
+    many: Any = minitrans.MBartModel(minitrans.MBartConfig(**BART))
+    assert many.shift_right(ids).tolist() == [[30, 5, 6, 2], [31, 7, 2, 31]]
+    five: Any = minitrans.T5Model(minitrans.T5Config(**T5))
+    assert five.shift_right(ids).tolist() == [[1, 5, 6, 2], [1, 7, 2, 31]]
+    with pytest.raises(ValueError, match="give decoder_input_ids"):
+        five(ids.clamp(min=0))
+
+
+def test_layers_are_left_out_in_training_only() -> None:
+    """S5."""
+    torch.manual_seed(0)
+    model: Any = minitrans.BartModel(minitrans.BartConfig(**{**BART, "encoder_layerdrop": 0.5, "dropout": 0.0}))
+    ids = batch("bart")["input_ids"]
+    outs = [
+        model.train()(ids, decoder_input_ids=ids, output_hidden_states=True).encoder_hidden_states for _ in range(20)
+    ]
+    kept = [not torch.equal(states[0], states[1]) for states in outs]
+    assert any(kept)
+    assert not all(kept)
+    states = model.eval()(ids, decoder_input_ids=ids, output_hidden_states=True).encoder_hidden_states
+    assert not torch.equal(states[0], states[1])

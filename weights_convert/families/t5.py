@@ -1,0 +1,85 @@
+"""T5 (Raffel et al. 2020): names of the reference -> ours, both halves and the heads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from weights_convert.families.family import OTHER_HEAD, Family, drop_linear, linear
+from weights_convert.rules import Drop, Rename, TableRow, Tied
+
+_NOT_READ = "cross-attention has no distances: the reference does not read it either (T5)"
+
+
+def _attention(source: str, target: str) -> tuple[TableRow, ...]:
+    parts = {"q": "query", "k": "key", "v": "value", "o": "output"}
+    return tuple(Rename(f"{source}.{theirs}.weight", f"{target}.{ours}.weight") for theirs, ours in parts.items())
+
+
+def _side(name: str, feed_forward: int, gated: bool) -> tuple[TableRow, ...]:
+    """One half; `feed_forward` is the number of that sub-layer in a block of the file."""
+    theirs, ours = f"{name}.block.{{layer}}.layer", f"{name}.encoder.layer.{{layer}}"
+    dense = f"{theirs}.{feed_forward}.DenseReluDense"
+    distances = "relative_attention_bias.weight"
+    return (
+        Rename(f"{name}.embed_tokens.weight", f"{name}.embeddings.word_embeddings.weight"),
+        *_attention(f"{theirs}.0.SelfAttention", f"{ours}.attention"),
+        Rename(f"{name}.block.0.layer.0.SelfAttention.{distances}", f"{name}.encoder.{distances}"),
+        Rename(f"{theirs}.0.SelfAttention.{distances}", f"{ours}.attention.distance_embedding.weight"),  # UMT5
+        Rename(f"{theirs}.0.layer_norm.weight", f"{ours}.attention_LayerNorm.weight"),
+        Rename(f"{dense}.{'wi_1' if gated else 'wi'}.weight", f"{ours}.feed_forward.up.weight"),  # T3
+        Rename(f"{dense}.wi_0.weight", f"{ours}.feed_forward.gate.weight"),
+        Rename(f"{dense}.wo.weight", f"{ours}.feed_forward.down.weight"),
+        Rename(f"{theirs}.{feed_forward}.layer_norm.weight", f"{ours}.feed_forward_LayerNorm.weight"),
+        Rename(f"{name}.final_layer_norm.weight", f"{name}.encoder.LayerNorm.weight"),
+    )
+
+
+def _table(config: Any) -> tuple[TableRow, ...]:
+    theirs, ours = "decoder.block.{layer}.layer.1", "decoder.encoder.layer.{layer}"
+    tied = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
+    return (
+        *_side("encoder", 1, config.is_gated),
+        *_side("decoder", 2, config.is_gated),
+        *_attention(f"{theirs}.EncDecAttention", f"{ours}.cross_attention"),
+        Rename(f"{theirs}.layer_norm.weight", f"{ours}.cross_attention_LayerNorm.weight"),
+        Drop("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight", _NOT_READ),
+        Rename("lm_head.weight", "lm_head.weight"),
+        *(Tied(name, "shared.weight") for name in tied),
+        *(
+            (Tied("lm_head.weight", "shared.weight", switch="tie_word_embeddings"),)
+            if config.tie_word_embeddings
+            else ()
+        ),
+        *linear("classification_head.dense", "classification_head.dense"),
+        *linear("classification_head.out_proj", "classification_head.out_proj"),
+        *linear("classifier", "classifier"),
+        *linear("qa_outputs", "qa_outputs"),
+        Drop("lm_head.weight", OTHER_HEAD),
+        *drop_linear("classification_head.dense", OTHER_HEAD),
+        *drop_linear("classification_head.out_proj", OTHER_HEAD),
+        *drop_linear("classifier", OTHER_HEAD),
+        *drop_linear("qa_outputs", OTHER_HEAD),
+        *_decoder_of_no_use(),
+    )
+
+
+def _decoder_of_no_use() -> tuple[TableRow, ...]:
+    """What a model that is an encoder alone leaves."""
+    why = "this model is the encoder alone"
+    theirs = "decoder.block.{layer}.layer"
+    parts = [
+        f"{theirs}.{place}.{kind}.{part}"
+        for place, kind in ((0, "SelfAttention"), (1, "EncDecAttention"))
+        for part in "qkvo"
+    ]
+    parts += [f"{theirs}.2.DenseReluDense.{part}" for part in ("wi", "wi_0", "wi_1", "wo")]
+    parts += [f"{theirs}.{place}.layer_norm" for place in range(3)]
+    parts += ["decoder.final_layer_norm", "decoder.embed_tokens", f"{theirs}.0.SelfAttention.relative_attention_bias"]
+    return tuple(Drop(f"{part}.weight", why) for part in parts)
+
+
+FAMILY = Family(
+    prefix="transformer",
+    table=_table,
+    fresh=frozenset({"lm_head", "classification_head", "classifier", "qa_outputs"}),
+)
