@@ -88,6 +88,8 @@ FAMILIES = {
         "roberta_prelayernorm", "RobertaPreLayerNorm", "roberta_prelayernorm", "RobertaTokenizer", _DECODER
     ),
     "t5": FamilyRow("t5", "T5", "t5", "T5Tokenizer", _T5, ("T5EncoderModel",)),
+    "mt5": FamilyRow("mt5", "MT5", "t5", "T5Tokenizer", _T5, ("MT5EncoderModel",)),
+    "umt5": FamilyRow("umt5", "UMT5", "t5", "T5Tokenizer", _T5, ("UMT5EncoderModel",)),
     "bart": FamilyRow("bart", "Bart", "bart", "BartTokenizer", _BART),
     "mbart": FamilyRow("mbart", "MBart", "bart", "MBartTokenizer", _BART),
     "marian": FamilyRow("marian", "Marian", "bart", "MarianTokenizer", ("Model", "ForSeq2SeqLM")),

@@ -1,4 +1,4 @@
-"""Vectors of positions: sinusoids (Vaswani et al. 2017, section 3.5) in the three layouts that real checkpoints use (S7), and learned."""
+"""Vectors of positions: learned, or sinusoids (Vaswani et al. 2017, section 3.5) in the layouts of real checkpoints (S7)."""
 
 from __future__ import annotations
 

@@ -41,8 +41,8 @@ T5: dict[str, Any] = {
 # the sizes, and other settings of the family that change numbers
 FIELDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "t5": (T5, {"feed_forward_proj": "gated-gelu", "num_decoder_layers": 1, "tie_word_embeddings": False}),
-    "mt5": (T5, {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}),
-    "umt5": (T5, {"feed_forward_proj": "gated-gelu", "num_decoder_layers": 1}),
+    "mt5": (T5, {"feed_forward_proj": "relu", "tie_word_embeddings": False}),
+    "umt5": (T5, {"feed_forward_proj": "gated-silu", "num_decoder_layers": 1}),
     "bart": (BART, {"scale_embedding": True, "activation_function": "relu", "tie_word_embeddings": False}),
     "mbart": (BART, {"scale_embedding": True, "activation_function": "relu"}),
     "marian": (BART, {"scale_embedding": True, "share_encoder_decoder_embeddings": False, "decoder_vocab_size": 41}),
