@@ -8,6 +8,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from minitrans.attention.mask import distance, fits
 
@@ -169,6 +170,19 @@ class SummedBias:
     def to_dense(self, query: Tensor, key: Tensor, scale: float) -> Tensor:
         """(B|1, H|1, T, S)."""
         return self.first.to_dense(query, key, scale) + self.second.to_dense(query, key, scale)
+
+
+@dataclass(frozen=True, eq=False)
+class BiasOfBeginning:
+    """A bias of the first `length` keys: what lies behind them is not written yet, and a mask hides it."""
+
+    bias: AttentionBias
+    length: int
+
+    def to_dense(self, query: Tensor, key: Tensor, scale: float) -> Tensor:
+        """(B|1, H|1, T, S), 0 behind the beginning."""
+        written = self.bias.to_dense(query, key[:, :, : self.length], scale)
+        return pad(written, (0, key.shape[2] - self.length))
 
 
 def summed(bias: AttentionBias | None, own: AttentionBias) -> AttentionBias:

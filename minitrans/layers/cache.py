@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import KeyEntry, SequenceKey, register_pytree_node
 
+from minitrans.attention.bias import AttentionBias, BiasOfBeginning
 from minitrans.attention.recording import being_traced
 from minitrans.errors import NotSupportedError
 
@@ -57,6 +58,10 @@ class GrowingCache:
             self.hold(key, value)
             return key, value
         return self._write(key, value)
+
+    def placed(self, bias: AttentionBias | None) -> AttentionBias | None:
+        """What is added to the scores of the tokens so far, over all keys that `extend` returned."""
+        return bias
 
     def hold(self, key: Tensor, value: Tensor) -> None:
         """Takes (B, G, S, K) keys and values as they are: what comes after is written elsewhere."""
@@ -143,6 +148,10 @@ class StaticCache(GrowingCache):
         self._write(key, value)
         assert self._store is not None
         return self._store.keys, self._store.values
+
+    def placed(self, bias: AttentionBias | None) -> AttentionBias | None:
+        """The same, and nothing where no token is."""
+        return None if bias is None else BiasOfBeginning(bias, self.length)
 
     def capacity_for(self, length: int) -> int:
         """Always the same."""

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from minitrans.attention.bias import AttentionBias, SummedBias
+from minitrans.attention.bias import AttentionBias, summed
 from minitrans.attention.context import Context
 from minitrans.attention.dispatch import attend, compute_attention
 from minitrans.attention.layout import PackedLayout
@@ -103,9 +103,11 @@ class MultiHeadAttention(nn.Module):
             if cache is not None and variant.whole_texts:
                 raise NotSupportedError(f"attention {variant.name!r} looks at whole texts: it does not support a cache")
             query, key, value = variant.project(query, key, value, context)
+        bias = context.bias if self.distance_embedding is None else summed(context.bias, self.distance_embedding.bias())
         if cache is not None:
             key, value = cache.extend(key, value)  # (B, G, S, K)
-        return self._attend(x, query, key, value, context, context.mask, context.bias)
+            bias = cache.placed(bias)
+        return self._attend(x, query, key, value, context, context.mask, bias)
 
     @property
     def all_variants(self) -> list[Variant]:
@@ -122,9 +124,6 @@ class MultiHeadAttention(nn.Module):
         mask: AttentionMask,
         bias: AttentionBias | None,
     ) -> AttentionOutput:
-        if self.distance_embedding is not None:
-            relative = self.distance_embedding.bias()
-            bias = relative if bias is None else SummedBias(relative, bias)
         dropout_p = self.dropout_p if self.training else 0.0
         rules = AttentionRules(mask, bias, context.layout, self.scale, self.softcap, dropout_p, context.need_weights)
         if self.own or self.variants:
@@ -220,8 +219,6 @@ class MultiHeadAttention(nn.Module):
 
     def why_not_static(self) -> str | None:
         """Why keys cannot lie in a cache of fixed size, where the last query does not meet the last key; None = they can."""
-        if self.distance_embedding is not None:
-            return "relative positions"
         strict = (variant for variant in self.all_variants if not variant.fits_static)
         restricts = any(type(variant).restrict is not Variant.restrict for variant in strict)
         return "an attention that restricts by position" if restricts else None
@@ -269,7 +266,8 @@ class CrossAttention(MultiHeadAttention):
             key, value = self._split(self.key(context.memory)), self._split(self.value(context.memory))  # (B, G, S, K)
             if cache is not None:
                 cache.extend(key, value)
-        return self._attend(x, self._split(self.query(x)), key, value, context, context.memory_mask, None)
+        bias = None if self.distance_embedding is None else self.distance_embedding.bias()
+        return self._attend(x, self._split(self.query(x)), key, value, context, context.memory_mask, bias)
 
 
 def _check_pair(variants: Iterable[Variant], backend: str) -> None:

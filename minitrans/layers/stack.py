@@ -98,12 +98,20 @@ class Stack(nn.Module):
             bias = self.relative_attention_bias.bias()
             context = replace(context, bias=bias if context.bias is None else SummedBias(bias, context.bias))
         blocks = self.blocks()
-        if self.gradient_checkpointing is not None and self.training and cache is None:
-            blocks = (partial(_run_twice, self.gradient_checkpointing, block) for block in blocks)
-        if self.layer_drop and self.training:
-            blocks = (_leave_out if torch.rand([]) < self.layer_drop else block for block in blocks)
+        if self.training:
+            blocks = self._in_training(blocks, cache)
         out = run_blocks(blocks, x, context, cache, keep_states=keep_states)
         return out if self.LayerNorm is None else _normed(self.LayerNorm, out)
+
+    def _in_training(
+        self, blocks: Iterable[Callable[..., Tensor]], cache: Cache | None
+    ) -> Iterable[Callable[..., Tensor]]:
+        """The blocks that run, each in its place, and how."""
+        if self.gradient_checkpointing is not None and cache is None:
+            blocks = (partial(_run_twice, self.gradient_checkpointing, block) for block in blocks)
+        if self.layer_drop:
+            blocks = (_leave_out if torch.rand([]) < self.layer_drop else block for block in blocks)
+        return blocks
 
 
 def _normed(norm: nn.Module, out: StackOutput) -> StackOutput:

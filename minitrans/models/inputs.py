@@ -370,8 +370,8 @@ def _packing(body: Body, given: ModelInputs, real: Tensor | None, mode: str, pac
 
 
 def _over_capacity(body: Body, context: Context, past: int, length: int, capacity: int) -> Context:
-    """With mask and bias over all places of a static cache, of which those after the token are hidden."""
-    mask, bias, reason = context.mask, context.bias, body.why_not("static")
+    """With the mask over all places of a static cache, of which those after the token are hidden."""
+    mask, reason = context.mask, body.why_not("static")
     require(reason is None, "static", reason)
     further = (0, capacity - past - length)
     if mask.dense is not None:
@@ -380,9 +380,7 @@ def _over_capacity(body: Body, context: Context, past: int, length: int, capacit
         places = torch.arange(capacity, device=body.device)
         dense = (places <= torch.arange(past, past + length, device=body.device)[:, None])[None, None]
     keys = None if mask.key_padding is None else pad(mask.key_padding, further, value=False)
-    if isinstance(bias, DenseBias):
-        bias = DenseBias(pad(bias.values, further))
-    return replace(context, mask=AttentionMask(key_padding=keys, dense=dense), bias=bias, first=past)
+    return replace(context, mask=AttentionMask(key_padding=keys, dense=dense), first=past)
 
 
 def _kind(value: object) -> str:

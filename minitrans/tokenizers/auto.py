@@ -59,6 +59,42 @@ class RobertaTokenizer(Tokenizer):
     spec = specs.ROBERTA
 
 
+class BartTokenizer(Tokenizer):
+    """RoBERTa's."""
+
+    spec = specs.BART
+
+
+class T5Tokenizer(Tokenizer):
+    """Unigram from a sentencepiece model with its own ids, and 100 sentinels that count down; `A </s> B </s>` (T5)."""
+
+    spec = specs.T5
+
+
+class PegasusTokenizer(Tokenizer):
+    """Unigram; `A </s>`; from a tokenizer.json."""
+
+    spec = specs.PEGASUS
+
+
+class MBartTokenizer(Tokenizer):
+    """Unigram with language codes (S4); from a tokenizer.json."""
+
+    spec = specs.MBART
+
+
+class MarianTokenizer(Tokenizer):
+    """From a tokenizer.json."""
+
+    spec = specs.MARIAN
+
+
+class M2M100Tokenizer(Tokenizer):
+    """From a tokenizer.json."""
+
+    spec = specs.M2M100
+
+
 class GPT2Tokenizer(Tokenizer):
     """Byte-level BPE; `A B`, nothing added."""
 
@@ -128,6 +164,12 @@ GPT2TokenizerFast = GPT2Tokenizer
 Qwen2TokenizerFast = Qwen2Tokenizer
 LlamaTokenizerFast = LlamaTokenizer
 GemmaTokenizerFast = GemmaTokenizer
+BartTokenizerFast = BartTokenizer
+T5TokenizerFast = T5Tokenizer
+PegasusTokenizerFast = PegasusTokenizer
+MBartTokenizerFast = MBartTokenizer
+MarianTokenizerFast = MarianTokenizer
+M2M100TokenizerFast = M2M100Tokenizer
 XLMRobertaTokenizerFast = XLMRobertaTokenizer
 CamembertTokenizerFast = CamembertTokenizer
 PreTrainedTokenizer = PreTrainedTokenizerFast = Tokenizer  # what tokenizer.json says: ModernBERT

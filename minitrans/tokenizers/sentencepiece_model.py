@@ -145,6 +145,12 @@ def big_bird_pieces(model: SentencePieceModel, tokens: Mapping[str, str]) -> Pie
     return model.pieces
 
 
+def t5_pieces(model: SentencePieceModel, tokens: Mapping[str, str]) -> Pieces:
+    """The file's own ids."""
+    _require_head(model, [tokens[name] for name in ("pad_token", "eos_token", "unk_token")])
+    return model.pieces
+
+
 def _require_head(model: SentencePieceModel, expected: list[str]) -> None:
     found = [piece for piece, _ in model.pieces[: len(expected)]]
     if found != expected:
@@ -224,6 +230,17 @@ def add_big_bird_normalizer_and_decoder(
     backend.pre_tokenizer = pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme=scheme, split=True)
     backend.decoder = decoders.Metaspace(replacement=SPACE, prepend_scheme=scheme, split=True)
     add_bert_template(backend, tokens)
+
+
+def add_t5_decoder(backend: Backend, options: Mapping[str, Any], tokens: Mapping[str, str]) -> None:
+    """Sentinels behind the pieces, the last one first; the splitting at spaces; `A </s> B </s>` (T5)."""
+    sentinels = [f"<extra_id_{number}>" for number in reversed(range(options["extra_ids"]))]
+    backend.add_special_tokens([AddedToken(text, normalized=False, special=True) for text in sentinels])
+    _split_at_spaces(backend, options["add_prefix_space"])
+    last = tokens["eos_token"]
+    backend.post_processor = processors.TemplateProcessing(
+        single=f"$A {last}", pair=f"$A {last} $B {last}", special_tokens=[token_and_id(backend, last)]
+    )
 
 
 def _split_at_spaces(backend: Backend, add_prefix_space: bool) -> None:

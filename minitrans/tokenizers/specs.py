@@ -79,6 +79,7 @@ ROBERTA = TokenizerSpec(
     add_normalizer_and_decoder=byte_level_bpe.add_normalizer_and_decoder,
     mask_lstrip=True,
 )
+BART = replace(ROBERTA, name="BartTokenizer")
 GPT2 = TokenizerSpec(
     "GPT2Tokenizer",
     model="BPE",
@@ -161,3 +162,18 @@ FNET = replace(
     input_names=("input_ids", "token_type_ids"),
     build=partial(sentencepiece_model.build, layout=sentencepiece_model.fnet_pieces),
 )
+_TEXT_TO_TEXT = {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
+T5 = TokenizerSpec(
+    "T5Tokenizer",
+    model="Unigram",
+    raw_files=("spiece.model",),
+    special_tokens=_TEXT_TO_TEXT,
+    options={"extra_ids": 100, "add_prefix_space": True},
+    build=partial(sentencepiece_model.build, layout=sentencepiece_model.t5_pieces),
+    add_normalizer_and_decoder=sentencepiece_model.add_t5_decoder,
+)
+# read from a tokenizer.json
+PEGASUS = TokenizerSpec("PegasusTokenizer", model="Unigram", special_tokens=_TEXT_TO_TEXT)
+MBART = TokenizerSpec("MBartTokenizer", special_tokens=_ROBERTA_TOKENS, mask_lstrip=True)
+MARIAN = TokenizerSpec("MarianTokenizer", special_tokens=_TEXT_TO_TEXT)
+M2M100 = TokenizerSpec("M2M100Tokenizer", special_tokens=_ROBERTA_TOKENS)

@@ -261,7 +261,6 @@ def test_a_static_cache_stays_in_its_place() -> None:
 @pytest.mark.parametrize(
     ("fields", "attention", "reason"),
     [
-        ({"position_embedding_type": "relative_key"}, "full", "relative positions"),
         ({}, {"name": "sliding_window", "window": 2}, "an attention that restricts by position"),
         ({}, {"name": "dilated", "window": 2, "dilation": 2}, "an attention that restricts by position"),
     ],
@@ -274,6 +273,20 @@ def test_what_a_static_cache_does_not_go_with(fields: dict[str, Any], attention:
         net(IDS, past_key_values=Cache.static(2, 15))
     past = net(IDS[:, :6]).past_key_values
     close(net(IDS[:, 6:], past_key_values=past).logits, net(IDS).logits[:, 6:])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["relative_key", "relative_key_query"])
+@CAPACITIES
+def test_relative_positions_with_a_cache(kind: str, capacity: int | None) -> None:
+    """Distances are to the tokens that are there, not to the end of the memory; added scores too."""
+    net = decoder(position_embedding_type=kind)
+    added = torch.randn(2, 1, 9, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(6))
+    added = added.masked_fill(~torch.ones(9, 9, dtype=torch.bool).tril(), -torch.inf)
+    whole, cache = net(IDS, added).logits, empty(capacity)
+    first = net(IDS[:, :5], added[:, :, :5, :5], past_key_values=cache)
+    second = net(IDS[:, 5:], added[:, :, 5:], past_key_values=first.past_key_values)
+    close(torch.cat([first.logits, second.logits], dim=1), whole)
 
 
 @torch.no_grad()
