@@ -128,6 +128,11 @@ def families_with(head: str) -> tuple[str, ...]:
     return tuple(model_type for model_type, row in FAMILIES.items() if head in row.heads)
 
 
+def bodies() -> tuple[str, ...]:
+    """The model types that are one body: encoders and decoders, not pairs of them."""
+    return tuple(model_type for model_type, row in FAMILIES.items() if "ForSeq2SeqLM" not in row.heads)
+
+
 def class_names() -> dict[str, str]:
     """Every public class of every family, and the file in `minitrans/models/` that has it."""
     return {name: row.module for row in FAMILIES.values() for name in row.class_names}

@@ -28,8 +28,13 @@ def own_table(table: Sequence[TableRow]) -> tuple[TableRow, ...]:
     for row in table:
         if isinstance(row, Drop | Refuse):
             rows[type(row)(ours.get(row.key, row.key), row.why)] = None
-        elif isinstance(row, Tied) and row.first in ours and row.second in ours:
-            rows[Tied(ours[row.first], ours[row.second], row.saved, row.switch)] = None
+        elif isinstance(row, Tied) and row.first in ours:
+            first = ours[row.first]
+            second = ours.setdefault(
+                row.second, first
+            )  # a name that only the reference has: ours are tied to each other
+            if first != second:
+                rows[Tied(first, second, row.saved, row.switch)] = None
     return tuple(rows)
 
 

@@ -215,7 +215,6 @@ class EncoderDecoder(PreTrainedModel):
         inputs_embeds: Tensor | None = None,
         decoder_inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
-        *,
         return_dict: bool | None = None,
         **options: Any,
     ) -> Any:

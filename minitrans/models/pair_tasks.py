@@ -118,9 +118,9 @@ class ConditionalGeneration(PairHead):
         decoder_inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         use_cache: bool | None = None,
+        return_dict: bool | None = None,
         *,
         num_items_in_batch: Items = None,
-        return_dict: bool | None = None,
         **options: Any,
     ) -> PairLogitsOutput:
         """Scores the target; the other arguments: see `EncoderDecoder.forward`.
@@ -190,9 +190,9 @@ class SequenceClassification(PairHead):
         decoder_inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         use_cache: bool | None = None,
+        return_dict: bool | None = None,
         *,
         num_items_in_batch: Items = None,
-        return_dict: bool | None = None,
         **options: Any,
     ) -> PairLogitsOutput:
         """`labels`: see `classification_loss`. Raises ValueError for a text without an end token."""
@@ -239,9 +239,9 @@ class QuestionAnswering(PairHead):
         inputs_embeds: Tensor | None = None,
         decoder_inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
+        return_dict: bool | None = None,
         *,
         num_items_in_batch: Items = None,
-        return_dict: bool | None = None,
         **options: Any,
     ) -> PairSpanOutput:
         """`start_positions`, `end_positions` (B): see `span_loss`; the loss needs both."""

@@ -16,7 +16,7 @@ import transformers
 import minitrans
 from minitrans import AutoConfig, BertConfig, BertForMaskedLM, BertForSequenceClassification, BertModel
 from minitrans.attention.variant import Variant
-from minitrans.families import FAMILIES
+from minitrans.families import bodies
 from minitrans.models.auto import config_class, model_class
 from tests.tiny import fitted
 
@@ -81,7 +81,7 @@ def test_what_steers_a_model_can_be_assigned_and_is_checked_at_once(
     }
 
 
-@pytest.mark.parametrize("model_type", FAMILIES)
+@pytest.mark.parametrize("model_type", bodies())
 def test_what_the_modules_were_built_from_refuses_with_what_to_do(model_type: str) -> None:
     model = classifier(model_type)
     config, before = model.config, model.config.to_dict()
@@ -99,7 +99,7 @@ def test_what_the_modules_were_built_from_refuses_with_what_to_do(model_type: st
     assert config.to_dict() == before
 
 
-@pytest.mark.parametrize("model_type", FAMILIES)
+@pytest.mark.parametrize("model_type", bodies())
 def test_what_a_trainer_does(model_type: str) -> None:
     """It switches the cache off, sets ids from its tokenizer, and writes the configuration into its log."""
     model = classifier(model_type)
@@ -113,7 +113,7 @@ def test_what_a_trainer_does(model_type: str) -> None:
     assert model(IDS).logits.shape == (1, 2)
 
 
-@pytest.mark.parametrize("model_type", FAMILIES)
+@pytest.mark.parametrize("model_type", bodies())
 def test_outputs_are_as_the_configuration_asks(model_type: str) -> None:
     model = classifier(model_type)
     model.config.update({"return_dict": False, "output_hidden_states": True})
@@ -203,7 +203,7 @@ def test_what_a_body_does_under_its_head_is_one_truth(tmp_path: Path) -> None:
 # -- the reference's interface -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("model_type", FAMILIES)
+@pytest.mark.parametrize("model_type", bodies())
 def test_both_read_what_the_other_writes(model_type: str, tmp_path: Path) -> None:
     ours = tiny(model_type, num_labels=3, id2label={0: "a", 1: "b", 2: "c"})
     ours.update(
@@ -259,7 +259,7 @@ def test_both_read_what_the_other_writes(model_type: str, tmp_path: Path) -> Non
     assert cls.from_pretrained(tmp_path / "folder").name_or_path == str(tmp_path / "folder")
 
 
-@pytest.mark.parametrize("model_type", FAMILIES)
+@pytest.mark.parametrize("model_type", bodies())
 def test_names_that_scripts_read_in_any_family(model_type: str) -> None:
     config = tiny(model_type)
     theirs = transformers.AutoConfig.for_model(model_type)

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 import minitrans
+from minitrans.families import FAMILIES, bodies
 from minitrans.models.backbone import Backbone
 from minitrans.models.padding import WORTH_IT, Packing
-from minitrans.models.pretrained import PreTrainedModel
 from tests.models.conftest import NEEDS_PADDING
 from tests.tiny import fitted
 
@@ -23,12 +23,9 @@ SIZES: dict[str, Any] = {
 }  # fmt: skip
 NAMES = [
     name
-    for name in minitrans.__all__
-    if not name.startswith("Auto")
-    and isinstance(kind := getattr(minitrans, name), type)
-    and issubclass(kind, PreTrainedModel)
-    and kind.config_class.model_type not in NEEDS_PADDING
-]
+    for model_type in bodies() if model_type not in NEEDS_PADDING
+    for name in FAMILIES[model_type].class_names[1:]
+]  # fmt: skip
 
 
 def build(name: str) -> Any:

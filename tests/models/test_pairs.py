@@ -7,6 +7,7 @@ its float64 tensors as they are.
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -225,6 +226,35 @@ def test_files_and_attentions_both_ways(
         got = models.ours.eval()(**inputs)
     assert sum(name.endswith("attentions") for name in got.keys()) == 3  # noqa: SIM118
     compare(got, one, error)
+
+
+@pytest.mark.parametrize(("family", "head"), CASES, ids=lambda value: value)
+def test_state_dicts(pair: Any, tmp_path: Path, family: str, head: str) -> None:
+    """The reference's, and ours as a training tool leaves it, without a configuration."""
+    models = pair(family, head)
+    fresh = type(models.ours)(models.ours.config.copy()).double()
+    fresh.load_state_dict(models.reference.state_dict())
+    assert all(torch.equal(tensor, models.ours.state_dict()[name]) for name, tensor in fresh.state_dict().items())
+    seen: dict[int, str] = {}
+    once = {name: each for name, each in fresh.state_dict().items() if seen.setdefault(each.data_ptr(), name) == name}
+    save_file(once, tmp_path / "model.safetensors")
+    again = type(fresh).from_pretrained(tmp_path, config=fresh.config)
+    assert not again.load_report.fresh
+    assert all(torch.equal(tensor, fresh.state_dict()[name]) for name, tensor in again.state_dict().items())
+
+
+@pytest.mark.parametrize(("family", "head"), CASES, ids=lambda value: value)
+def test_the_positional_order_is_the_reference_s(family: str, head: str) -> None:
+    name = FAMILIES[family].class_name(head)
+    theirs, ours = (
+        [
+            each.name
+            for each in inspect.signature(kind.forward).parameters.values()
+            if each.kind is each.POSITIONAL_OR_KEYWORD
+        ]
+        for kind in (getattr(transformers, name), class_by_name(name))
+    )
+    assert ours[: len(theirs)] == theirs
 
 
 @pytest.mark.parametrize("capacity", [None, 12], ids=["growing", "static"])

@@ -17,7 +17,7 @@ from torch import Tensor
 import minitrans
 from minitrans.checkpoints.verification import with_exact_buffers
 from minitrans.errors import CheckpointError
-from minitrans.families import FAMILIES
+from minitrans.families import bodies
 from minitrans.models.auto import config_class
 from minitrans.models.config_fields import CHANGES_NUMBERS, NOT_KEPT, WELL_KNOWN
 from minitrans.models.config_file import interpret_config
@@ -251,7 +251,7 @@ VALUES: list[Any] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("model_type", FAMILIES)
+@pytest.mark.parametrize("model_type", bodies())
 def test_any_value_at_any_key_is_read_or_refused_in_a_line(model_type: str) -> None:
     """And what is read can be copied, written, read again and assigned to itself."""
     cls = config_class(model_type)

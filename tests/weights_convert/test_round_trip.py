@@ -12,7 +12,7 @@ import transformers
 from safetensors.torch import load_file
 
 from minitrans.checkpoints.verification import verify
-from minitrans.families import class_names
+from minitrans.families import FAMILIES, bodies
 from minitrans.models.auto import class_by_name
 from minitrans.models.loading import load_model
 from minitrans.models.saving import save_model
@@ -21,7 +21,7 @@ DEBERTA = {
     "relative_attention": True, "pos_att_type": "p2c|c2p", "position_buckets": 6, "share_att_key": True,
     "norm_rel_ebd": "layer_norm", "embedding_size": 24,
 }  # fmt: skip
-CLASSES = [name for name in class_names() if not name.endswith("Config")]
+CLASSES = [name for model_type in bodies() for name in FAMILIES[model_type].class_names[1:]]
 
 
 @pytest.mark.parametrize("class_name", CLASSES)
