@@ -152,7 +152,10 @@ def run(model: Any, inputs: dict[str, Any]) -> tuple[Any, Tensor]:
 @pytest.mark.parametrize("other", [False, True], ids=["plain", "other settings"])
 @pytest.mark.parametrize(("family", "head"), CASES, ids=lambda value: value)
 def test_forward_loss_and_gradients(pair: Any, error: Any, family: str, head: str, other: bool) -> None:
-    """In train mode, with dropout drawn from the same seed, padding on both sides, every hidden state and gradient."""
+    """In train mode, with dropout drawn from the same seed, padding on both sides, every hidden state and gradient.
+
+    T1, T2, T3 and T4 of T5 and S1, S2, S3, S5, S6 of BART and its kin: the sizes and settings are such that each moves a number.
+    """
     models = pair(family, head, **(FIELDS[family][1] if other else {}))
     inputs = {**batch(family), **labels(head)}
     with WholeDouble():
