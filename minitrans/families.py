@@ -101,7 +101,7 @@ FAMILIES = {
     "qwen2": FamilyRow("qwen2", "Qwen2", "llama", "Qwen2Tokenizer", _DECODER_ONLY),
     "qwen3": FamilyRow("qwen3", "Qwen3", "llama", "Qwen2Tokenizer", _DECODER_ONLY),
     "gemma2": FamilyRow("gemma2", "Gemma2", "gemma2", "GemmaTokenizer", _DECODER_ONLY[:-1]),
-    "fnet": FamilyRow("fnet", "FNet", "fnet", "FNetTokenizer", tuple(head for head in HEADS if head != "ForCausalLM")),
+    "fnet": FamilyRow("fnet", "FNet", "fnet", "FNetTokenizer", (*_ENCODER, "ForPreTraining", "ForNextSentencePrediction")),
     "modernbert": FamilyRow("modernbert", "ModernBert", "modernbert", "PreTrainedTokenizer", _ENCODER),
     "nomic_bert": FamilyRow(
         "nomic_bert", "NomicBert", "nomic_bert", "BertTokenizer",
