@@ -105,7 +105,8 @@ def test_int8_keeps_hidden_features_that_reach_far():
 
 def test_norms_without_a_bias():
     model, inputs = body(), batch([4, 9])
-    model.encoder.layer[1].feed_forward_LayerNorm.bias = None
+    for block in model.encoder.layer:
+        block.attention_LayerNorm.bias = block.feed_forward_LayerNorm.bias = None
     with torch.no_grad():
         expected = model(**inputs).last_hidden_state
     torch.testing.assert_close(prepare(model)(**inputs).last_hidden_state, expected, rtol=1e-5, atol=1e-5)
