@@ -10,7 +10,10 @@ from minitrans.testing.contract import FORMS
 
 def draw(of: Results) -> str:
     """A line a variant; pointed at, a "no" gives its reason."""
-    found = {name: sections["gate"][0]["support"] for name, sections in of.items() if "gate" in sections}
+    gates = {name: sections["gate"][0] for name, sections in of.items() if "gate" in sections}
+    found = {name: row["support"] for name, row in gates.items() if "support" in row}  # older rows say nothing of it
+    if not found:
+        return ""
     lines = [(name, *(_cell(support[form]) for form in FORMS)) for name, support in found.items()]
     return f"<h2>What was asked and held</h2>{table(('variant', *FORMS), lines)}"
 
