@@ -75,7 +75,7 @@ def pipeline(
     if isinstance(device, int):
         device = f"cuda:{device}" if device >= 0 else "cpu"
     given = {"dtype": dtype, "attention": attention, "backend": backend, "padding": padding}
-    words = {name: value for name, value in given.items() if value not in (None, "auto")}
+    words: dict[str, Any] = {name: value for name, value in given.items() if value not in (None, "auto")}
     words |= options.pop("model_kwargs", None) or {}
     words |= {name: options.pop(name) for name in [*options] if name in LOADING}
     if not isinstance(model, PreTrainedModel):
