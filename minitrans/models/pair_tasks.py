@@ -15,6 +15,7 @@ from minitrans.layers.losses import Items, check_labels, classification_loss, sp
 from minitrans.models.backbone import EncoderOutput, returned
 from minitrans.models.config import EncoderConfig
 from minitrans.models.encoder_decoder import EncoderDecoder, PairOutput
+from minitrans.models.generative_pair import GenerativePair
 from minitrans.models.outputs import LogitsOutput, SpanOutput
 from minitrans.models.pretrained import PreTrainedModel
 
@@ -78,7 +79,7 @@ class PairHead(PreTrainedModel):
         return self.pair.run(input_ids, decoder_input_ids=decoder_input_ids, **given)
 
 
-class ConditionalGeneration(PairHead):
+class ConditionalGeneration(PairHead, GenerativePair):
     """Scores of the next token of the target, given the source: translation, summaries, whatever is text to text."""
 
     def build_head(self, config: EncoderConfig) -> None:
