@@ -15,6 +15,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PARITY = "tests/models/test_parity.py"
+TURNING = "tests/models/test_turning_families.py"
 
 # rule -> (file, what stands there, what a slip would write, the tests that must notice)
 MUTANTS = {
@@ -137,6 +138,50 @@ MUTANTS = {
     ),
     "P1 MPNet counts 32 buckets": (
         "minitrans/models/mpnet.py", "buckets=BUCKETS", "buckets=rows", ["tests/models/test_families.py", "-k", "P1"],
+    ),
+    "N1 the first layer has no norm": (
+        "minitrans/models/modernbert.py", "norms if layer else [nn.Identity(), norms[1]]", "norms", [PARITY, "-k", "modernbert-Model"],
+    ),
+    "N1 a token sees half of the window to each side": (
+        "minitrans/models/modernbert.py", "config.local_attention // 2 * 2", "config.local_attention * 2", [TURNING, "-k", "N1_each_layer"],
+    ),
+    "N1 local layers turn by a base of their own": (
+        "minitrans/models/modernbert.py", "self.local_rope_theta if kind == LOCAL else None", "None", [PARITY, "-k", "modernbert-Model"],
+    ),
+    "N1 the activation is on the first half": (
+        "weights_convert/families/modernbert.py", '("gate", "up")', '("up", "gate")', ["tests/weights_convert/test_round_trip.py", "-k", "unchanged and ModernBertModel"],
+    ),
+    "N1 a choice is the first token that is no padding": (
+        "minitrans/models/modernbert.py", "device=hidden.device), first]", "device=hidden.device), 0]", [TURNING, "-k", "stands_for_a_text"],
+    ),
+    "N1 the mean is that of tokens": (
+        "minitrans/models/modernbert.py", "real.sum(dim=1).clamp(min=1)", "hidden.shape[1]", [TURNING, "-k", "stands_for_a_text"],
+    ),
+    "RF1 sines come first in the table": (
+        "minitrans/models/roformer.py", "sin, cos = context.shared", "cos, sin = context.shared", [PARITY, "-k", "roformer-Model"],
+    ),
+    "RF1 columns beside each other make a pair": (
+        "minitrans/models/roformer.py", 'layout="interleaved"', 'layout="halves"', [PARITY, "-k", "roformer-Model"],
+    ),
+    "RF1 the turns are not trained": (
+        "minitrans/models/roformer.py", "requires_grad_(False)", "requires_grad_(True)", [TURNING, "-k", "RF1"],
+    ),
+    "NB1 the base is 1000": (
+        "minitrans/models/nomic_bert.py", "self.rotary_emb_base or 1000.0", "self.rotary_emb_base or 10000.0", [PARITY, "-k", "nomic_bert-Model"],
+    ),
+    "NB1 the gate is the twelfth": (
+        "weights_convert/families/nomic_bert.py", '("mlp.fc12", "mlp.gate_proj", "feed_forward.gate")', '("mlp.fc12", "mlp.gate_proj", "feed_forward.up")',
+        ["tests/weights_convert/test_round_trip.py", "-k", "unchanged and NomicBertModel"],
+    ),
+    "FN1 text and width are transformed": (
+        "minitrans/layers/fourier.py", "dim=(1, 2)", "dim=(1,)", [PARITY, "-k", "fnet-Model"],
+    ),
+    "FN1 dropout comes after the projection": (
+        "minitrans/models/fnet.py", "self.last_dropout(super().forward(tokens, positions, types))", "super().forward(self.last_dropout(tokens), positions, types)",
+        [PARITY, "-k", "fnet-Model"],
+    ),
+    "FN1 padding is never left out": (
+        "minitrans/models/fnet.py", 'return "a Fourier transform, which mixes padding in (FN1)"', "return None", ["tests/models/test_fnet.py", "-k", "FN1"],
     ),
     "P1 MPNet adds the bias after scaling": (
         "minitrans/layers/position_bias.py", "RelativeBuckets(self.weight[: self.buckets]",
