@@ -17,8 +17,10 @@ from torch import Tensor, nn
 from minitrans.attention.bias import DenseBias, summed
 from minitrans.attention.dispatch import attend
 from minitrans.attention.mask import BlockLayout
+from minitrans.attention.recording import being_traced
 from minitrans.attention.rules import AttentionResult, AttentionRules
 from minitrans.attention.variant import LayerSizes, Variant
+from minitrans.errors import NotSupportedError
 from minitrans.layers.embeddings import Embeddings
 from minitrans.layers.feed_forward import FeedForward
 from minitrans.layers.heads import ClassificationHead
@@ -93,8 +95,13 @@ class BlockSparseAttention(Variant):
 
     def compute(self, query: Tensor, key: Tensor, value: Tensor, rules: AttentionRules) -> AttentionResult:
         """(B, H, T, K)."""
-        length = query.shape[2]
-        if length <= (5 + 2 * self.random) * self.block:
+        length, short = query.shape[2], (5 + 2 * self.random) * self.block
+        if being_traced() and (self.sizes.longest or 0) > short:
+            raise NotSupportedError(
+                f"texts of more than {short} tokens are seen in blocks, which a trace would not know: use torch.export, or "
+                "attention_type='original_full'"
+            )
+        if length <= short:
             return attend(query, key, value, rules)
         counts = self.counts(length).to(query.device)  # (H|1, blocks, blocks)
         of = torch.arange(length, device=query.device) // self.block

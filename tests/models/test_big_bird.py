@@ -108,6 +108,15 @@ def test_BB3_a_question_is_no_answer(pair, error, given: dict[str, Any]) -> None
         models.ours(inputs["input_ids"].flatten(), layout=PackedLayout.from_lengths([25] * 3))
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_a_trace_would_not_know_which_texts_are_long(pair) -> None:
+    made = pair("big_bird", "Model", **SIZES, block_size=3, num_random_blocks=1).ours.eval()
+    with pytest.raises(
+        NotSupportedError, match="texts of more than 21 tokens are seen in blocks, which a trace would not know"
+    ):
+        torch.jit.trace(made, texts(9)["input_ids"], strict=False)
+
+
 def test_blocks_are_of_the_whole_batch(pair) -> None:
     made = pair("big_bird", "Model", **SIZES, block_size=3, num_random_blocks=1).ours.eval()
     with pytest.raises(NotSupportedError, match="does not go with an attention that does not support packed batches"):

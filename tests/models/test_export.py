@@ -29,7 +29,7 @@ SIZES: dict[str, Any] = {
 }  # fmt: skip
 BODIES = [
     "BertModel", "RobertaModel", "XLMRobertaModel", "CamembertModel", "DistilBertModel", "AlbertModel", "ElectraModel",
-    "MPNetModel", "RobertaPreLayerNormModel", "DebertaV2Model",
+    "MPNetModel", "RobertaPreLayerNormModel", "DebertaV2Model", "LongformerModel", "NystromformerModel", "BigBirdModel",
 ]  # fmt: skip
 HEADS = [
     "BertForMaskedLM", "RobertaForSequenceClassification", "XLMRobertaForTokenClassification", "CamembertForCausalLM",
