@@ -268,10 +268,9 @@ def attention_mask(
 
 
 def _with_global_tokens(mask: AttentionMask, given: Tensor, sizes: tuple[int, int, int]) -> AttentionMask:
-    """The mask with those tokens that are global, padding left out (L2)."""
+    """The mask with those tokens that are global; of padding it hides those too."""
     check_shape("global_attention_mask", given, "(B, T)", (sizes[0], sizes[2]))
-    chosen = given.bool()
-    return replace(mask, global_tokens=chosen if mask.key_padding is None else chosen & mask.key_padding)
+    return replace(mask, global_tokens=given.bool())
 
 
 def _square_mask(name: str, given: Tensor, sizes: tuple[int, int, int]) -> tuple[AttentionMask, AttentionBias | None]:

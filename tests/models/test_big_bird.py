@@ -108,7 +108,7 @@ def test_BB3_a_question_is_no_answer(pair, error, given: dict[str, Any]) -> None
         models.ours(inputs["input_ids"].flatten(), layout=PackedLayout.from_lengths([25] * 3))
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning", "ignore::torch.jit.TracerWarning")
 def test_a_trace_would_not_know_which_texts_are_long(pair) -> None:
     made = pair("big_bird", "Model", **SIZES, block_size=3, num_random_blocks=1).ours.eval()
     with pytest.raises(

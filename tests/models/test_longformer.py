@@ -1,4 +1,4 @@
-"""What only Longformer has: a window for every layer, and global tokens with projections of their own (L1-L5)."""
+"""What only Longformer has: a window for every layer, and global tokens with projections of their own (L1, L3, L4)."""
 
 from __future__ import annotations
 
