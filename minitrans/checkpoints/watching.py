@@ -71,17 +71,18 @@ def pairs_of(family: Family, ours: nn.Module, theirs: nn.Module) -> list[Pair]:
             pairs.append(Pair(name, keys[0].rpartition(".")[0], _BLOCK.sub(r"\1{layer}", bare)))
         if block := _BLOCK.search(name):
             blocks.setdefault(name[: block.end()], []).append(keys[0])
-    return pairs + [Pair(block, _shared(keys), _LAYER) for block, keys in blocks.items()]
+    return pairs + [Pair(block, _shared(keys, theirs), _LAYER) for block, keys in blocks.items()]
 
 
-def _shared(names: list[str]) -> str:
-    """The words with which all names begin."""
+def _shared(names: list[str], model: nn.Module) -> str:
+    """The module in which all these are: the words with which they begin, short of a list of modules, which never runs."""
     alike = 0
     for words in zip(*(name.split(".") for name in names), strict=False):
         if len(set(words)) > 1:
             break
         alike += 1
-    return ".".join(names[0].split(".")[:alike])
+    shared = ".".join(names[0].split(".")[:alike])
+    return shared.rpartition(".")[0] if isinstance(model.get_submodule(shared), nn.ModuleList) else shared
 
 
 def watched_run(

@@ -49,6 +49,7 @@ class BartConfig(PairConfig):
         (("encoder_layerdrop", "decoder_layerdrop"), lambda rate, c: 0.0 <= rate < 1.0, "in [0, 1)"),
     )  # fmt: skip
     layer_norm_eps: ClassVar[float] = EPS
+    learned_positions: ClassVar[bool] = True
 
     vocab_size: int = 50265
     max_position_embeddings: int = 1024

@@ -23,6 +23,7 @@ class M2M100Config(bart.BartConfig):
     """The defaults are those of m2m100_418M; the meaning of the other fields stands in `bart.py`."""
 
     model_type: ClassVar[str] = "m2m_100"
+    learned_positions: ClassVar[bool] = False
     rules: ClassVar[tuple[Rule, ...]] = (
         *bart.BartConfig.rules,
         (("pad_token_id",), lambda pad, c: pad == PADDING, f"{PADDING}: the table of positions is made for it"),

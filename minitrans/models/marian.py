@@ -20,6 +20,7 @@ class MarianConfig(bart.BartConfig):
     """The defaults are those of the reference; the meaning of the other fields stands in `bart.py`."""
 
     model_type: ClassVar[str] = "marian"
+    learned_positions: ClassVar[bool] = False
     rules: ClassVar[tuple[Rule, ...]] = (
         *bart.BartConfig.rules,
         (("decoder_vocab_size",), lambda size, c: size is None or size >= 1, "at least 1"),

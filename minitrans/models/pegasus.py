@@ -20,6 +20,7 @@ class PegasusConfig(bart.BartConfig):
     """The defaults are those of pegasus-large; the meaning of the other fields stands in `bart.py`."""
 
     model_type: ClassVar[str] = "pegasus"
+    learned_positions: ClassVar[bool] = False
 
     num_labels: int = 2
     pad_token_id: int | None = 0

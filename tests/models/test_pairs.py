@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 import minitrans
+from minitrans.checkpoints import verify
 from minitrans.families import FAMILIES, families_with
 from minitrans.layers.cache import Cache
 from minitrans.models.auto import class_by_name
@@ -225,6 +226,8 @@ def test_files_and_attentions_both_ways(
         one, another = models.reference.eval()(**inputs), back.eval()(**inputs)
     # the reference makes its sinusoids in float32: half a unit of their last place, 6e-8, through three layers
     compare(another, one, error, within=1e-6 if family in ("marian", "pegasus", "m2m_100") else 0.0)
+    if not other:
+        assert (found := verify(tmp_path / "ours")).equal, found.summary()
     with torch.no_grad():
         got = models.ours.eval()(**inputs)
     assert sum(name.endswith("attentions") for name in got.keys()) == 3  # noqa: SIM118

@@ -15,12 +15,13 @@ def _attention(source: str, target: str) -> tuple[TableRow, ...]:
     return tuple(row for theirs, ours in parts.items() for row in linear(f"{source}.{theirs}", f"{target}.{ours}"))
 
 
-def _side(name: str) -> tuple[TableRow, ...]:
+def _side(name: str, learned_positions: bool) -> tuple[TableRow, ...]:
     theirs, ours = f"{name}.layers.{{layer}}", f"{name}.encoder.layer.{{layer}}"
     return (
         Rename(f"{name}.embed_tokens.weight", f"{name}.embeddings.word_embeddings.weight"),
-        Rename(f"{name}.embed_positions.weight", f"{name}.embeddings.position_embeddings.weight"),
-        Drop(f"{name}.embed_positions.weight", _COMPUTED),
+        Rename(f"{name}.embed_positions.weight", f"{name}.embeddings.position_embeddings.weight")
+        if learned_positions
+        else Drop(f"{name}.embed_positions.weight", _COMPUTED),
         *linear(f"{name}.layernorm_embedding", f"{name}.embeddings.LayerNorm"),
         *_attention(f"{theirs}.self_attn", f"{ours}.attention"),
         *linear(f"{theirs}.self_attn_layer_norm", f"{ours}.attention_LayerNorm"),
@@ -49,8 +50,8 @@ def _ties(config: Any) -> tuple[TableRow, ...]:
 
 def _table(config: Any) -> tuple[TableRow, ...]:
     return (
-        *_side("encoder"),
-        *_side("decoder"),
+        *_side("encoder", config.learned_positions),
+        *_side("decoder", config.learned_positions),
         *_ties(config),
         Rename("lm_head.weight", "lm_head.weight"),
         Rename("final_logits_bias", "final_logits_bias"),
