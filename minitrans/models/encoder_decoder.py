@@ -129,6 +129,11 @@ class EncoderDecoder(PreTrainedModel):
     def build_head(self, config: PairConfig) -> None:
         """What a family may put on the pair itself: nothing here."""
 
+    @property
+    def longest(self) -> int | None:
+        """The longest source that there are positions for; None = there is no end of them."""
+        return self.encoder.longest
+
     def share_config(self, config: EncoderConfig) -> None:
         """One configuration for the pair, its sides and the head above."""
         super().share_config(config)

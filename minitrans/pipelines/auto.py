@@ -23,6 +23,9 @@ TASKS = {
     "question-answering": "minitrans.pipelines.question_answering:QuestionAnswering",
     "fill-mask": "minitrans.pipelines.fill_mask:FillMask",
     "text-generation": "minitrans.pipelines.text_generation:TextGeneration",
+    "text2text-generation": "minitrans.pipelines.text_to_text:TextToText",
+    "translation": "minitrans.pipelines.text_to_text:Translation",
+    "summarization": "minitrans.pipelines.text_to_text:Summarization",
     "feature-extraction": "minitrans.pipelines.feature_extraction:FeatureExtraction",
 }
 ALIASES = {"sentiment-analysis": "text-classification", "ner": "token-classification"}

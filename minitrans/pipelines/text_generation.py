@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
@@ -56,7 +56,7 @@ class TextGeneration(Pipeline):
         )
 
         def compute(**fields: Tensor) -> Tensor:
-            written = self.model.get_submodule("").generate(**fields, **settings)  # type: ignore[operator]
+            written = cast("Any", self.model).generate(**fields, **settings)
             new: Tensor = written[:, fields["input_ids"].shape[1] :]
             return new.view(len(fields["input_ids"]), -1, new.shape[1])  # (B, sequences, T)
 

@@ -120,8 +120,8 @@ def test_fresh_parameters_of_a_swapped_attention_are_no_missing_head(tiny):
 
 
 def test_wrong_arguments(tiny):
-    with pytest.raises(ValueError, match="task: expected one of text-classification, .*, ner, got 'translation'"):
-        minitrans.pipeline("translation", "anywhere")
+    with pytest.raises(ValueError, match="task: expected one of text-classification, .*, ner, got 'chat'"):
+        minitrans.pipeline("chat", "anywhere")
     pipe = minitrans.pipeline("ner", tiny("BertForTokenClassification"))
     with pytest.raises(ValueError, match="aggregation_strategy: expected one of none, simple, .*, got 'some'"):
         pipe("a", aggregation_strategy="some")
