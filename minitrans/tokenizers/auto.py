@@ -14,6 +14,7 @@ from minitrans.tokenizers import specs, words
 from minitrans.tokenizers.folder import CONFIG_FILE, MODEL_CONFIG_FILE, PATTERNS, TOKENIZER_FILE
 from minitrans.tokenizers.guards import fault, read_if_there
 from minitrans.tokenizers.tokenizer import Tokenizer
+from minitrans.tokenizers.translation import TranslationTokenizer
 from minitrans.words import read_words
 
 
@@ -77,10 +78,23 @@ class PegasusTokenizer(Tokenizer):
     spec = specs.PEGASUS
 
 
-class MBartTokenizer(Tokenizer):
-    """Unigram with language codes (S4); from a tokenizer.json."""
+class MBartTokenizer(TranslationTokenizer):
+    """Unigram from a sentencepiece model with XLM-R's ids and 25 languages; `A B </s> en_XX`."""
 
     spec = specs.MBART
+    code_is_last = True
+
+
+class MBart50Tokenizer(TranslationTokenizer):
+    """The same with 52 languages; `en_XX A B </s>`."""
+
+    spec = specs.MBART50
+
+
+class NllbTokenizer(TranslationTokenizer):
+    """BPE from a sentencepiece model with XLM-R's ids and 202 languages; `eng_Latn A B </s>`."""
+
+    spec = specs.NLLB
 
 
 class MarianTokenizer(Tokenizer):
@@ -168,19 +182,22 @@ BartTokenizerFast = BartTokenizer
 T5TokenizerFast = T5Tokenizer
 PegasusTokenizerFast = PegasusTokenizer
 MBartTokenizerFast = MBartTokenizer
+MBart50TokenizerFast = MBart50Tokenizer
+NllbTokenizerFast = NllbTokenizer
 MarianTokenizerFast = MarianTokenizer
 M2M100TokenizerFast = M2M100Tokenizer
 XLMRobertaTokenizerFast = XLMRobertaTokenizer
 CamembertTokenizerFast = CamembertTokenizer
 PreTrainedTokenizer = PreTrainedTokenizerFast = Tokenizer  # what tokenizer.json says: ModernBERT
 
+_OF_SEVERAL = {"MBart50Tokenizer": MBart50Tokenizer, "NllbTokenizer": NllbTokenizer}  # models of other families' types
 _BY_FILE = {"vocab.txt": BertTokenizer, "merges.txt": RobertaTokenizer}  # a sentencepiece file alone does not tell
 
 
 def known_classes() -> dict[str, type[Tokenizer]]:
     """The tokenizers of the families, and the names of what is read from tokenizer.json alone."""
     named = {row.tokenizer: globals()[row.tokenizer] for row in FAMILIES.values()}
-    return {**named, "TokenizersBackend": Tokenizer}
+    return {**named, **_OF_SEVERAL, "TokenizersBackend": Tokenizer}
 
 
 def tokenizer_class(folder: Path, config: Any = None) -> type[Tokenizer]:

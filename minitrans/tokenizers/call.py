@@ -24,9 +24,9 @@ LARGEST_LIMIT = int(1e20)  # a model_max_length above this means "no limit"
 
 # The lengths of a call are state of the backend, so calls take turns. A fork takes its turn too: a child finds the lock free
 # and the backend whole, whatever other threads were doing.
-_TURN = threading.RLock()
+TURN = threading.RLock()
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_TURN.acquire, after_in_parent=_TURN.release, after_in_child=_TURN.release)
+    os.register_at_fork(before=TURN.acquire, after_in_parent=TURN.release, after_in_child=TURN.release)
 
 
 def kind_of(value: object) -> str:
@@ -204,7 +204,7 @@ def encode_batch(
     """
     for what in _faults_of_room(backend, batch, plan, specials):
         raise ValueError(what)
-    with _TURN:
+    with TURN:
         try:
             backend.encode_special_tokens = split_specials
             if plan.truncation is not None and plan.max_length is not None:

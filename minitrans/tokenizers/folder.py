@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from base64 import b64decode
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,7 @@ from minitrans.tokenizers.tokenizer_json import PIPELINE_OPTIONS, read_options, 
 TOKENIZER_FILE, MODEL_CONFIG_FILE = "tokenizer.json", "config.json"
 CONFIG_FILE, SPECIAL_FILE, ADDED_FILE = "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"
 ENDS = ("add_bos_token", "add_eos_token")  # options of decoders, which a tokenizer.json has in its template
+LANGUAGES = ("src_lang", "tgt_lang", "legacy_behaviour")  # and of translators
 VOCABULARY_FILES = (
     "vocab.txt",
     "vocab.json",
@@ -34,6 +36,7 @@ PATTERNS = (TOKENIZER_FILE, MODEL_CONFIG_FILE, CONFIG_FILE, SPECIAL_FILE, ADDED_
 UNBOUNDED = int(1e30)  # the reference's "no limit", written into many tokenizer_config.json
 _EXTRA = ("extra_special_tokens", "additional_special_tokens")
 _FLAGS = ("lstrip", "rstrip", "single_word", "normalized")
+_OPTION_TYPES = {"strip_accents": bool | None, "extra_ids": int, "src_lang": str | None, "tgt_lang": str | None}
 _SECTIONS = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
 
 
@@ -103,8 +106,9 @@ class Settings:
                     self.extra = _tokens(name, value)
             elif name in PLAIN:
                 self.plain |= {} if value is None else {name: plain(name, value)}
-            elif not (isinstance(value, bool) or (value is None and name == "strip_accents")):
-                raise ValueError(f"{name}: expected bool, found {printable(value)!r}")
+            elif not isinstance(value, _OPTION_TYPES.get(name, bool)):
+                wanted = getattr(_OPTION_TYPES.get(name, bool), "__name__", "a language's code")
+                raise ValueError(f"{name}: expected {wanted}, found {printable(value)!r}")
             else:
                 self.pipeline[name] = value
         return set(known)
@@ -233,18 +237,21 @@ def load(
         found = read_options(document)
         options = {**spec.options, **found}
         for name, value in asked.items():
-            if name not in (*found, *ENDS) and options.get(name) != value:
+            if name not in (*found, *ENDS, *LANGUAGES) and options.get(name) != value:
                 raise ValueError(f"{name}={value!r}: {printable(origin)} has no place for this option")
         _take_baked(document, settings)
+        _take_languages(backend, spec, settings)
         special_tokens = _declare_tokens(backend, spec, settings, origin)
         extra = set(map(text_of, settings.extra))
-        faults = guards.faults_of_template(document, special_tokens, extra, spec.special_tokens)
-        guards.refuse_first(origin, faults)
+        if not spec.languages:  # whose templates go with the settings
+            faults = guards.faults_of_template(document, special_tokens, extra, spec.special_tokens)
+            guards.refuse_first(origin, faults)
         if spec.options.keys() & settings.pipeline.keys() & set(ENDS):
             add_ends(backend, {**options, **settings.pipeline}, special_tokens)
     else:
         options = {**spec.options, **settings.pipeline}
         backend = _build(spec, files, settings)
+        _take_languages(backend, spec, settings)
         special_tokens = _declare_tokens(backend, spec, settings, origin)
         if spec.add_normalizer_and_decoder:
             spec.add_normalizer_and_decoder(backend, options, settings.texts())
@@ -323,6 +330,12 @@ def _take_baked(document: Mapping[str, Any], settings: Settings) -> None:
         settings.plain.setdefault("truncation_side", truncation.get("direction", "right").lower())
 
 
+def _take_languages(backend: Backend, spec: TokenizerSpec, settings: Settings) -> None:
+    """Makes special tokens of the family's languages, those that the vocabulary has."""
+    named = set(map(text_of, settings.extra))
+    settings.extra += [code for code in spec.languages if code not in named and backend.token_to_id(code) is not None]
+
+
 def flags(token: AddedToken) -> dict[str, Any]:
     """A token as the files write it."""
     return {name: getattr(token, name) for name in ("content", *_FLAGS, "special")}
@@ -333,10 +346,13 @@ def is_of_spec(backend: Backend, spec: TokenizerSpec, options: Mapping[str, Any]
     if spec.add_normalizer_and_decoder is None or spec.special_tokens.keys() - {"mask_token"} - tokens.keys():
         return False
     rebuilt = Backend.from_str(backend.to_str())
-    of_file = spec.model == "Unigram" and isinstance(backend.normalizer, normalizers.Precompiled)
-    rebuilt.normalizer = backend.normalizer if of_file else None
+    wanted = json.loads(backend.to_str())
+    of_file = [part for part in guards.objects(wanted["normalizer"]) if part.get("type") == "Precompiled"]
+    kept = of_file and (spec.model == "Unigram" or spec.languages)
+    charsmap = b64decode(of_file[0]["precompiled_charsmap"]) if kept else b""
+    rebuilt.normalizer = normalizers.Precompiled(charsmap) if kept else None
     spec.add_normalizer_and_decoder(rebuilt, options, tokens)
-    found, wanted = json.loads(rebuilt.to_str()), json.loads(backend.to_str())
+    found = json.loads(rebuilt.to_str())
     return all(found[section] == wanted[section] for section in _SECTIONS)
 
 

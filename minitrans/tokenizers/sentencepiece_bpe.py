@@ -9,8 +9,16 @@ from tokenizers import AddedToken, decoders, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 from tokenizers.models import BPE
 
+from minitrans.tokenizers import languages
 from minitrans.tokenizers.guards import faults_of_ids, refuse_first
-from minitrans.tokenizers.sentencepiece_model import BPE_KIND, SPACE, Pieces, read_model
+from minitrans.tokenizers.sentencepiece_model import (
+    BPE_KIND,
+    SPACE,
+    Pieces,
+    add_single_spaces_and_decoder,
+    read_model,
+    xlm_roberta_pieces,
+)  # fmt: skip
 
 
 def build(files: Mapping[str, Any], tokens: Mapping[str, str], specials: Collection[str]) -> Backend:
@@ -25,6 +33,29 @@ def build(files: Mapping[str, Any], tokens: Mapping[str, str], specials: Collect
     if model.charsmap:
         backend.normalizer = normalizers.Precompiled(model.charsmap)
     return backend
+
+
+def build_nllb(files: Mapping[str, Any], tokens: Mapping[str, str], specials: Collection[str]) -> Backend:
+    """As `build`, without bytes; XLM-R's ids, behind them the codes of NLLB's 202 languages, the mask last."""
+    (path,) = files.values()
+    model = read_model(path, BPE_KIND)
+    pieces = xlm_roberta_pieces(model, tokens, languages.NLLB)
+    ids = {piece: index for index, (piece, _) in enumerate(pieces)}
+    refuse_first(path, faults_of_ids(ids))
+    merges = _merges(pieces, ids, {*specials, *languages.NLLB})
+    backend = Backend(BPE(vocab=ids, merges=merges, unk_token=tokens["unk_token"], fuse_unk=True))
+    backend.add_special_tokens([AddedToken(tokens["mask_token"], lstrip=True, normalized=True, special=True)])
+    if model.charsmap:
+        backend.normalizer = normalizers.Precompiled(model.charsmap)
+    return backend
+
+
+def add_nllb_decoder(backend: Backend, options: Mapping[str, Any], tokens: Mapping[str, str]) -> None:
+    """mBART-50's; as in the reference, a file without a normalizer keeps its spaces."""
+    keeps = backend.normalizer is None
+    add_single_spaces_and_decoder(backend, options, tokens)
+    if keeps:
+        backend.normalizer = None  # type: ignore[assignment]
 
 
 def _merges(pieces: Pieces, ids: Mapping[str, int], specials: Collection[str]) -> list[tuple[str, str]]:

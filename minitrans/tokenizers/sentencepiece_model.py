@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from tokenizers import Tokenizer as Backend
 from tokenizers.models import Unigram
 
 from minitrans.files import printable, require_regular_file
+from minitrans.tokenizers import languages
 from minitrans.tokenizers.guards import fault, faults_of_ids, refuse_first, token_and_id
 from minitrans.tokenizers.wordpiece import add_bert_template
 
@@ -107,11 +109,12 @@ def read_model(path: str | Path, wanted_kind: int = _UNIGRAM) -> SentencePieceMo
     return SentencePieceModel(path, pieces, user_defined, charsmap)
 
 
-def xlm_roberta_pieces(model: SentencePieceModel, tokens: Mapping[str, str]) -> Pieces:
-    """R8: <s> 0, <pad> 1, </s> 2, <unk> 3, then the file's id + 1, the mask last."""
+def xlm_roberta_pieces(model: SentencePieceModel, tokens: Mapping[str, str], languages: tuple[str, ...] = ()) -> Pieces:
+    """R8: <s> 0, <pad> 1, </s> 2, <unk> 3, then the file's id + 1, the codes of the languages, the mask last."""
     _require_head(model, ["<unk>", "<s>", "</s>"])
-    head = [(tokens[name], 0.0) for name in ("bos_token", "pad_token", "eos_token", "unk_token")]
-    return [*head, *model.pieces[3:], (tokens["mask_token"], 0.0)]
+    names = ("bos_token" if "bos_token" in tokens else "cls_token", "pad_token", "eos_token", "unk_token")
+    head = [(tokens[name], 0.0) for name in names]
+    return [*head, *model.pieces[3:], *((code, 0.0) for code in languages), (tokens["mask_token"], 0.0)]
 
 
 def camembert_pieces(model: SentencePieceModel, tokens: Mapping[str, str]) -> Pieces:
@@ -173,6 +176,13 @@ def build(
     backend.add_tokens([AddedToken(piece, normalized=False) for piece in model.user_defined])
     if model.charsmap:
         backend.normalizer = normalizers.Precompiled(model.charsmap)
+    return backend
+
+
+def build_mbart(files: Mapping[str, Any], tokens: Mapping[str, str], special: Collection[str]) -> Backend:
+    """As `build`, with the codes of mBART's 25 languages; as in the reference, without the file's normalizer."""
+    backend = build(files, tokens, special, partial(xlm_roberta_pieces, languages=languages.MBART))
+    backend.normalizer = None  # type: ignore[assignment]
     return backend
 
 
@@ -241,6 +251,19 @@ def add_t5_decoder(backend: Backend, options: Mapping[str, Any], tokens: Mapping
     backend.post_processor = processors.TemplateProcessing(
         single=f"$A {last}", pair=f"$A {last} $B {last}", special_tokens=[token_and_id(backend, last)]
     )
+
+
+def add_mbart_decoder(backend: Backend, options: Mapping[str, Any], tokens: Mapping[str, str]) -> None:
+    """The splitting at spaces; the template goes with the language."""
+    _split_at_spaces(backend, add_prefix_space=True)
+
+
+def add_single_spaces_and_decoder(backend: Backend, options: Mapping[str, Any], tokens: Mapping[str, str]) -> None:
+    """The file's normalizer, then several spaces are one; every space is a mark, and one more stands before the text."""
+    steps = [backend.normalizer] if backend.normalizer else []
+    backend.normalizer = normalizers.Sequence([*steps, normalizers.Replace(Regex(r" {2,}"), " ")])
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme="always", split=True)
+    backend.decoder = decoders.Metaspace(replacement=SPACE, prepend_scheme="always", split=True)
 
 
 def _split_at_spaces(backend: Backend, add_prefix_space: bool) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from tokenizers import Tokenizer as Backend
 
-from minitrans.tokenizers import byte_level_bpe, sentencepiece_bpe, sentencepiece_model, wordpiece
+from minitrans.tokenizers import byte_level_bpe, languages, sentencepiece_bpe, sentencepiece_model, wordpiece
 
 SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
@@ -27,6 +27,7 @@ class TokenizerSpec:
         input_names: the fields its models take.
         build: makes the bare model from the raw files, the special tokens by name, and all special texts.
         add_normalizer_and_decoder: gives a bare model the rest of the family's pipeline.
+        languages: the codes of the languages that texts may be in, where the model translates.
         mask_lstrip: whether the mask token swallows the space on its left (R8).
     """
 
@@ -39,6 +40,7 @@ class TokenizerSpec:
     build: Callable[[Mapping[str, Any], Mapping[str, str], Collection[str]], Backend] | None = None
     add_normalizer_and_decoder: Callable[[Backend, Mapping[str, Any], Mapping[str, str]], None] | None = None
     mask_lstrip: bool = False
+    languages: tuple[str, ...] = ()
 
 
 _BERT_TOKENS = {
@@ -172,8 +174,38 @@ T5 = TokenizerSpec(
     build=partial(sentencepiece_model.build, layout=sentencepiece_model.t5_pieces),
     add_normalizer_and_decoder=sentencepiece_model.add_t5_decoder,
 )
+MBART = TokenizerSpec(
+    "MBartTokenizer",
+    model="Unigram",
+    raw_files=("sentencepiece.bpe.model",),
+    special_tokens=_ROBERTA_TOKENS,
+    options={"src_lang": "en_XX", "tgt_lang": None},
+    build=sentencepiece_model.build_mbart,
+    add_normalizer_and_decoder=sentencepiece_model.add_mbart_decoder,
+    mask_lstrip=True,
+    languages=languages.MBART,
+)
+MBART50 = replace(
+    MBART,
+    name="MBart50Tokenizer",
+    special_tokens={name: token for name, token in _ROBERTA_TOKENS.items() if name != "bos_token"},
+    build=partial(
+        sentencepiece_model.build,
+        layout=partial(sentencepiece_model.xlm_roberta_pieces, languages=languages.MBART50),
+    ),
+    add_normalizer_and_decoder=sentencepiece_model.add_single_spaces_and_decoder,
+    languages=languages.MBART50,
+)
+NLLB = replace(
+    MBART,
+    name="NllbTokenizer",
+    model="BPE",
+    options={"src_lang": "eng_Latn", "tgt_lang": None, "legacy_behaviour": False},
+    build=sentencepiece_bpe.build_nllb,
+    add_normalizer_and_decoder=sentencepiece_bpe.add_nllb_decoder,
+    languages=languages.NLLB,
+)
 # read from a tokenizer.json
 PEGASUS = TokenizerSpec("PegasusTokenizer", model="Unigram", special_tokens=_TEXT_TO_TEXT)
-MBART = TokenizerSpec("MBartTokenizer", special_tokens=_ROBERTA_TOKENS, mask_lstrip=True)
 MARIAN = TokenizerSpec("MarianTokenizer", special_tokens=_TEXT_TO_TEXT)
 M2M100 = TokenizerSpec("M2M100Tokenizer", special_tokens=_ROBERTA_TOKENS)

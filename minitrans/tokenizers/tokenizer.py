@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, Self
@@ -246,10 +247,11 @@ class Tokenizer(Vocabulary):
         targets = None
         if text_target is not None:
             longest = others.pop("max_target_length", None) or max_length
-            targets = self(
-                text_target, text_pair_target, None, None, add_special_tokens, padding, truncation, longest, stride,
-                is_split_into_words, pad_to_multiple_of, padding_side, return_tensors, **others,
-            )  # fmt: skip
+            with self._for_targets() as tokenizer:
+                targets = tokenizer(
+                    text_target, text_pair_target, None, None, add_special_tokens, padding, truncation, longest, stride,
+                    is_split_into_words, pad_to_multiple_of, padding_side, return_tensors, **others,
+                )  # fmt: skip
             if text is None:
                 return targets
         asked, unknown = read_words(words.CALLING, others, type(self).__name__, {})
@@ -290,6 +292,10 @@ class Tokenizer(Vocabulary):
         if targets is not None:
             encoded["labels"] = targets["input_ids"]
         return encoded
+
+    def _for_targets(self) -> AbstractContextManager[Tokenizer]:
+        """The tokenizer that reads `text_target`."""
+        return nullcontext(self)
 
     def _plan(self, warn_once: Callable[[str, str], None], padding_side: str | None, **asked: Any) -> call.LengthPlan:
         side = self.padding_side if padding_side is None else padding_side

@@ -72,7 +72,7 @@ CALLING: dict[str, Word] = {
     "tokenizer_kwargs": refused("pass what is in it as arguments: tokenizer(texts, **tokenizer_kwargs)", {}),
     "max_len": refused("pass max_length=..."),
     "return_tensor": refused("pass return_tensors=..."),
-    **dict.fromkeys(("src_lang", "tgt_lang"), ignored("no vocabulary here has tokens for languages")),
+    **dict.fromkeys(("src_lang", "tgt_lang"), refused("set tokenizer.src_lang and tokenizer.tgt_lang")),
     "sanitize_control_tokens": refused(_CHAT, False),
 }  # fmt: skip
 

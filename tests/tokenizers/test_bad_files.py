@@ -368,7 +368,7 @@ def test_a_panic_of_the_library_is_a_checkpoint_error() -> None:
 
 
 CONFIG: list[tuple[dict[str, Any], tuple[str, ...]]] = [
-    ({"tokenizer_config__json": {"tokenizer_class": "GPT2Tokenizer"}}, ("tokenizer_class", "GPT2Tokenizer")),
+    ({"tokenizer_config__json": {"tokenizer_class": "WhisperTokenizer"}}, ("tokenizer_class", "WhisperTokenizer")),
     ({"tokenizer_config__json": {"tokenizer_class": 7}}, ("tokenizer_class", "7")),
     ({"tokenizer_config__json": "[1]"}, ("tokenizer_config.json", "object")),
     ({"tokenizer_config__json": {"do_lower_case": "yes"}}, ("tokenizer_config.json", "do_lower_case", "yes")),
