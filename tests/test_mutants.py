@@ -281,7 +281,7 @@ MUTANTS = {
     ),
     "G1 of crossed attention keys come first": (
         "weights_convert/families/gpt2.py", '"cross_attention.key", "cross_attention.value"',
-        '"cross_attention.value", "cross_attention.key"', ["tests/weights_convert/test_round_trip.py", "-k", "GPT2 and odd"],
+        '"cross_attention.value", "cross_attention.key"', ["tests/models/test_decoders.py", "-k", "keys_of_the_memory"],
     ),
     "G2 GPT-2 is pre-norm": (
         "minitrans/models/gpt2.py", "norm_first=True", "norm_first=False", [PARITY, "-k", "gpt2-Model"],

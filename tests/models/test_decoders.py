@@ -333,3 +333,16 @@ def test_a_square_matrix_is_turned_too() -> None:
     stored = reference.h[0].attn
     assert torch.equal(ours.encoder.layer[0].attention.output.weight, stored.c_proj.weight.T)
     assert torch.equal(ours.encoder.layer[0].attention.value.weight, stored.c_attn.weight[:, 48:].T)
+
+
+@torch.no_grad()
+def test_G1_keys_of_the_memory_come_before_its_values() -> None:
+    config = transformers.GPT2Config(
+        vocab_size=37, n_embd=24, n_head=4, n_layer=1, n_positions=16, add_cross_attention=True
+    )
+    reference = transformers.GPT2Model(config).eval()
+    ours = minitrans.GPT2Model.from_pretrained(config=config, state_dict=reference.state_dict())
+    stored, crossing = reference.h[0].crossattention, ours.encoder.layer[0].cross_attention
+    assert torch.equal(crossing.key.weight, stored.c_attn.weight[:, :24].T)
+    assert torch.equal(crossing.value.weight, stored.c_attn.weight[:, 24:].T)
+    assert torch.equal(crossing.query.weight, stored.q_attn.weight.T)
