@@ -351,7 +351,7 @@ MUTANTS = {
         ["tests/weights_convert", "-k", "gamma or legacy"],
     ),
     "a text's length leaves out its padding": (
-        "minitrans/generation/text.py", "return self.ids.shape[1] - self.first", "return self.ids.shape[1] + 0 * self.first", ["tests/generation/test_sampling.py", "-k", "any_batch"],
+        "minitrans/generation/text.py", "return self.ids.shape[1] - self.first", "return self.ids.shape[1] + 0 * self.first", ["tests/generation/test_processors.py", "-k", "min_length"],
     ),
     "max_length is of each text": (
         "minitrans/generation/call.py", "wanted = settings.max_length - lengths", "wanted = settings.max_length - lengths.max() + 0 * lengths", ["tests/generation/test_sampling.py", "-k", "any_batch"],
@@ -381,7 +381,7 @@ MUTANTS = {
         "minitrans/generation/beam.py", "values = found.values.masked_fill(ends, -torch.inf)", "values = found.values", ["tests/generation/test_beam.py", "-k", "references or groups"],
     ),
     "never looks at the longest text": (
-        "minitrans/generation/beam.py", "(most if is_never else self.steps)", "self.steps", ["tests/generation/test_beam.py", "-k", "references or best_of_all"],
+        "minitrans/generation/beam.py", "(most if is_never else self.steps)", "self.steps", ["tests/generation/test_beam.py", "-k", "never"],
     ),
     "groups keep away from each other": (
         "minitrans/generation/beam.py", "own - settings.diversity_penalty", "own + settings.diversity_penalty", ["tests/generation/test_beam.py", "-k", "groups"],

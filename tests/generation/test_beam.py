@@ -228,6 +228,20 @@ def test_scores_are_those_of_the_path(pair: Callable[..., Any]):
     torch.testing.assert_close(moved.sum(1) / 6, out.sequences_scores, rtol=1e-12, atol=1e-12)
 
 
+def test_never_goes_on_where_a_longer_text_may_be_better(table: Any):
+    """Each stop keeps what the earlier one found, so that the best score never falls; and some texts are found by one only."""
+    gains = []
+    for seed in range(30):
+        call = {"num_beams": 2, "max_new_tokens": 7, "eos_token_id": 0, "length_penalty": 1.5}
+        soon, later, last = (
+            float(table(4, seed).search(torch.tensor([[9]]), early_stopping=stop, **call).sequences_scores[0])
+            for stop in (True, False, "never")
+        )
+        assert soon <= later <= last
+        gains.append((later > soon, last > later))
+    assert all(any(column) for column in zip(*gains, strict=True))
+
+
 def test_a_prompt_with_too_few_texts_says_so(table: Any):
     with pytest.raises(ValueError, match="prompt 0: num_return_sequences=3, but only 2 texts can be written"):
         table(2, 0).search(torch.tensor([[9]]), num_beams=3, num_return_sequences=3, max_new_tokens=1)
