@@ -73,7 +73,7 @@ class T5Tokenizer(Tokenizer):
 
 
 class PegasusTokenizer(Tokenizer):
-    """Unigram; `A </s>`; from a tokenizer.json."""
+    """Unigram from a sentencepiece model with ids from 103 on, two masks and 101 unused tokens before; `A B </s>`."""
 
     spec = specs.PEGASUS
 

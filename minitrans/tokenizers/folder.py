@@ -36,7 +36,14 @@ PATTERNS = (TOKENIZER_FILE, MODEL_CONFIG_FILE, CONFIG_FILE, SPECIAL_FILE, ADDED_
 UNBOUNDED = int(1e30)  # the reference's "no limit", written into many tokenizer_config.json
 _EXTRA = ("extra_special_tokens", "additional_special_tokens")
 _FLAGS = ("lstrip", "rstrip", "single_word", "normalized")
-_OPTION_TYPES = {"strip_accents": bool | None, "extra_ids": int, "src_lang": str | None, "tgt_lang": str | None}
+_OPTION_TYPES = {
+    "strip_accents": bool | None,
+    "extra_ids": int,
+    "src_lang": str | None,
+    "tgt_lang": str | None,
+    "offset": int,
+    "mask_token_sent": str | None,
+}
 _SECTIONS = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
 
 
@@ -107,7 +114,7 @@ class Settings:
             elif name in PLAIN:
                 self.plain |= {} if value is None else {name: plain(name, value)}
             elif not isinstance(value, _OPTION_TYPES.get(name, bool)):
-                wanted = getattr(_OPTION_TYPES.get(name, bool), "__name__", "a language's code")
+                wanted = getattr(_OPTION_TYPES.get(name, bool), "__name__", "a text")
                 raise ValueError(f"{name}: expected {wanted}, found {printable(value)!r}")
             else:
                 self.pipeline[name] = value
@@ -240,10 +247,10 @@ def load(
             if name not in (*found, *ENDS, *LANGUAGES) and options.get(name) != value:
                 raise ValueError(f"{name}={value!r}: {printable(origin)} has no place for this option")
         _take_baked(document, settings)
-        _take_languages(backend, spec, settings)
+        _take_extra(backend, spec, settings)
         special_tokens = _declare_tokens(backend, spec, settings, origin)
         extra = set(map(text_of, settings.extra))
-        if not spec.languages:  # whose templates go with the settings
+        if "src_lang" not in spec.options:  # a language's template goes with the settings
             faults = guards.faults_of_template(document, special_tokens, extra, spec.special_tokens)
             guards.refuse_first(origin, faults)
         if spec.options.keys() & settings.pipeline.keys() & set(ENDS):
@@ -251,7 +258,7 @@ def load(
     else:
         options = {**spec.options, **settings.pipeline}
         backend = _build(spec, files, settings)
-        _take_languages(backend, spec, settings)
+        _take_extra(backend, spec, settings)
         special_tokens = _declare_tokens(backend, spec, settings, origin)
         if spec.add_normalizer_and_decoder:
             spec.add_normalizer_and_decoder(backend, options, settings.texts())
@@ -330,10 +337,12 @@ def _take_baked(document: Mapping[str, Any], settings: Settings) -> None:
         settings.plain.setdefault("truncation_side", truncation.get("direction", "right").lower())
 
 
-def _take_languages(backend: Backend, spec: TokenizerSpec, settings: Settings) -> None:
-    """Makes special tokens of the family's languages, those that the vocabulary has."""
+def _take_extra(backend: Backend, spec: TokenizerSpec, settings: Settings) -> None:
+    """Takes the family's special tokens without a name, those that the vocabulary has."""
     named = set(map(text_of, settings.extra))
-    settings.extra += [code for code in spec.languages if code not in named and backend.token_to_id(code) is not None]
+    settings.extra += [
+        code for code in spec.extra_tokens if code not in named and backend.token_to_id(code) is not None
+    ]
 
 
 def flags(token: AddedToken) -> dict[str, Any]:
@@ -348,7 +357,7 @@ def is_of_spec(backend: Backend, spec: TokenizerSpec, options: Mapping[str, Any]
     rebuilt = Backend.from_str(backend.to_str())
     wanted = json.loads(backend.to_str())
     of_file = [part for part in guards.objects(wanted["normalizer"]) if part.get("type") == "Precompiled"]
-    kept = of_file and (spec.model == "Unigram" or spec.languages)
+    kept = of_file and (spec.model == "Unigram" or spec.extra_tokens)
     charsmap = b64decode(of_file[0]["precompiled_charsmap"]) if kept else b""
     rebuilt.normalizer = normalizers.Precompiled(charsmap) if kept else None
     spec.add_normalizer_and_decoder(rebuilt, options, tokens)

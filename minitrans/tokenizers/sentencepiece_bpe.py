@@ -55,7 +55,7 @@ def add_nllb_decoder(backend: Backend, options: Mapping[str, Any], tokens: Mappi
     keeps = backend.normalizer is None
     add_single_spaces_and_decoder(backend, options, tokens)
     if keeps:
-        backend.normalizer = None  # type: ignore[assignment]
+        backend.normalizer = None
 
 
 def _merges(pieces: Pieces, ids: Mapping[str, int], specials: Collection[str]) -> list[tuple[str, str]]:

@@ -16,6 +16,7 @@ from tokenizers import AddedToken, Regex, decoders, normalizers, pre_tokenizers,
 from tokenizers import Tokenizer as Backend
 from tokenizers.models import Unigram
 
+from minitrans.errors import NotSupportedError
 from minitrans.files import printable, require_regular_file
 from minitrans.tokenizers import languages
 from minitrans.tokenizers.guards import fault, faults_of_ids, refuse_first, token_and_id
@@ -24,6 +25,9 @@ from minitrans.tokenizers.wordpiece import add_bert_template
 _MAX_BYTES = 64 * 1024 * 1024  # XLM-R's file has 5 MB, the largest public ones 5 to 10
 _UNIGRAM, BPE_KIND = 1, 2  # TrainerSpec.model_type
 SPACE = "▁"
+
+PEGASUS_OFFSET = 103
+PEGASUS_EXTRA = ("<mask_1>", *(f"<unk_{number}>" for number in range(2, PEGASUS_OFFSET)))
 
 Pieces = list[tuple[str, float]]
 
@@ -154,6 +158,14 @@ def t5_pieces(model: SentencePieceModel, tokens: Mapping[str, str]) -> Pieces:
     return model.pieces
 
 
+def pegasus_pieces(model: SentencePieceModel, tokens: Mapping[str, str]) -> Pieces:
+    """<pad> 0, </s> 1, the masks of sentences and of tokens, 101 tokens of pretraining, then the file's id + 103."""
+    _require_head(model, [tokens[name] for name in ("pad_token", "eos_token", "unk_token")])
+    sentences, *unused = PEGASUS_EXTRA
+    masks = [(sentences, 0.0), (tokens["mask_token"], 0.0)]
+    return [*model.pieces[:2], *masks, *((token, -100.0) for token in unused), *model.pieces[2:]]
+
+
 def _require_head(model: SentencePieceModel, expected: list[str]) -> None:
     found = [piece for piece, _ in model.pieces[: len(expected)]]
     if found != expected:
@@ -182,7 +194,7 @@ def build(
 def build_mbart(files: Mapping[str, Any], tokens: Mapping[str, str], special: Collection[str]) -> Backend:
     """As `build`, with the codes of mBART's 25 languages; as in the reference, without the file's normalizer."""
     backend = build(files, tokens, special, partial(xlm_roberta_pieces, languages=languages.MBART))
-    backend.normalizer = None  # type: ignore[assignment]
+    backend.normalizer = None
     return backend
 
 
@@ -264,6 +276,25 @@ def add_single_spaces_and_decoder(backend: Backend, options: Mapping[str, Any], 
     backend.normalizer = normalizers.Sequence([*steps, normalizers.Replace(Regex(r" {2,}"), " ")])
     backend.pre_tokenizer = pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme="always", split=True)
     backend.decoder = decoders.Metaspace(replacement=SPACE, prepend_scheme="always", split=True)
+
+
+def add_pegasus_normalizer_and_decoder(backend: Backend, options: Mapping[str, Any], tokens: Mapping[str, str]) -> None:
+    """As mBART-50's, without a normalizer of the file's own line ends are spaces; `A B </s>`.
+
+    Raises:
+        NotSupportedError: for the layout of a relative.
+    """
+    if (options["offset"], options["mask_token_sent"]) != (PEGASUS_OFFSET, PEGASUS_EXTRA[0]):
+        what = f"offset={options['offset']!r}, mask_token_sent={printable(options['mask_token_sent'])!r}"
+        known = f"offset={PEGASUS_OFFSET} and mask_token_sent={PEGASUS_EXTRA[0]!r}; save the tokenizer.json with transformers"
+        raise NotSupportedError(f"PegasusTokenizer: {what}: a sentencepiece file is read with {known}")
+    if not backend.normalizer:
+        backend.normalizer = normalizers.Replace(Regex(r"\n"), " ")
+    add_single_spaces_and_decoder(backend, options, tokens)
+    last = tokens["eos_token"]
+    backend.post_processor = processors.TemplateProcessing(
+        single=f"$A {last}", pair=f"$A $B:0 {last}", special_tokens=[token_and_id(backend, last)]
+    )
 
 
 def _split_at_spaces(backend: Backend, add_prefix_space: bool) -> None:

@@ -27,7 +27,7 @@ class TokenizerSpec:
         input_names: the fields its models take.
         build: makes the bare model from the raw files, the special tokens by name, and all special texts.
         add_normalizer_and_decoder: gives a bare model the rest of the family's pipeline.
-        languages: the codes of the languages that texts may be in, where the model translates.
+        extra_tokens: special tokens without a name, such as the codes of languages.
         mask_lstrip: whether the mask token swallows the space on its left (R8).
     """
 
@@ -40,7 +40,7 @@ class TokenizerSpec:
     build: Callable[[Mapping[str, Any], Mapping[str, str], Collection[str]], Backend] | None = None
     add_normalizer_and_decoder: Callable[[Backend, Mapping[str, Any], Mapping[str, str]], None] | None = None
     mask_lstrip: bool = False
-    languages: tuple[str, ...] = ()
+    extra_tokens: tuple[str, ...] = ()
 
 
 _BERT_TOKENS = {
@@ -174,6 +174,16 @@ T5 = TokenizerSpec(
     build=partial(sentencepiece_model.build, layout=sentencepiece_model.t5_pieces),
     add_normalizer_and_decoder=sentencepiece_model.add_t5_decoder,
 )
+PEGASUS = TokenizerSpec(
+    "PegasusTokenizer",
+    model="Unigram",
+    raw_files=("spiece.model",),
+    special_tokens={**_TEXT_TO_TEXT, "mask_token": "<mask_2>"},
+    options={"offset": sentencepiece_model.PEGASUS_OFFSET, "mask_token_sent": "<mask_1>"},
+    build=partial(sentencepiece_model.build, layout=sentencepiece_model.pegasus_pieces),
+    add_normalizer_and_decoder=sentencepiece_model.add_pegasus_normalizer_and_decoder,
+    extra_tokens=sentencepiece_model.PEGASUS_EXTRA,
+)
 MBART = TokenizerSpec(
     "MBartTokenizer",
     model="Unigram",
@@ -183,7 +193,7 @@ MBART = TokenizerSpec(
     build=sentencepiece_model.build_mbart,
     add_normalizer_and_decoder=sentencepiece_model.add_mbart_decoder,
     mask_lstrip=True,
-    languages=languages.MBART,
+    extra_tokens=languages.MBART,
 )
 MBART50 = replace(
     MBART,
@@ -194,7 +204,7 @@ MBART50 = replace(
         layout=partial(sentencepiece_model.xlm_roberta_pieces, languages=languages.MBART50),
     ),
     add_normalizer_and_decoder=sentencepiece_model.add_single_spaces_and_decoder,
-    languages=languages.MBART50,
+    extra_tokens=languages.MBART50,
 )
 NLLB = replace(
     MBART,
@@ -203,9 +213,8 @@ NLLB = replace(
     options={"src_lang": "eng_Latn", "tgt_lang": None, "legacy_behaviour": False},
     build=sentencepiece_bpe.build_nllb,
     add_normalizer_and_decoder=sentencepiece_bpe.add_nllb_decoder,
-    languages=languages.NLLB,
+    extra_tokens=languages.NLLB,
 )
 # read from a tokenizer.json
-PEGASUS = TokenizerSpec("PegasusTokenizer", model="Unigram", special_tokens=_TEXT_TO_TEXT)
 MARIAN = TokenizerSpec("MarianTokenizer", special_tokens=_TEXT_TO_TEXT)
 M2M100 = TokenizerSpec("M2M100Tokenizer", special_tokens=_ROBERTA_TOKENS)
