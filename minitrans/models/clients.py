@@ -41,7 +41,7 @@ class ForClients(nn.Module):
 
     @classmethod
     def can_generate(cls) -> bool:
-        """Whether it has a `generate` of its own: none has."""
+        """Whether it has a `generate`: see `generative.py` for those that have."""
         return False
 
     def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:

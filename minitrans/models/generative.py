@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from minitrans.generation.call import Request, room
 from minitrans.generation.config import FILE, GenerationConfig, read_generation_config
-from minitrans.generation.decoding import Guided, Output, Running
+from minitrans.generation.decoding import Call, Guided, Output, Running
 from minitrans.generation.dola import Contrasted
 from minitrans.generation.drafting import DraftModel, PromptLookup
 from minitrans.generation.job import Drafter, Job, Written
@@ -146,7 +147,7 @@ class Generative(PreTrainedModel):
             self._drafter(request, start, text),
         )
         run = self._guided(request, Running(
-            self.step, text, start.beside, self._cache(request.settings, start, int((text.begin + text.most).max())),
+            self.reader(), text, start.beside, self._cache(request.settings, start, int((text.begin + text.most).max())),
             use_cache=request.settings.use_cache,
         ))  # fmt: skip
         if job.streamer is not None:
@@ -254,9 +255,9 @@ class Generative(PreTrainedModel):
 
     def step(
         self, tokens: Tensor, *, mask: Tensor | None, places: Tensor, cache: Cache | None, use_cache: bool,
-        beside: Mapping[str, Tensor], keep: int, states: bool,
+        beside: Mapping[str, Tensor], keep: int, states: bool, first: int,
     ) -> Output:  # fmt: skip
-        """See `minitrans.generation.decoding.Call`."""
+        """See `minitrans.generation.decoding.Call`; `first` is the position id of the first token of a text (R1)."""
         given = dict(beside)
         types = given.pop("token_type_ids", None)
         if types is not None:  # new tokens are of the last type
@@ -264,15 +265,14 @@ class Generative(PreTrainedModel):
             columns = torch.arange(held, held + tokens.shape[1], device=tokens.device)
             given["token_type_ids"] = types[:, columns.clamp(max=types.shape[1] - 1)]
         output: Output = self(
-            input_ids=tokens, attention_mask=mask, position_ids=places + self._first_place, past_key_values=cache,
+            input_ids=tokens, attention_mask=mask, position_ids=places + first, past_key_values=cache,
             use_cache=use_cache, logits_to_keep=keep, output_hidden_states=states, return_dict=True, **given,
         )  # fmt: skip
         return output
 
-    @property
-    def _first_place(self) -> int:
-        """The position id of the first token of a text (R1)."""
-        return int(self.writer.positions(torch.zeros(1, 1, 1, device=self.device), 0))
+    def reader(self) -> Call:
+        """`step`, for as long as the model stays as it is."""
+        return partial(self.step, first=int(self.writer.positions(torch.zeros(1, 1, 1, device=self.device), 0)))
 
     def _cache(self, settings: Settings, start: Start, end: int) -> Cache | None:
         if settings.cache_implementation == "static":
@@ -295,7 +295,7 @@ class Generative(PreTrainedModel):
                 f"assistant_model must be a model that writes, with the same vocabulary of {self.config.vocab_size}, got {told}"
             )
         process = in_turn(each for _, each in request.processors(start.source))
-        return DraftModel(Running(assistant.step, text, assistant.start(request).beside), process, settings)
+        return DraftModel(Running(assistant.reader(), text, assistant.start(request).beside), process, settings)
 
     def _guided(self, request: Request, run: Running) -> Running:
         """With a second reading where there is guidance, or one of earlier layers."""
@@ -313,7 +313,7 @@ class Generative(PreTrainedModel):
                 f"negative_prompt_ids must be (B, T) of as many prompts, {len(text.ids)}, got {tuple(ids.shape)}"
             )
         prompts, _ = self.prompts_of(ids, torch.ones_like(ids) if mask is None else mask, request)
-        other = Running(self.step, prompts.text(text.most), run.beside, use_cache=run.use_cache)
+        other = Running(self.reader(), prompts.text(text.most), run.beside, use_cache=run.use_cache)
         return Guided(run, other)
 
 

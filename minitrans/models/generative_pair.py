@@ -86,11 +86,11 @@ class GenerativePair(Generative):
 
     def step(
         self, tokens: Tensor, *, mask: Tensor | None, places: Tensor, cache: Cache | None, use_cache: bool,
-        beside: Mapping[str, Tensor], keep: int, states: bool,
+        beside: Mapping[str, Tensor], keep: int, states: bool, first: int,
     ) -> Output:  # fmt: skip
-        """See `minitrans.generation.decoding.Call`."""
+        """See `Generative`."""
         body = self.writer(
-            tokens, mask, position_ids=places + self._first_place, encoder_hidden_states=beside["memory"],
+            tokens, mask, position_ids=places + first, encoder_hidden_states=beside["memory"],
             encoder_attention_mask=beside["memory_mask"], past_key_values=cache, use_cache=use_cache, padding="keep",
             output_hidden_states=states, return_dict=True,
         )  # fmt: skip
