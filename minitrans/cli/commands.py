@@ -15,6 +15,7 @@ from minitrans.cli.generate import generate
 from minitrans.cli.lab import lab
 from minitrans.cli.options import Command, Group
 from minitrans.cli.tasks import answer, classify, fill_mask, tag
+from minitrans.cli.text_to_text import summarize, translate
 
 app = typer.Typer(
     name="minitrans",
@@ -38,6 +39,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "tag": tag,
     "answer": answer,
     "generate": generate,
+    "translate": translate,
+    "summarize": summarize,
 }
 PANELS = {"demo": "Start here", "convert": "Checkpoints", "inspect": "Checkpoints", "verify": "Checkpoints"}
 

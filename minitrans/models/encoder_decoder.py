@@ -310,6 +310,11 @@ class EncoderOnly(PreTrainedModel):
         self.encoder.share_config(config)
 
     @property
+    def longest(self) -> int | None:
+        """The longest text that there are positions for."""
+        return self.encoder.longest
+
+    @property
     def padding(self) -> str:  # type: ignore[override]
         """What becomes of padding."""
         return self.encoder.padding

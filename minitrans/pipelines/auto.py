@@ -26,6 +26,7 @@ TASKS = {
     "text2text-generation": "minitrans.pipelines.text_to_text:TextToText",
     "translation": "minitrans.pipelines.text_to_text:Translation",
     "summarization": "minitrans.pipelines.text_to_text:Summarization",
+    "zero-shot-classification": "minitrans.pipelines.zero_shot_classification:ZeroShotClassification",
     "feature-extraction": "minitrans.pipelines.feature_extraction:FeatureExtraction",
 }
 ALIASES = {"sentiment-analysis": "text-classification", "ner": "token-classification"}
@@ -62,7 +63,7 @@ def pipeline(
     is left out as the model chooses.
 
     Args:
-        task: a key of `TASKS`, or "sentiment-analysis" or "ner".
+        task: a key of `TASKS`, or "sentiment-analysis", "ner" or "translation_XX_to_YY".
         model: a folder, a name on the Hugging Face hub, or a model that is loaded already.
         tokenizer: the same; None = the model's own.
         device: where to run; a number is that of a CUDA device, -1 the CPU; None = where the model is, the CPU for a fresh one.
@@ -74,6 +75,8 @@ def pipeline(
     Raises:
         ValueError, TypeError: for an unknown task, a faulty checkpoint, or one that lacks the head of this task.
     """
+    if task.startswith("translation_"):  # "translation_en_to_de"
+        task, options["direction"] = "translation", task
     cls = pipeline_class(task)
     if isinstance(device, int):
         device = f"cuda:{device}" if device >= 0 else "cpu"

@@ -1,8 +1,9 @@
-"""A text from a text, by a pair: translations, summaries, or whatever the model was trained for."""
+"""A text from a text, by a pair: summaries, translations, and whatever else a model was taught."""
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, cast
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -11,74 +12,118 @@ from minitrans.pipelines.base import Each, Pipeline
 
 
 class TextToText(Pipeline):
-    """`pipe("translate English to German: Good morning.")` -> [{"generated_text": "Guten Morgen."}], one for each sequence."""
+    """`pipe("translate English to German: A house.")` -> [{"generated_text": "Ein Haus."}], one for each sequence."""
 
     auto_class = AutoModelForSeq2SeqLM
-    head = "sequence-to-sequence head"
-    returns: ClassVar[str] = "generated"
+    head = "head that writes texts"
+    name: ClassVar[str] = "generated"  # what the results are called
+    task: ClassVar[str | None] = None  # whose settings in config.json hold, a prefix among them
 
     def __call__(self, inputs: Any, **options: Any) -> Any:
-        """See `run`. Of a list of texts with one sequence each the result is a list of these, as the reference had it."""
+        """See `run`. The result of a text is a list; those of several are not lists where each is one, as in the reference."""
         found = super().__call__(inputs, **options)
-        single = isinstance(inputs, list) and all(len(each) == 1 for each in found)
-        return [each[0] for each in found] if single else found
+        return (
+            [one for (one,) in found] if isinstance(inputs, list) and all(len(each) == 1 for each in found) else found
+        )
 
     def run(
         self,
         inputs: list[str],
         each: Each,
         *,
-        return_tensors: bool = False,
         prefix: str | None = None,
         truncation: bool = False,
+        return_tensors: bool = False,
         clean_up_tokenization_spaces: bool | None = None,
         **settings: Any,
     ) -> list[Any]:
-        """For each text what the model makes of it.
+        """For each text what the model writes.
 
         Args:
-            inputs: sources.
+            inputs: texts.
             each: runs the model.
-            return_tensors: the ids, as "..._token_ids".
-            prefix: that every source begins with, such as "summarize: "; None = the configuration's, if it has one.
+            prefix: that every text begins with; None = what config.json says for this task, such as "summarize: ".
             truncation: cut texts that are too long.
+            return_tensors: the ids, as "..._token_ids".
             clean_up_tokenization_spaces: of the tokenizer's `decode`; None = as it does by itself.
-            settings: of `generate`, such as num_beams=4, max_new_tokens=60.
+            settings: of `generate`, such as num_beams=4, max_new_tokens=60; before them those of config.json for this task.
 
         Raises:
             ValueError: for a text that is too long, and for settings that cannot be.
         """
-        tokenizer, first = self.tokenizer, self.model.config.get("prefix") if prefix is None else prefix
-        rows = self.encode([f"{first or ''}{text}" for text in inputs], truncation=truncation)
+        settings = {**self.own_settings(), **settings}
+        own = settings.pop("prefix", self.model.config.get("prefix"))
         if settings.get("stop_strings") is not None:
-            settings.setdefault("tokenizer", tokenizer)
+            settings.setdefault("tokenizer", self.tokenizer)
+        first = (own if prefix is None else prefix) or ""
+        rows = self.encode([f"{first}{text}" for text in inputs], truncation=truncation)
         clean = (
             {}
             if clean_up_tokenization_spaces is None
             else {"clean_up_tokenization_spaces": clean_up_tokenization_spaces}
         )
 
-        def compute(attention_mask: Tensor, input_ids: Tensor, **others: Tensor) -> Tensor:
-            model = cast("Any", self.model)
-            written: Tensor = model.generate(input_ids=input_ids, attention_mask=attention_mask, **settings)
-            return written.view(len(input_ids), -1, written.shape[1])  # (B, sequences, T)
+        def compute(**fields: Tensor) -> Tensor:
+            fields.pop("token_type_ids", None)
+            written: Tensor = self.model.get_submodule("").generate(**fields, **settings)  # type: ignore[operator]
+            return written.view(len(fields["input_ids"]), -1, written.shape[1])  # (B, sequences, T)
 
-        def finish(index: int, written: Tensor) -> list[dict[str, Any]]:
-            found = written.long().tolist()
+        def finish(_: int, written: Tensor) -> list[dict[str, Any]]:
             if return_tensors:
-                return [{f"{self.returns}_token_ids": ids} for ids in found]
-            return [{f"{self.returns}_text": tokenizer.decode(ids, skip_special_tokens=True, **clean)} for ids in found]
+                return [{f"{self.name}_token_ids": ids} for ids in written.long().tolist()]
+            texts = (self.tokenizer.decode(ids, skip_special_tokens=True, **clean) for ids in written.long().tolist())
+            return [{f"{self.name}_text": text} for text in texts]
 
         return each(rows, compute, finish)
 
-
-class Translation(TextToText):
-    """`pipe("Good morning.")` -> [{"translation_text": "Guten Morgen."}]."""
-
-    returns = "translation"
+    def own_settings(self, task: str | None = None) -> dict[str, Any]:
+        """What config.json says for a task: settings of `generate`, and a prefix."""
+        known = self.model.config.get("task_specific_params")
+        found = known.get(task or self.task) if isinstance(known, Mapping) else None
+        return dict(found) if isinstance(found, Mapping) else {}
 
 
 class Summarization(TextToText):
-    """`pipe(article)` -> [{"summary_text": ...}]."""
+    """`pipe("A long article ...")` -> [{"summary_text": "..."}]."""
 
-    returns = "summary"
+    name = "summary"
+    task = "summarization"
+
+
+class Translation(TextToText):
+    """`pipe("A house.")` -> [{"translation_text": "Ein Haus."}]."""
+
+    name = "translation"
+
+    def run(
+        self,
+        inputs: list[str],
+        each: Each,
+        *,
+        direction: str | None = None,
+        src_lang: str | None = None,
+        tgt_lang: str | None = None,
+        **options: Any,
+    ) -> list[Any]:
+        """See `TextToText.run`.
+
+        Args:
+            inputs: texts.
+            each: runs the model.
+            direction: "translation_en_to_de", of models that are told by a prefix.
+            src_lang: of the texts, of models with languages, by their code.
+            tgt_lang: of the translations.
+            options: the other arguments.
+
+        Raises:
+            ValueError: for a language of a model that has none.
+        """
+        if src_lang is not None or tgt_lang is not None:
+            if not hasattr(self.tokenizer, "src_lang"):
+                raise ValueError(f"{type(self.tokenizer).__name__} has no languages: leave src_lang and tgt_lang out")
+            tokenizer: Any = self.tokenizer
+            tokenizer.src_lang = src_lang or tokenizer.src_lang
+            if tgt_lang is not None:
+                tokenizer.tgt_lang = tgt_lang
+                options.setdefault("forced_bos_token_id", tokenizer.convert_tokens_to_ids(tgt_lang))
+        return super().run(inputs, each, **{**self.own_settings(direction or "translation"), **options})

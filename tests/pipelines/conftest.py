@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import byte_level, tiny  # noqa: F401 (fixtures)
+from tests.cli.conftest import byte_level, run, tiny  # noqa: F401 (fixtures)
 
 NAMES = {0: "O", 1: "B-PER", 2: "I-PER", 3: "B-LOC", 4: "I-LOC", 5: "NOUN", 6: "X-Y"}
 

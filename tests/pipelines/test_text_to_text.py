@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -49,3 +51,51 @@ def test_a_text_too_long_is_refused_or_cut(parts: tuple[Any, Any]):
     with pytest.raises(ValueError, match="expected at most 40 tokens"):
         pipe("the cat " * 50)
     assert len(pipe("the cat " * 50, truncation=True)) == 1
+
+
+SIZES: dict[str, Any] = {
+    "d_model": 12, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 16, "decoder_ffn_dim": 16, "max_position_embeddings": 32, "init_std": 0.5,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(byte_level) -> str:
+    """A tiny BART with the files of a byte-level tokenizer."""
+    place = Path(byte_level("RobertaModel"))
+    rows = len(minitrans.AutoTokenizer.from_pretrained(place))
+    torch.manual_seed(1)
+    config: Any = minitrans.BartConfig(vocab_size=rows, **SIZES)
+    told = {"summarization": {"prefix": "in the ", "num_beams": 2}, "translation_en_to_de": {"prefix": "Ada "}}
+    config.task_specific_params = told
+    minitrans.BartForConditionalGeneration(config).save_pretrained(place)
+    return str(place)
+
+
+def by_hand(folder: str, text: str, **settings: Any) -> str:
+    tokenizer = minitrans.AutoTokenizer.from_pretrained(folder)
+    model: Any = minitrans.AutoModelForSeq2SeqLM.from_pretrained(folder, dtype="float64")
+    written = model.generate(**tokenizer(text, return_tensors="pt"), **settings)
+    return tokenizer.decode(written[0].tolist(), skip_special_tokens=True)
+
+
+def test_the_settings_of_a_task(folder: str):
+    summary = minitrans.pipeline("summarization", folder, dtype="float64", max_new_tokens=5)
+    assert summary(TEXTS[0]) == [{"summary_text": by_hand(folder, f"in the {TEXTS[0]}", max_new_tokens=5, num_beams=2)}]
+    plain = by_hand(folder, TEXTS[0], max_new_tokens=5)
+    assert summary(TEXTS[0], num_beams=1, prefix="") == [{"summary_text": plain}]
+    german = minitrans.pipeline("translation_en_to_de", folder, dtype="float64", max_new_tokens=5)
+    assert german(TEXTS[0]) == [{"translation_text": by_hand(folder, f"Ada {TEXTS[0]}", max_new_tokens=5)}]
+    with pytest.raises(ValueError, match="BartTokenizer has no languages: leave src_lang and tgt_lang out"):
+        german(TEXTS[0], tgt_lang="de_DE")
+
+
+def test_on_the_command_line(folder: str, run):
+    pipe = minitrans.pipeline("summarization", folder, max_new_tokens=4)
+    shown = run("summarize", *TEXTS, "-m", folder, "-n", 4, "--json")
+    rows = [json.loads(line) for line in shown.out.splitlines()]
+    expected = [one["summary_text"] for one in pipe(TEXTS)]
+    assert rows == [{"number": number, "text": text} for number, text in enumerate(expected, start=1)]
+    german = run("translate", TEXTS[0], "-m", folder, "-n", 4, "--direction", "en_to_de", "--json")
+    assert json.loads(german.out)["text"] == by_hand(folder, f"Ada {TEXTS[0]}", max_new_tokens=4)
+    run("translate", TEXTS[0], "-m", folder, "--to", "de_DE").refused("BartTokenizer has no languages")
