@@ -98,15 +98,22 @@ class NllbTokenizer(TranslationTokenizer):
 
 
 class MarianTokenizer(Tokenizer):
-    """From a tokenizer.json."""
+    """From a tokenizer.json, which has the source's side; the two sentencepiece files of the published models are refused."""
 
     spec = specs.MARIAN
 
+    def _for_targets(self) -> NoReturn:
+        raise NotSupportedError(
+            "text_target: a tokenizer.json of Marian has the pieces of the source, the target has others: make the labels with "
+            "transformers.MarianTokenizer"
+        )
 
-class M2M100Tokenizer(Tokenizer):
-    """From a tokenizer.json."""
+
+class M2M100Tokenizer(TranslationTokenizer):
+    """BPE with 100 languages, `__en__ A B </s>`; from a tokenizer.json."""
 
     spec = specs.M2M100
+    language_token = "__{}__"
 
 
 class GPT2Tokenizer(Tokenizer):

@@ -30,6 +30,8 @@ VOCABULARY_FILES = (
     "sentencepiece.bpe.model",
     "spiece.model",
     "tokenizer.model",
+    "source.spm",
+    "target.spm",
 )
 PATTERNS = (TOKENIZER_FILE, MODEL_CONFIG_FILE, CONFIG_FILE, SPECIAL_FILE, ADDED_FILE, *VOCABULARY_FILES)
 
@@ -352,7 +354,11 @@ def flags(token: AddedToken) -> dict[str, Any]:
 
 def is_of_spec(backend: Backend, spec: TokenizerSpec, options: Mapping[str, Any], tokens: Mapping[str, str]) -> bool:
     """Whether the pipeline is what the reference's class of that name rebuilds from vocabulary and options alone."""
-    if spec.add_normalizer_and_decoder is None or spec.special_tokens.keys() - {"mask_token"} - tokens.keys():
+    if spec.add_normalizer_and_decoder is None:
+        return (
+            "src_lang" in spec.options
+        )  # the reference reads no tokenizer.json; ours needs the name for the languages
+    if spec.special_tokens.keys() - {"mask_token"} - tokens.keys():
         return False
     rebuilt = Backend.from_str(backend.to_str())
     wanted = json.loads(backend.to_str())

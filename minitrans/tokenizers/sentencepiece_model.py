@@ -198,6 +198,15 @@ def build_mbart(files: Mapping[str, Any], tokens: Mapping[str, str], special: Co
     return backend
 
 
+def refuse_marian(files: Mapping[str, Any], tokens: Mapping[str, str], special: Collection[str]) -> Backend:
+    """Raises NotSupportedError: what a sentencepiece file does not know may have an id in vocab.json, by its text."""
+    raise NotSupportedError(
+        "Marian's ids are looked up in vocab.json by the texts of pieces, also of runs of characters that source.spm does not "
+        "know; a backend of the tokenizers library has no such step, and would give other ids: make the ids with "
+        "transformers.MarianTokenizer and pass them to the model"
+    )
+
+
 def build_deberta_v2(files: Mapping[str, Any], tokens: Mapping[str, str], special: Collection[str]) -> Backend:
     """As `build`, with the file's own ids; the mask, which it lacks, comes after the last."""
     backend = build(files, tokens, special, deberta_v2_pieces)

@@ -215,6 +215,15 @@ NLLB = replace(
     add_normalizer_and_decoder=sentencepiece_bpe.add_nllb_decoder,
     extra_tokens=languages.NLLB,
 )
-# read from a tokenizer.json
-MARIAN = TokenizerSpec("MarianTokenizer", special_tokens=_TEXT_TO_TEXT)
-M2M100 = TokenizerSpec("M2M100Tokenizer", special_tokens=_ROBERTA_TOKENS)
+# read from a tokenizer.json alone
+MARIAN = TokenizerSpec(
+    "MarianTokenizer",
+    raw_files=("vocab.json", "source.spm", "target.spm"),
+    special_tokens=_TEXT_TO_TEXT,
+    build=sentencepiece_model.refuse_marian,
+)
+M2M100 = TokenizerSpec(
+    "M2M100Tokenizer",
+    special_tokens={name: text for name, text in _ROBERTA_TOKENS.items() if name not in ("cls_token", "mask_token")},
+    options={"src_lang": "en", "tgt_lang": None},
+)

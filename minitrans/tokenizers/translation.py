@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from tokenizers import processors
 
@@ -16,7 +16,7 @@ from minitrans.tokenizers.folder import LANGUAGES
 from minitrans.tokenizers.guards import token_and_id
 from minitrans.tokenizers.tokenizer import Tokenizer
 
-_CODE = re.compile(r"[a-z]{2,3}_[A-Z][A-Za-z]{1,3}")  # en_XX, eng_Latn
+_CODE = r"([a-z]{2,3}(?:_[A-Z][A-Za-z]{1,3})?)"  # en_XX, eng_Latn, en
 
 
 class TranslationTokenizer(Tokenizer):
@@ -27,7 +27,8 @@ class TranslationTokenizer(Tokenizer):
         tgt_lang: the code of the language of `text_target`; None = that of the texts.
     """
 
-    code_is_last = False
+    code_is_last: ClassVar[bool] = False
+    language_token: ClassVar[str] = "{}"
 
     def _install(self, settings: Any, backend: Any, special_tokens: Any, options: Any) -> None:
         stated = {name: settings.pipeline[name] for name in LANGUAGES if settings.pipeline.get(name) is not None}
@@ -48,7 +49,9 @@ class TranslationTokenizer(Tokenizer):
     @property
     def lang_code_to_id(self) -> dict[str, int]:
         """Code -> id of the languages."""
-        return {token: index for token, index in self.added_tokens_encoder.items() if _CODE.fullmatch(token)}
+        written = re.compile(self.language_token.format(_CODE))
+        found = ((written.fullmatch(token), index) for token, index in self.added_tokens_encoder.items())
+        return {match[1]: index for match, index in found if match}
 
     def _require_language(self, name: str, code: object) -> None:
         known = self.lang_code_to_id
@@ -60,6 +63,7 @@ class TranslationTokenizer(Tokenizer):
 
     def _speak(self, code: str) -> None:
         """Gives the backend the template of a language."""
+        code = self.language_token.format(code)
         language, end = (token_and_id(self.backend_tokenizer, token) for token in (code, self.eos_token))
         behind = self.code_is_last or self._options.get("legacy_behaviour")
         single, pair = (

@@ -10,7 +10,10 @@ from typing import Any
 
 import pytest
 import sentencepiece
+from tokenizers import AddedToken
+from tokenizers import Tokenizer as Backend
 
+from minitrans.errors import NotSupportedError
 from minitrans.tokenizers import auto as ours
 from minitrans.tokenizers import languages
 from minitrans.tokenizers.auto import AutoTokenizer
@@ -155,3 +158,37 @@ def test_older_nllb_puts_the_language_last(tmp_path: Path, kind: str, made: Any)
     mine.save_pretrained(tmp_path)
     for again in (AutoTokenizer.from_pretrained(tmp_path), transformers.AutoTokenizer.from_pretrained(tmp_path)):
         assert again("a b", "c")["input_ids"] == mine("a b", "c")["input_ids"]
+
+
+def test_m2m100_from_a_tokenizer_json(tmp_path: Path, made: Any, kind: str) -> None:
+    """Its languages are codes within marks; the template is the reference's, whose class reads no tokenizer.json."""
+    if kind != "NllbTokenizer":
+        pytest.skip("one model is enough")
+    backend = Backend.from_str(made[1].backend_tokenizer.to_str())
+    backend.add_special_tokens([AddedToken(f"__{code}__", special=True) for code in ("de", "en", "ast")])
+    backend.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "m2m_100", "vocab_size": 999}))
+    mine = AutoTokenizer.from_pretrained(tmp_path, src_lang="ast")
+    assert type(mine) is ours.M2M100Tokenizer
+    mine.tgt_lang = "de"
+    piece = made[1]("a", add_special_tokens=False)["input_ids"]
+    found = mine("a", text_target="a")
+    assert mine.convert_ids_to_tokens([found["input_ids"][0], found["labels"][0]]) == ["__ast__", "__de__"]
+    assert found["input_ids"][1:] == found["labels"][1:] == [*piece, 2]
+    with pytest.raises(ValueError, match="nearest of the .* languages is 'de'"):
+        mine.src_lang = "dee"
+    mine.save_pretrained(tmp_path / "saved")
+    again = AutoTokenizer.from_pretrained(tmp_path / "saved")
+    assert again("a", text_target="a") == found
+
+
+def test_marian_is_refused_with_what_to_do(tmp_path: Path, made: Any) -> None:
+    for name in ("vocab.json", "source.spm", "target.spm"):
+        (tmp_path / name).write_text("{}")
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "marian"}))
+    with pytest.raises(NotSupportedError, match="make the ids with transformers.MarianTokenizer"):
+        AutoTokenizer.from_pretrained(tmp_path)
+    mine = ours.MarianTokenizer(tokenizer_object=made[1].backend_tokenizer)
+    assert mine("a")["input_ids"] == made[1]("a")["input_ids"]
+    with pytest.raises(NotSupportedError, match="make the labels with"):
+        mine("a", text_target="b")
