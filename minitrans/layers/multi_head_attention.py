@@ -25,7 +25,7 @@ from minitrans.attention.specs import VariantSpec, build_variants
 from minitrans.attention.variant import CallSizes, LayerSizes, Variant
 from minitrans.errors import NotSupportedError
 from minitrans.layers.cache import CrossCache, GrowingCache
-from minitrans.layers.position_bias import DistanceEmbedding
+from minitrans.layers.position_bias import BucketBias, DistanceEmbedding
 
 _NOTHING_PACKED = PackedLayout.from_lengths([])
 
@@ -50,7 +50,7 @@ class MultiHeadAttention(nn.Module):
         dropout: probability, on the attention probabilities.
         scale: factor of the scores; None = K ** -0.5 (M6: T5 has 1).
         softcap: see `AttentionRules`.
-        distance_embedding: a table of relative positions (M8).
+        distance_embedding: a table of relative positions (M8), or of distances (UMT5).
         own: variants that belong to the architecture: they run before those of `set_attention`, which leaves them alone.
         backend: how to compute it.
 
@@ -73,7 +73,7 @@ class MultiHeadAttention(nn.Module):
         dropout: float = 0.0,
         scale: float | None = None,
         softcap: float | None = None,
-        distance_embedding: DistanceEmbedding | None = None,
+        distance_embedding: DistanceEmbedding | BucketBias | None = None,
         own: Iterable[Variant] = (),
         backend: str = "auto",
     ) -> None:

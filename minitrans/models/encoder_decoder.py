@@ -262,7 +262,7 @@ class EncoderDecoder(PreTrainedModel):
         return self.decoder
 
     @property
-    def padding(self) -> str:  # type: ignore[override]
+    def padding(self) -> str:
         """What becomes of the padding of the source."""
         return self.encoder.padding
 
@@ -315,7 +315,7 @@ class EncoderOnly(PreTrainedModel):
         return self.encoder.longest
 
     @property
-    def padding(self) -> str:  # type: ignore[override]
+    def padding(self) -> str:
         """What becomes of padding."""
         return self.encoder.padding
 

@@ -46,7 +46,7 @@ class MT5Model(t5.T5Model):
     side_classes = (MT5Side, t5.T5Decoder)
 
 
-class MT5ForConditionalGeneration(t5.T5ForConditionalGeneration, MT5Model):
+class MT5ForConditionalGeneration(t5.T5ForConditionalGeneration, MT5Model):  # type: ignore[misc]
     """MT5 with a projection that scores the next token of the target."""
 
     config_class = MT5Config
@@ -58,7 +58,7 @@ class MT5ForSequenceClassification(t5.T5ForSequenceClassification):
     body_class = cast("Any", MT5Model)
 
 
-class MT5ForQuestionAnswering(t5.T5ForQuestionAnswering, MT5Model):
+class MT5ForQuestionAnswering(t5.T5ForQuestionAnswering, MT5Model):  # type: ignore[misc]
     """MT5 with a head that scores every token as the first and as the last of the answer."""
 
     config_class = MT5Config

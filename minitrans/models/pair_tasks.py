@@ -213,7 +213,7 @@ class SequenceClassification(PairHead):
     def _last_end(self, ids: Tensor | None) -> Tensor:
         """(B) where each text ends."""
         end = self.config.eos_token_id
-        ends = None if ids is None or end is None else ids == end
+        ends = None if ids is None or end is None else torch.isin(ids, torch.tensor(end, device=ids.device))
         if ends is None or not bool(ends.any(dim=1).all()):
             raise ValueError(
                 f"a text is classified by its end token: give input_ids with eos_token_id={end} in every row"

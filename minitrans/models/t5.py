@@ -24,8 +24,6 @@ from minitrans.models.backbone import Backbone
 from minitrans.models.config import SIZE, EncoderConfig, Rule
 from minitrans.models.encoder_decoder import DecoderSide, EncoderDecoder, EncoderOnly, PairConfig
 
-NO_LIMIT = 2**40  # distances have no last position
-
 
 @dataclass(kw_only=True)
 class T5Config(PairConfig):
@@ -41,7 +39,7 @@ class T5Config(PairConfig):
         "hidden_size": "d_model", "num_hidden_layers": "num_layers", "num_attention_heads": "num_heads", "head_dim": "d_kv",
     }  # fmt: skip
     of_decoder: ClassVar[Mapping[str, str]] = {"num_hidden_layers": "num_decoder_layers"}
-    lacking: ClassVar[Mapping[str, Any]] = {**PairConfig.lacking, "max_position_embeddings": NO_LIMIT}
+    lacking: ClassVar[Mapping[str, Any]] = {**PairConfig.lacking, "max_position_embeddings": 2**40}
     rules: ClassVar[tuple[Rule, ...]] = (
         *(rule for rule in PairConfig.rules if rule[0] != ("hidden_size",)),  # T1: D need not be H · K
         (("d_kv", "relative_attention_num_buckets", "relative_attention_max_distance"), *SIZE),
@@ -139,7 +137,7 @@ class T5Side(Backbone):
     def block(self, config: T5Config) -> Block:
         """One block."""
         rate, width, eps = config.dropout_rate, config.d_model, config.layer_norm_epsilon
-        sizes = {"head_width": config.d_kv, "bias": False, "dropout": rate, "scale": 1.0}
+        sizes: dict[str, Any] = {"head_width": config.d_kv, "bias": False, "dropout": rate, "scale": 1.0}
         crosses = config.add_cross_attention
         act, gated = config.hidden_act, config.is_gated
         return Block(
@@ -152,9 +150,9 @@ class T5Side(Backbone):
         )
 
     @property
-    def longest(self) -> int:
-        """Any length."""
-        return NO_LIMIT
+    def longest(self) -> int | None:
+        """None: distances have no end."""
+        return None
 
     def init_weights(self, module: nn.Module | None = None) -> None:
         """Deviations by the width of what comes in (appendix of the paper's code); queries are as if scores were scaled."""
@@ -180,9 +178,9 @@ def _init_t5(module: nn.Module | None, config: EncoderConfig) -> None:
         for projection, fan in ((module.key, width), (module.value, width), (module.output, inner)):
             nn.init.normal_(projection.weight, std=factor * fan**-0.5)
     elif isinstance(module, FeedForward):
-        for projection in (module.up, module.gate):
-            if projection is not None:
-                nn.init.normal_(projection.weight, std=factor * width**-0.5)
+        for widening in (module.up, module.gate):
+            if widening is not None:
+                nn.init.normal_(widening.weight, std=factor * width**-0.5)
         nn.init.normal_(module.down.weight, std=factor * config.d_ff**-0.5)
 
 
@@ -203,7 +201,7 @@ class T5Model(EncoderDecoder):
         return encoder(config), decoder(cast("Any", DecoderSide(config)))
 
 
-class T5ForConditionalGeneration(pair_tasks.ConditionalGeneration, T5Model):
+class T5ForConditionalGeneration(pair_tasks.ConditionalGeneration, T5Model):  # type: ignore[misc]
     """T5 with a projection that scores the next token of the target."""
 
     def score(self, hidden: Tensor) -> Tensor:
@@ -217,7 +215,7 @@ class T5ForSequenceClassification(pair_tasks.SequenceClassification, tasks.TaskM
     body_class = cast("Any", T5Model)
 
 
-class T5ForQuestionAnswering(pair_tasks.QuestionAnswering, T5Model):
+class T5ForQuestionAnswering(pair_tasks.QuestionAnswering, T5Model):  # type: ignore[misc]
     """T5 with a head that scores every token as the first and as the last of the answer."""
 
 

@@ -61,7 +61,7 @@ class UMT5Model(t5.T5Model):
     side_classes = (UMT5Side, UMT5Decoder)
 
 
-class UMT5ForConditionalGeneration(t5.T5ForConditionalGeneration, UMT5Model):
+class UMT5ForConditionalGeneration(t5.T5ForConditionalGeneration, UMT5Model):  # type: ignore[misc]
     """UMT5 with a projection that scores the next token of the target."""
 
     config_class = UMT5Config
@@ -73,7 +73,7 @@ class UMT5ForSequenceClassification(t5.T5ForSequenceClassification):
     body_class = cast("Any", UMT5Model)
 
 
-class UMT5ForQuestionAnswering(t5.T5ForQuestionAnswering, UMT5Model):
+class UMT5ForQuestionAnswering(t5.T5ForQuestionAnswering, UMT5Model):  # type: ignore[misc]
     """UMT5 with a head that scores every token as the first and as the last of the answer."""
 
     config_class = UMT5Config
