@@ -110,10 +110,15 @@ class MarianTokenizer(Tokenizer):
 
 
 class M2M100Tokenizer(TranslationTokenizer):
-    """BPE with 100 languages, `__en__ A B </s>`; from a tokenizer.json."""
+    """BPE from a sentencepiece model with the ids of vocab.json and 100 languages; `__en__ A B </s>`."""
 
     spec = specs.M2M100
     language_token = "__{}__"
+
+    def decode(self, token_ids: Any, *how: Any, **options: Any) -> Any:
+        """As of every tokenizer, without spaces at the ends."""
+        text = super().decode(token_ids, *how, **options)
+        return text.strip() if isinstance(text, str) else text
 
 
 class GPT2Tokenizer(Tokenizer):

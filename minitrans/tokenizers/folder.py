@@ -44,6 +44,7 @@ _OPTION_TYPES = {
     "src_lang": str | None,
     "tgt_lang": str | None,
     "offset": int,
+    "language_codes": str,
     "mask_token_sent": str | None,
 }
 _SECTIONS = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
@@ -354,10 +355,8 @@ def flags(token: AddedToken) -> dict[str, Any]:
 
 def is_of_spec(backend: Backend, spec: TokenizerSpec, options: Mapping[str, Any], tokens: Mapping[str, str]) -> bool:
     """Whether the pipeline is what the reference's class of that name rebuilds from vocabulary and options alone."""
-    if spec.add_normalizer_and_decoder is None:
-        return (
-            "src_lang" in spec.options
-        )  # the reference reads no tokenizer.json; ours needs the name for the languages
+    if spec.model is None or spec.add_normalizer_and_decoder is None:
+        return "src_lang" in spec.options  # M2M-100: the reference reads no tokenizer.json, we need its name
     if spec.special_tokens.keys() - {"mask_token"} - tokens.keys():
         return False
     rebuilt = Backend.from_str(backend.to_str())

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-# mBART-25 (Liu et al. 2020); what mBART-50 has besides (Tang et al. 2020); NLLB-200 in the codes of FLORES-200.
+# mBART-25 (Liu et al. 2020); what mBART-50 has besides (Tang et al. 2020); NLLB-200 in the codes of FLORES-200; M2M-100
+# (Fan et al. 2020).
 _MBART = """
 ar_AR cs_CZ de_DE en_XX es_XX et_EE fi_FI fr_XX gu_IN hi_IN it_IT ja_XX kk_KZ ko_KR lt_LT lv_LV my_MM ne_NP nl_XX ro_RO
 ru_RU si_LK tr_TR vi_VN zh_CN
@@ -29,7 +30,13 @@ tam_Taml tat_Cyrl tel_Telu tgk_Cyrl tgl_Latn tha_Thai tir_Ethi taq_Latn taq_Tfng
 tum_Latn tur_Latn twi_Latn tzm_Tfng uig_Arab ukr_Cyrl umb_Latn urd_Arab uzn_Latn vec_Latn vie_Latn war_Latn wol_Latn
 xho_Latn ydd_Hebr yor_Latn yue_Hant zho_Hans zho_Hant zul_Latn
 """
+_M2M100 = """
+af am ar ast az ba be bg bn br bs ca ceb cs cy da de el en es et fa ff fi fr fy ga gd gl gu ha he hi hr ht hu hy id ig
+ilo is it ja jv ka kk km kn ko lb lg ln lo lt lv mg mk ml mn mr ms my ne nl no ns oc or pa pl ps pt ro ru sd si sk sl so
+sq sr ss su sv sw ta th tl tn tr uk ur uz vi wo xh yi yo zh zu
+"""
 
 MBART = tuple(_MBART.split())
 MBART50 = (*MBART, *_MORE.split())
 NLLB = tuple(_NLLB.split())
+M2M100 = tuple(f"__{code}__" for code in _M2M100.split())

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from tokenizers import AddedToken, decoders, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Regex, decoders, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 from tokenizers.models import BPE
 
+from minitrans.errors import NotSupportedError
+from minitrans.files import printable, read_json
 from minitrans.tokenizers import languages
 from minitrans.tokenizers.guards import faults_of_ids, refuse_first
 from minitrans.tokenizers.sentencepiece_model import (
@@ -48,6 +50,58 @@ def build_nllb(files: Mapping[str, Any], tokens: Mapping[str, str], specials: Co
     if model.charsmap:
         backend.normalizer = normalizers.Precompiled(model.charsmap)
     return backend
+
+
+def build_m2m100(files: Mapping[str, Any], tokens: Mapping[str, str], specials: Collection[str]) -> Backend:
+    """As `build`, without bytes; the ids are those of vocab.json, behind them the languages.
+
+    Raises:
+        CheckpointError: where the two files do not fit, or the text of unknown characters may have an id.
+    """
+    path, spm = files.values()
+    vocabulary = path if isinstance(path, dict) else read_json(path)
+    refuse_first(path, faults_of_ids(vocabulary))
+    model = read_model(spm, BPE_KIND)
+    ids = {piece: index for index, (piece, _) in enumerate(model.pieces)}
+    refuse_first(path, _faults_of_lookup(vocabulary, ids, set(tokens.values())))
+    merges = _merges(model.pieces, ids, specials)
+    backend = Backend(BPE(vocab=vocabulary, merges=merges, unk_token=tokens["unk_token"], fuse_unk=True))
+    backend.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in languages.M2M100])
+    if model.charsmap:
+        backend.normalizer = normalizers.Precompiled(model.charsmap)
+    return backend
+
+
+def _faults_of_lookup(vocabulary: Mapping[str, int], pieces: Mapping[str, int], specials: set[str]) -> Iterator[str]:
+    """Says where the ids of vocab.json are not one for each piece: pieces it lacks, unknown characters that it has."""
+    for piece in (pieces.keys() | specials) - vocabulary.keys():
+        yield f"expected an id for each piece of the sentencepiece file, found none for {printable(piece)!r}"
+    for token in sorted(vocabulary.keys() - pieces.keys() - specials):
+        if not set(token) & pieces.keys():
+            yield f"{printable(token)!r}: expected characters of the sentencepiece file, found none"
+
+
+def add_m2m100_decoder(backend: Backend, options: Mapping[str, Any], tokens: Mapping[str, str]) -> None:
+    """Spaces as sentencepiece has them, none at the end; in a text that is decoded none after special tokens.
+
+    Raises:
+        NotSupportedError: for the languages of another model.
+    """
+    if options["language_codes"] != "m2m100":
+        what = f"language_codes={printable(options['language_codes'])!r}: only the 100 languages of m2m100 are known"
+        raise NotSupportedError(f"M2M100Tokenizer: {what}; make the ids with transformers.M2M100Tokenizer")
+    steps = [backend.normalizer] if backend.normalizer else []
+    spaces = [normalizers.Replace(Regex(r" {2,}"), " "), normalizers.Replace(Regex(r" \z"), "")]
+    backend.normalizer = normalizers.Sequence([*steps, *spaces])
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme="always", split=True)
+    special = dict.fromkeys([*tokens.values(), *languages.M2M100])
+    backend.decoder = decoders.Sequence(
+        [
+            decoders.Fuse(),
+            *(decoders.Replace(token + SPACE, token) for token in special),
+            decoders.Replace(SPACE, " "),
+        ]
+    )
 
 
 def add_nllb_decoder(backend: Backend, options: Mapping[str, Any], tokens: Mapping[str, str]) -> None:

@@ -215,7 +215,6 @@ NLLB = replace(
     add_normalizer_and_decoder=sentencepiece_bpe.add_nllb_decoder,
     extra_tokens=languages.NLLB,
 )
-# read from a tokenizer.json alone
 MARIAN = TokenizerSpec(
     "MarianTokenizer",
     raw_files=("vocab.json", "source.spm", "target.spm"),
@@ -224,6 +223,10 @@ MARIAN = TokenizerSpec(
 )
 M2M100 = TokenizerSpec(
     "M2M100Tokenizer",
+    raw_files=("vocab.json", "sentencepiece.bpe.model"),
     special_tokens={name: text for name, text in _ROBERTA_TOKENS.items() if name not in ("cls_token", "mask_token")},
-    options={"src_lang": "en", "tgt_lang": None},
+    options={"src_lang": "en", "tgt_lang": None, "language_codes": "m2m100"},
+    build=sentencepiece_bpe.build_m2m100,
+    add_normalizer_and_decoder=sentencepiece_bpe.add_m2m100_decoder,
+    extra_tokens=languages.M2M100,
 )

@@ -13,7 +13,7 @@ import sentencepiece
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as Backend
 
-from minitrans.errors import NotSupportedError
+from minitrans.errors import CheckpointError, NotSupportedError
 from minitrans.tokenizers import auto as ours
 from minitrans.tokenizers import languages
 from minitrans.tokenizers.auto import AutoTokenizer
@@ -192,3 +192,60 @@ def test_marian_is_refused_with_what_to_do(tmp_path: Path, made: Any) -> None:
     assert mine("a")["input_ids"] == made[1]("a")["input_ids"]
     with pytest.raises(NotSupportedError, match="make the labels with"):
         mine("a", text_target="b")
+
+
+@pytest.fixture(scope="module", params=["nmt_nfkc", "identity"])
+def m2m100(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Files as published: pieces in another order than the sentencepiece file's, languages named as special tokens."""
+    folder, model = tmp_path_factory.mktemp("m2m100"), io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(TEXT.splitlines() * 20), model_writer=model, vocab_size=110, model_type="bpe", minloglevel=2,
+        normalization_rule_name=request.param,
+    )  # fmt: skip
+    (folder / "sentencepiece.bpe.model").write_bytes(model.getvalue())
+    judge = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+    pieces = [judge.IdToPiece(index) for index in range(3, judge.GetPieceSize())]
+    words = ["<s>", "<pad>", "</s>", "<unk>", *reversed(pieces), "abc▁rare"]
+    (folder / "vocab.json").write_text(json.dumps({word: index for index, word in enumerate(words)}))
+    config = {"tokenizer_class": "M2M100Tokenizer", "additional_special_tokens": list(languages.M2M100)}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_m2m100_from_its_files(m2m100: Path, odd: list[str], shared_data: Path, tmp_path: Path) -> None:
+    mine = AutoTokenizer.from_pretrained(m2m100, src_lang="de", tgt_lang="ast")
+    theirs = transformers.M2M100Tokenizer.from_pretrained(m2m100, src_lang="de", tgt_lang="ast")
+    assert mine.lang_code_to_id == theirs.lang_code_to_id
+    assert mine.special_tokens_map == theirs.special_tokens_map
+    with gzip.open(shared_data / "multi30k" / "test_2016_flickr.de.gz", "rt", encoding="utf-8") as file:
+        texts = [*file.read().splitlines()[:100], *odd, " a </s> b", "x __fr__ y"]
+    found, expected = mine(texts, text_target=texts), theirs(texts, text_target=texts)
+    for name in ("input_ids", "labels", "attention_mask"):
+        for text, row, wanted in zip(texts, found[name], expected[name], strict=True):
+            assert row == wanted, (name, text)
+    assert mine(texts[:9], texts[1:10])["input_ids"] == theirs(texts[:9], texts[1:10])["input_ids"]
+    for skip in (True, False):
+        for row in found["input_ids"]:
+            assert mine.decode(row, skip) == theirs.decode(row, skip)
+    mine.save_pretrained(tmp_path)
+    again = AutoTokenizer.from_pretrained(tmp_path)
+    assert again(texts, text_target=texts) == found
+    assert again.batch_decode(found["labels"]) == mine.batch_decode(found["labels"])
+    with pytest.raises(ValueError, match="src_lang='den': the nearest of the 100 languages is '"):
+        mine.src_lang = "den"
+
+
+def test_the_languages_of_another_model(m2m100: Path) -> None:
+    with pytest.raises(NotSupportedError, match="language_codes='wmt21'.*transformers.M2M100Tokenizer"):
+        ours.M2M100Tokenizer.from_pretrained(m2m100, language_codes="wmt21")
+
+
+@pytest.mark.parametrize(("word", "message"), [("▁", "found none for '▁'"), ("語彙", "'語彙': expected characters")])
+def test_a_lookup_that_a_backend_cannot_make(word: str, message: str, m2m100: Path, tmp_path: Path) -> None:
+    words = json.loads((m2m100 / "vocab.json").read_text())
+    index = words.pop(word, None) or len(words)
+    words[f"{word}{word}" if word == "▁" else word] = index
+    (tmp_path / "vocab.json").write_text(json.dumps(words))
+    (tmp_path / "sentencepiece.bpe.model").write_bytes((m2m100 / "sentencepiece.bpe.model").read_bytes())
+    with pytest.raises(CheckpointError, match=message):
+        ours.M2M100Tokenizer.from_pretrained(tmp_path)
