@@ -47,6 +47,7 @@ class FNetConfig(EncoderConfig):
     hidden_act: str = "gelu_new"
     hidden_dropout_prob: float = 0.1
     max_position_embeddings: int = 512
+    initializer_range: float = 0.02
     type_vocab_size: int = 4
     layer_norm_eps: float = 1e-12
     pad_token_id: int | None = 3

@@ -75,6 +75,7 @@ class ModernBertConfig(EncoderConfig):
     num_attention_heads: int = 12
     hidden_activation: str = "gelu"  # on the gates
     max_position_embeddings: int = 8192
+    initializer_range: float = 0.02
     initializer_cutoff_factor: float = 2.0  # beyond so many standard deviations no fresh weight lies
     norm_eps: float = 1e-5
     norm_bias: bool = False

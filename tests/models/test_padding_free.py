@@ -225,7 +225,7 @@ def test_a_decoder_keeps_padding_where_it_keeps_a_cache():
 def test_pack_is_the_door_for_users():
     import minitrans
 
-    net = RobertaModel(RobertaConfig(**FIELDS)).double().eval()
+    net = RobertaModel(RobertaConfig(**own_fields(RobertaConfig, FIELDS))).double().eval()
     rows = [[5, 6, 7], [8], [9, 10, 11, 12]]
     batch_of = minitrans.pack([{"input_ids": row} for row in rows])
     assert batch_of["input_ids"].tolist() == [5, 6, 7, 8, 9, 10, 11, 12]
