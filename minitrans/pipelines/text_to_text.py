@@ -125,5 +125,5 @@ class Translation(TextToText):
             tokenizer.src_lang = src_lang or tokenizer.src_lang
             if tgt_lang is not None:
                 tokenizer.tgt_lang = tgt_lang
-                options.setdefault("forced_bos_token_id", tokenizer.convert_tokens_to_ids(tgt_lang))
+                options.setdefault("forced_bos_token_id", tokenizer.lang_code_to_id[tgt_lang])
         return super().run(inputs, each, **{**self.own_settings(direction or "translation"), **options})

@@ -113,7 +113,7 @@ class M2M100Tokenizer(TranslationTokenizer):
     """BPE from a sentencepiece model with the ids of vocab.json and 100 languages; `__en__ A B </s>`."""
 
     spec = specs.M2M100
-    language_token = "__{}__"
+    language_token, language_code = "__{}__", "([a-z]{2,3})"
 
     def decode(self, token_ids: Any, *how: Any, **options: Any) -> Any:
         """As of every tokenizer, without spaces at the ends."""

@@ -399,6 +399,7 @@ class Tokenizer(Vocabulary):
             self.backend_tokenizer, text_iterator, vocab_size, length=length, new=new, renamed=renamed, **trainer
         )
         settings = {name: getattr(self, name) for name in folder.PLAIN}
+        settings |= {name: self._options[name] for name in folder.LANGUAGES if name in self._options}
         tokens = {name: renamed.get(text, text) for name, text in self.special_tokens_map.items()}
         extra = [*(renamed.get(text, text) for text in self._extra), *new]
         return type(self)(tokenizer_object=backend, extra_special_tokens=extra, **settings, **tokens)

@@ -16,8 +16,6 @@ from minitrans.tokenizers.folder import LANGUAGES
 from minitrans.tokenizers.guards import token_and_id
 from minitrans.tokenizers.tokenizer import Tokenizer
 
-_CODE = r"([a-z]{2,3}(?:_[A-Z][A-Za-z]{1,3})?)"  # en_XX, eng_Latn, en
-
 
 class TranslationTokenizer(Tokenizer):
     """A tokenizer with a language for its texts and one for its targets; both may be set at any time.
@@ -29,6 +27,7 @@ class TranslationTokenizer(Tokenizer):
 
     code_is_last: ClassVar[bool] = False
     language_token: ClassVar[str] = "{}"
+    language_code: ClassVar[str] = "([a-z]{2,3}_[A-Z][A-Za-z]{1,3})"  # en_XX, eng_Latn
 
     def _install(self, settings: Any, backend: Any, special_tokens: Any, options: Any) -> None:
         stated = {name: settings.pipeline[name] for name in LANGUAGES if settings.pipeline.get(name) is not None}
@@ -49,7 +48,7 @@ class TranslationTokenizer(Tokenizer):
     @property
     def lang_code_to_id(self) -> dict[str, int]:
         """Code -> id of the languages."""
-        written = re.compile(self.language_token.format(_CODE))
+        written = re.compile(self.language_token.format(self.language_code))
         found = ((written.fullmatch(token), index) for token, index in self.added_tokens_encoder.items())
         return {match[1]: index for match, index in found if match}
 

@@ -13,6 +13,7 @@ import sentencepiece
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as Backend
 
+import minitrans
 from minitrans.errors import CheckpointError, NotSupportedError
 from minitrans.tokenizers import auto as ours
 from minitrans.tokenizers import languages
@@ -103,6 +104,18 @@ def test_languages_of_both_sides(kind: str, made: Any) -> None:
     for tokenizer in (mine, theirs):
         tokenizer.src_lang, tokenizer.tgt_lang = before, None
     assert mine(text_target="a")["input_ids"] == mine("a")["input_ids"]
+
+
+def test_languages_outlive_a_new_vocabulary(kind: str, made: Any) -> None:
+    folder, mine, _ = made
+    source, target = KINDS[kind][1]
+    mine = type(mine).from_pretrained(folder, src_lang=source, tgt_lang=target)
+    mine.add_tokens(["cat"])  # no language
+    with pytest.raises(ValueError, match="src_lang='cat': the nearest of the"):
+        mine.src_lang = "cat"
+    again = mine.train_new_from_iterator(TEXT.splitlines(), 400)
+    assert (again.src_lang, again.tgt_lang) == (source, target)
+    assert again.lang_code_to_id[source] in again("a")["input_ids"]
 
 
 def test_an_unknown_language(kind: str, made: Any) -> None:
@@ -233,6 +246,19 @@ def test_m2m100_from_its_files(m2m100: Path, odd: list[str], shared_data: Path, 
     assert again.batch_decode(found["labels"]) == mine.batch_decode(found["labels"])
     with pytest.raises(ValueError, match="src_lang='den': the nearest of the 100 languages is '"):
         mine.src_lang = "den"
+
+
+def test_a_translation_begins_with_its_language(m2m100: Path) -> None:
+    tokenizer = ours.M2M100Tokenizer.from_pretrained(m2m100)
+    config = minitrans.M2M100Config(
+        vocab_size=len(tokenizer), d_model=12, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
+        decoder_attention_heads=2, encoder_ffn_dim=16, decoder_ffn_dim=16, max_position_embeddings=32,
+    )  # fmt: skip
+    pipe = minitrans.pipeline(
+        "translation", minitrans.M2M100ForConditionalGeneration(config), tokenizer, max_new_tokens=3
+    )
+    (written,) = pipe("a cat", src_lang="en", tgt_lang="de", return_tensors=True)
+    assert tokenizer.lang_code_to_id["de"] in list(written["translation_token_ids"])[:2]
 
 
 def test_the_languages_of_another_model(m2m100: Path) -> None:
