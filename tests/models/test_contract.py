@@ -20,6 +20,7 @@ TINY = {
     "vocab_size": 23, "hidden_size": 12, "num_hidden_layers": 1, "num_attention_heads": 3, "intermediate_size": 16,
     "max_position_embeddings": 10, "type_vocab_size": 2, "num_key_value_heads": 1, "head_dim": 4,
 }  # fmt: skip
+OF_BERT = {name: size for name, size in TINY.items() if name not in ("num_key_value_heads", "head_dim")}
 IDS = torch.tensor([[5, 6, 7, 8], [8, 9, 10, 11]])
 BODY = {
     "embeddings.word_embeddings.weight": (23, 12),
@@ -350,7 +351,7 @@ def test_outputs_read_like_tuples_and_dicts():
 
 
 def test_outputs_asked_for_in_the_configuration():
-    config = minitrans.BertConfig(**TINY, output_hidden_states=True, output_attentions=True)
+    config = minitrans.BertConfig(**OF_BERT, output_hidden_states=True, output_attentions=True)
     out = minitrans.BertModel(config).eval()(IDS)
     assert len(out.hidden_states) == 2
     assert out.attentions[0].shape == (2, 3, 4, 4)
@@ -369,7 +370,8 @@ def test_training_reaches_every_parameter():
     for auto_name, model_type in CASES:
         model = build(auto_name, model_type).train()
         ids = IDS[None] if auto_name.endswith("MultipleChoice") else IDS
-        memory = {"encoder_hidden_states": torch.randn(2, 5, 12)} if auto_name.endswith("CausalLM") else {}
+        crosses = auto_name.endswith("CausalLM") and model.config.add_cross_attention
+        memory = {"encoder_hidden_states": torch.randn(2, 5, 12)} if crosses else {}
         out = model(**with_global_tokens(model, {"input_ids": ids}), **memory)
         sum(value.square().sum() for name, value in out.items() if name != "past_key_values").backward()
         idle = {
@@ -410,7 +412,7 @@ def test_an_attention_of_ones_own():
         def supports(self, rules, query):
             return "key_padding" if rules.mask.key_padding is not None else super().supports(rules, query)
 
-    model = minitrans.BertModel(minitrans.BertConfig(**TINY, attention=Uniform)).eval()
+    model = minitrans.BertModel(minitrans.BertConfig(**OF_BERT, attention=Uniform)).eval()
     model(IDS)[0].sum().backward()
     with pytest.raises(minitrans.NotSupportedError, match="'uniform' does not support key_padding"):
         model(IDS, attention_mask=torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1]]))

@@ -13,29 +13,30 @@ import minitrans
 from minitrans.families import FAMILIES, bodies
 from minitrans.models.backbone import Backbone
 from minitrans.models.padding import WORTH_IT, Packing
-from tests.models.conftest import NEEDS_PADDING
+from tests.models.conftest import NEEDS_PADDING, with_global_tokens
 from tests.tiny import fitted
 
 # pairwise different: H=3, D=24, F=19, V=37, L=2
 SIZES: dict[str, Any] = {
     "vocab_size": 37, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 19,
-    "embedding_size": 7, "max_position_embeddings": 600,
+    "embedding_size": 7, "max_position_embeddings": 600, "use_cache": False, "num_key_value_heads": 1, "head_dim": 8,
 }  # fmt: skip
 NAMES = [
     name
     for model_type in bodies() if model_type not in NEEDS_PADDING
-    for name in FAMILIES[model_type].class_names[1:]
+    for name in FAMILIES[model_type].class_names[1:] if name not in FAMILIES[model_type].others
 ]  # fmt: skip
 
 
 def build(name: str) -> Any:
     kind = getattr(minitrans, name)
     known = {item.name for item in dataclasses.fields(kind.config_class)}
-    fields = {"is_decoder": True, "use_cache": False, **SIZES} if name.endswith(("CausalLM", "LMHeadModel")) else SIZES
+    fields = {"is_decoder": True, **SIZES} if name.endswith(("CausalLM", "LMHeadModel")) else SIZES
     summary = (
         {"summary_type": "first"} if kind.config_class.model_type == "roformer" else {}
     )  # which looks at no padding
-    fields = fitted(kind.config_class.model_type, {**fields, **summary})
+    padding = {"pad_token_id": 1} if kind.config_class.pad_token_id is None else {}
+    fields = fitted(kind.config_class.model_type, {**fields, **summary, **padding})
     named = {kind.config_class.own_names.get(field, field): value for field, value in fields.items()}
     without_dropout = {field: 0.0 for field in known if "dropout" in field}
     torch.manual_seed(0)
@@ -49,6 +50,7 @@ def batch(net: Any, name: str, length: int = 8) -> dict[str, Tensor]:
         mask[row, tokens:] = 0
     ids = torch.randint(4, 37, mask.shape, generator=torch.Generator().manual_seed(1))
     given = {"input_ids": ids.masked_fill(mask == 0, net.config.pad_token_id), "attention_mask": mask}
+    given = with_global_tokens(net, given)
     return {key: value.view(2, 2, length) for key, value in given.items()} if name.endswith("Choice") else given
 
 

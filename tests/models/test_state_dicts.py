@@ -17,11 +17,13 @@ from torch import nn
 import minitrans
 from minitrans.errors import CheckpointError
 from minitrans.families import FAMILIES, bodies
+from tests.models.conftest import with_global_tokens
 from tests.tiny import NEEDED, exactly
 
 SIZES: Any = {
     "vocab_size": 41, "hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 3, "intermediate_size": 20,
     "max_position_embeddings": 33, "type_vocab_size": 2, "embedding_size": 12, "num_hidden_groups": 2, "inner_group_num": 2, "layer_norm_eps": 1e-6,
+    "relative_attention": False, "position_biased_input": True,
     "num_key_value_heads": 1, "head_dim": 6,
 }  # fmt: skip
 IDS = torch.tensor([[3, 4, 5, 6, 7], [8, 9, 10, 11, 12]])
@@ -55,7 +57,7 @@ def pair(class_name: str) -> tuple[Any, Any]:
 def numbers(model: Any) -> torch.Tensor:
     ids = IDS[:, None].repeat(1, 2, 1) if "MultipleChoice" in type(model).__name__ else IDS
     with torch.no_grad(), exactly(type(model)):
-        result: torch.Tensor = model(ids)[0]
+        result: torch.Tensor = model(**with_global_tokens(model, {"input_ids": ids}))[0]
     return result
 
 
