@@ -23,7 +23,7 @@ from tests.tiny import NEEDED, exactly
 SIZES: Any = {
     "vocab_size": 41, "hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 3, "intermediate_size": 20,
     "max_position_embeddings": 33, "type_vocab_size": 2, "embedding_size": 12, "num_hidden_groups": 2, "inner_group_num": 2, "layer_norm_eps": 1e-6,
-    "relative_attention": False, "position_biased_input": True,
+    "relative_attention": False, "position_biased_input": True, "pos_att_type": [],
     "num_key_value_heads": 1, "head_dim": 6,
 }  # fmt: skip
 IDS = torch.tensor([[3, 4, 5, 6, 7], [8, 9, 10, 11, 12]])
