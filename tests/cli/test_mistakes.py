@@ -37,7 +37,7 @@ WRONG: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     ((*SIMILAR, "--device", "meta"), ("--device: expected cpu, cuda",)),
     ((*SIMILAR, "--dtype", "int8"), ("--dtype: expected one of float32", "'int8'")),
     ((*SIMILAR, "--backend", "magic"), ("unknown attention backend 'magic'", "eager")),
-    ((*SIMILAR, "--attention", "magic"), ("unknown attention variant 'magic'", "full")),
+    ((*SIMILAR, "--attention", "magic"), ("unknown attention variant 'magic'", "the nearest is")),
     ((*SIMILAR, "--attention", '{"name":'), ("--attention: expected a name or JSON",)),
     ((*SIMILAR, "--attention", '{"name": "sliding_window", "windw": 2}'), ("sliding_window", "windw")),
     ((*SIMILAR, "--attention", '{"window": 2}'), ("unknown attention variant None",)),

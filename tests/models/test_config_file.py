@@ -61,9 +61,10 @@ def test_no_key_has_two_meanings() -> None:
     assert fields & set(WELL_KNOWN) == {
         "use_cache",
         "sep_token_id",
+        "decoder_start_token_id",
     }  # of the families that have no cache, or no such token
     assert fields & set(CHANGES_NUMBERS) == {
-        "is_decoder", "add_cross_attention", "position_embedding_type", "rope_parameters", "rope_scaling", "rope_theta",
+        "is_decoder", "is_encoder_decoder", "add_cross_attention", "position_embedding_type", "rope_parameters", "rope_scaling", "rope_theta",
         "rotary_emb_base", "rotary_emb_fraction",
     }  # fmt: skip
     assert not WELL_KNOWN & {*NOT_KEPT, *CHANGES_NUMBERS}

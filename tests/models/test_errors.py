@@ -149,7 +149,7 @@ CALLS = {
     "assignment to a configuration": (lambda: setattr(BertConfig(), "hidden_size", 3), ValueError, "hidden_size must be a multiple of"),
     "assignment under a model": (lambda: setattr(body().config, "hidden_size", 48), ValueError, "hidden_size: the model was built with"),
     # attention
-    "unknown attention": (lambda: body(attention="ful"), ValueError, "unknown attention variant 'ful'; known: full, sliding_window"),
+    "unknown attention": (lambda: body(attention="ful"), ValueError, "unknown attention variant 'ful'; the nearest is 'full'"),
     "unknown option": (lambda: body(attention={"name": "sliding_window", "width": 4}), TypeError, "sliding_window.*width"),
     "odd window": (lambda: body(attention={"name": "sliding_window", "window": 3}), ValueError, "window must be an even number"),
     "unknown backend": (lambda: body().set_attention("full", "flash"), ValueError, "unknown attention backend 'flash'; known: auto, eager"),
@@ -162,7 +162,7 @@ CALLS = {
     "empty vocabulary": (lambda: body().resize_token_embeddings(0), ValueError, "new vocabulary size must be at least 1, got 0"),
     "a head that a family lacks": (
         lambda: AutoModelForNextSentencePrediction.from_config(RobertaConfig(**TINY)), ValueError,
-        "'roberta' has no such head; families that do: bert$",
+        "'roberta' has no such head; families that do: bert, fnet$",
     ),
     # names and paths
     "no such folder": (lambda: BertModel.from_pretrained("./no/such/folder"), ValueError, "no such folder"),

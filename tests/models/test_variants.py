@@ -263,7 +263,7 @@ def test_pruned_heads_come_first() -> None:
 def test_config_is_checked_where_it_is_made() -> None:
     with pytest.raises(TypeError, match=r"sliding_window.*windw.*its options: window"):
         BertConfig(**SIZES, attention={"name": "sliding_window", "windw": 2})
-    with pytest.raises(ValueError, match="unknown attention variant 'rotray'; known: full, sliding_window"):
+    with pytest.raises(ValueError, match="unknown attention variant 'rotray'; the nearest is 'rotary'"):
         BertConfig(**SIZES, attention={"layers": {"0": ["rotray"]}})
 
 
