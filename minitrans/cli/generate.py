@@ -60,7 +60,7 @@ def generate(
 
         minitrans generate "Once upon a time" -m ./stories -n 50
 
-        minitrans generate --file prompts.txt -m ./stories --top-p 0.9 --seed 1 --count 3 --json
+        minitrans generate --file prompts.txt -m ./stories --top-p 0.9 --seed 1
     """
     given = given_texts(texts, file)
     drawn: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
