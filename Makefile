@@ -12,7 +12,7 @@ demo: $(VENV)/.demo
 	$(VENV)/bin/minitrans demo
 
 test: $(VENV)/.test interpreted
-	$(VENV)/bin/python -m pytest -q -n $(WORKERS)
+	$(VENV)/bin/python -m pytest -q -n $(WORKERS) -m "not further"
 
 # the Triton kernels without a GPU, in Triton's interpreter; a process of their own, because it is chosen when they are imported
 interpreted: $(VENV)/.test
@@ -22,7 +22,7 @@ interpreted: $(VENV)/.test
 fast: $(VENV)/.test
 	$(VENV)/bin/python -m pytest -q -x -m "not slow"
 
-# breaks one rule at a time and shows which test notices
+# breaks one rule at a time, in every way we know, and shows which test notices
 mutants: $(VENV)/.test
 	$(VENV)/bin/python -m pytest -q -s tests/test_mutants.py
 

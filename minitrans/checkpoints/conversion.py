@@ -34,6 +34,9 @@ TOKENIZER_FILES = (
     "sentencepiece.bpe.model",
     "spiece.model",
     "tokenizer.model",
+    "spm.model",
+    "source.spm",
+    "target.spm",
 )
 COMPANIONS = (*TOKENIZER_FILES, *SETTINGS_FILES)
 # These raise CheckpointError for what is no such file at all; whether a tokenizer can be made of it is not asked.
@@ -41,6 +44,7 @@ _READERS: dict[str, Callable[[Path], object]] = {
     ".json": read_json,
     ".txt": read_text,
     ".model": lambda path: require_regular_file(path, MAX_TEXT_BYTES),
+    ".spm": lambda path: require_regular_file(path, MAX_TEXT_BYTES),
 }
 
 

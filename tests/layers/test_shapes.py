@@ -20,6 +20,7 @@ from minitrans.layers import (
     block,
     embeddings,
     feed_forward,
+    fourier,
     heads,
     multi_head_attention,
     norms,
@@ -100,6 +101,16 @@ CASES: dict[str, Case] = {
         lambda: position_bias.DistanceEmbedding(9, K),
         lambda m: m.bias().to_dense(torch.randn(B, H, T, K), torch.randn(B, H, S, K), 1.0),
         (B, H, T, S),
+    ),
+    "OffsetRMSNorm": (lambda: norms.OffsetRMSNorm(D), lambda m: m(torch.randn(B, T, D)), (B, T, D)),
+    "OffsetPositions": (lambda: positions.OffsetPositions(17, D), lambda m: m(ids(B, T, below=17)), (B, T, D)),
+    "TokenEmbeddings": (
+        lambda: embeddings.TokenEmbeddings(V, D, positions=positions.OffsetPositions(17, D), norm=norms.LayerNorm(D)),
+        lambda m: m(ids(B, T), ids(B, T, below=17), None), (B, T, D),
+    ),
+    "FourierMixer": (lambda: fourier.FourierMixer(), lambda m: m(torch.randn(B, T, D), Context()).output, (B, T, D)),
+    "PredictionHead": (
+        lambda: heads.PredictionHead(D, act="gelu", eps=1e-5, table_width=F), lambda m: m(torch.randn(B, T, D)), (B, T, F)
     ),
     "LanguageModelHead": (
         lambda: heads.LanguageModelHead(D, V, act="gelu", eps=1e-5), lambda m: m(torch.randn(B, T, D)), (B, T, V)
