@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated, Any
 
 import typer
@@ -10,19 +9,8 @@ import typer
 from minitrans.cli import options
 from minitrans.cli.options import Runtime, takes_model
 from minitrans.cli.text import given_texts, progress, show
-from minitrans.generation.streaming import TextStreamer
 
 Share = Annotated[float | None, typer.Option("--top-p", help="Draw among the likeliest tokens of so much probability.")]
-
-
-class _Screen(TextStreamer):
-    """Prints words without the characters that drive a terminal."""
-
-    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-        """See `TextStreamer`."""
-        sys.stdout.write("".join(sign if sign.isprintable() or sign in "\n\t" else "�" for sign in text))
-        sys.stdout.write("\n" if stream_end else "")
-        sys.stdout.flush()
 
 
 @takes_model(batch_size=8)
@@ -73,10 +61,11 @@ def generate(
     if sample or drawn:
         settings |= {"do_sample": True, **drawn}
     from minitrans.cli.loading import load_pipeline
+    from minitrans.cli.screen import Screen
 
     pipe = load_pipeline(runtime, "text-generation")
     if len(given) == count == beams == 1 and not as_json:
-        pipe(given[0], **settings, streamer=_Screen(pipe.tokenizer, skip_special_tokens=True))
+        pipe(given[0], **settings, streamer=Screen(pipe.tokenizer, skip_special_tokens=True))
         return
     with progress("writing", len(given)) as advance:
         found = pipe(given, progress=advance, **settings)
