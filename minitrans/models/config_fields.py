@@ -92,6 +92,14 @@ WELL_KNOWN = {
     "repad_logits_with_grad", "sbert_ce_default_activation_function", "sentence_transformers", "sep_token_id",
     "task_specific_params", "tf_legacy_loss", "tie_weights_", "tokenizer_class", "torchscript", "tpu_short_seq_length",
     "use_cache", "use_tpu_fourier_optimizations", "xla_device",
+    # of T5 and of BART's kin, told by other fields or by the class
+    "add_bias_logits", "add_final_layer_norm", "classif_dropout", "dense_act_fn", "extra_pos_embeddings",
+    "force_bos_token_to_be_generated", "is_gated_act", "normalize_before", "normalize_embedding", "static_position_embeddings",
+    # which `generate` reads
+    "bad_words_ids", "begin_suppress_tokens", "diversity_penalty", "do_sample", "early_stopping", "encoder_no_repeat_ngram_size",
+    "forced_bos_token_id", "forced_eos_token_id", "length_penalty", "max_length", "min_length", "no_repeat_ngram_size",
+    "num_beam_groups", "num_beams", "num_return_sequences", "output_scores", "repetition_penalty", "return_dict_in_generate",
+    "suppress_tokens", "temperature", "top_k", "top_p", "typical_p",
 }  # fmt: skip
 
 
