@@ -123,7 +123,22 @@ def decoder_of(side: type[BartSide]) -> type[BartSide]:
     return type(f"{side.__name__}Decoder", (side,), {"config_class": DecoderSide, "__doc__": "The half that writes."})
 
 
-class BartModel(EncoderDecoder):
+class BartKin(EncoderDecoder):
+    """The body of every family here and in the files that begin with this one.
+
+    Args:
+        config: sizes and rules.
+    """
+
+    base_model_prefix = "model"
+    side_class: ClassVar[type[BartSide]]
+
+    def sides(self, config: PairConfig) -> tuple[Backbone, Backbone]:
+        """The encoder and the decoder."""
+        return self.side_class(config), decoder_of(self.side_class)(cast("Any", DecoderSide(config)))
+
+
+class BartModel(BartKin):
     """Both halves.
 
     Args:
@@ -131,12 +146,7 @@ class BartModel(EncoderDecoder):
     """
 
     config_class = BartConfig
-    base_model_prefix = "model"
-    side_class: ClassVar[type[BartSide]] = BartSide
-
-    def sides(self, config: PairConfig) -> tuple[Backbone, Backbone]:
-        """The encoder and the decoder."""
-        return self.side_class(config), decoder_of(self.side_class)(cast("Any", DecoderSide(config)))
+    side_class = BartSide
 
     def default_target(self, input_ids: Tensor | None) -> Tensor:
         """The source, shifted: what BART was trained to repair (S4)."""

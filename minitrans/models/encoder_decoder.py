@@ -103,7 +103,37 @@ class PairOutput(ModelOutput):
         return {name: value for name, value in vars(self).items() if name != "last_hidden_state"}
 
 
-class EncoderDecoder(PreTrainedModel):
+class WithEncoder(PreTrainedModel):
+    """What a pair and its left half alone share."""
+
+    table_path = "encoder.embeddings.word_embeddings"
+    encoder: Backbone
+
+    @property
+    def longest(self) -> int | None:
+        """The longest source that there are positions for; None = there is no end of them."""
+        return self.encoder.longest
+
+    @property
+    def padding(self) -> str:
+        """What becomes of the padding of the source."""
+        return self.encoder.padding
+
+    @padding.setter
+    def padding(self, padding: str) -> None:
+        self.encoder.padding = padding
+
+    def share_config(self, config: EncoderConfig) -> None:
+        """One configuration for the model, what is below it and the head above."""
+        super().share_config(config)
+        self.encoder.share_config(config)
+
+    def install_attention(self, attention: VariantSpec, backend: str = "auto", dropout: float | None = None) -> None:
+        """The self-attention of the encoder."""
+        self.encoder.install_attention(attention, backend, dropout)
+
+
+class EncoderDecoder(WithEncoder):
     """The two bodies; a family makes them, in `sides`.
 
     Args:
@@ -111,8 +141,6 @@ class EncoderDecoder(PreTrainedModel):
         add_pooling_layer: pairs have none.
     """
 
-    table_path = "encoder.embeddings.word_embeddings"
-    encoder: Backbone
     decoder: Backbone
     config: PairConfig
 
@@ -129,15 +157,9 @@ class EncoderDecoder(PreTrainedModel):
     def build_head(self, config: PairConfig) -> None:
         """What a family may put on the pair itself: nothing here."""
 
-    @property
-    def longest(self) -> int | None:
-        """The longest source that there are positions for; None = there is no end of them."""
-        return self.encoder.longest
-
     def share_config(self, config: EncoderConfig) -> None:
-        """One configuration for the pair, its sides and the head above."""
+        """The decoder's too."""
         super().share_config(config)
-        self.encoder.share_config(config)
         self.decoder.share_config(cast("Any", DecoderSide(cast("PairConfig", config))))
 
     def tie_weights(self) -> None:
@@ -168,47 +190,6 @@ class EncoderDecoder(PreTrainedModel):
         output: EncoderOutput = self.encoder(input_ids, attention_mask, unpack=True, return_dict=True, **options)
         return output
 
-    def run(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        decoder_input_ids: Tensor | None = None,
-        decoder_attention_mask: Tensor | None = None,
-        encoder_outputs: EncoderOutput | Sequence[Tensor] | None = None,
-        past_key_values: Cache | None = None,
-        inputs_embeds: Tensor | None = None,
-        decoder_inputs_embeds: Tensor | None = None,
-        use_cache: bool | None = None,
-        *,
-        padding: str | None = None,
-        output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
-        **others: Any,
-    ) -> PairOutput:
-        """`forward`, always with names."""
-        if others:
-            refuse_unknown(others, self)
-        kept = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
-        if encoder_outputs is None:
-            encoder_outputs = self.encode(
-                input_ids, attention_mask, inputs_embeds=inputs_embeds, padding=padding, **kept
-            )
-        elif not isinstance(encoder_outputs, EncoderOutput):
-            names = ("last_hidden_state", "hidden_states", "attentions")
-            encoder_outputs = EncoderOutput(**dict(zip(names, cast("Any", encoder_outputs), strict=False)))
-        memory = encoder_outputs.last_hidden_state
-        if decoder_input_ids is None and decoder_inputs_embeds is None:
-            decoder_input_ids = self.default_target(input_ids)
-        out: EncoderOutput = self.decoder(
-            decoder_input_ids, decoder_attention_mask, inputs_embeds=decoder_inputs_embeds, encoder_hidden_states=memory,
-            encoder_attention_mask=attention_mask, past_key_values=past_key_values, use_cache=use_cache, padding="keep",
-            return_dict=True, **kept,
-        )  # fmt: skip
-        return PairOutput(
-            out.last_hidden_state, out.past_key_values, out.hidden_states, out.attentions, out.cross_attentions, memory,
-            encoder_outputs.hidden_states, encoder_outputs.attentions,
-        )  # fmt: skip
-
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -221,7 +202,11 @@ class EncoderDecoder(PreTrainedModel):
         decoder_inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
         return_dict: bool | None = None,
-        **options: Any,
+        *,
+        padding: str | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        **others: Any,
     ) -> Any:
         """Runs both.
 
@@ -236,14 +221,35 @@ class EncoderDecoder(PreTrainedModel):
             decoder_inputs_embeds: (B, T, D) instead of the target.
             use_cache: return the cache; None = the configuration's.
             return_dict: False returns a plain tuple.
-            options: padding (of the encoder), output_attentions, output_hidden_states: see `Backbone.forward`.
+            padding: what becomes of that of the source.
+            output_attentions: see `Backbone.forward`.
+            output_hidden_states: see `Backbone.forward`.
+            others: words of `arguments.IGNORED_WORDS`, which change nothing.
 
         Raises:
             ValueError, TypeError: for input that does not fit the model, and for any other word.
         """
-        output = self.run(
-            input_ids, attention_mask, decoder_input_ids, decoder_attention_mask, encoder_outputs, past_key_values,
-            inputs_embeds, decoder_inputs_embeds, use_cache, **options,
+        if others:
+            refuse_unknown(others, self)
+        kept = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
+        if encoder_outputs is None:
+            encoder_outputs = EncoderDecoder.encode(
+                self, input_ids, attention_mask, inputs_embeds=inputs_embeds, padding=padding, **kept
+            )
+        elif not isinstance(encoder_outputs, EncoderOutput):
+            names = ("last_hidden_state", "hidden_states", "attentions")
+            encoder_outputs = EncoderOutput(**dict(zip(names, cast("Any", encoder_outputs), strict=False)))
+        memory = encoder_outputs.last_hidden_state
+        if decoder_input_ids is None and decoder_inputs_embeds is None:
+            decoder_input_ids = self.default_target(input_ids)
+        out: EncoderOutput = self.decoder(
+            decoder_input_ids, decoder_attention_mask, inputs_embeds=decoder_inputs_embeds, encoder_hidden_states=memory,
+            encoder_attention_mask=attention_mask, past_key_values=past_key_values, use_cache=use_cache, padding="keep",
+            return_dict=True, **kept,
+        )  # fmt: skip
+        output = PairOutput(
+            out.last_hidden_state, out.past_key_values, out.hidden_states, out.attentions, out.cross_attentions, memory,
+            encoder_outputs.hidden_states, encoder_outputs.attentions,
         )  # fmt: skip
         return returned(output, return_dict, self.config)
 
@@ -261,22 +267,13 @@ class EncoderDecoder(PreTrainedModel):
         """The right half."""
         return self.decoder
 
-    @property
-    def padding(self) -> str:
-        """What becomes of the padding of the source."""
-        return self.encoder.padding
-
-    @padding.setter
-    def padding(self, padding: str) -> None:
-        self.encoder.padding = padding
-
     def install_attention(self, attention: VariantSpec, backend: str = "auto", dropout: float | None = None) -> None:
         """The self-attention of both sides."""
-        self.encoder.install_attention(attention, backend, dropout)
+        super().install_attention(attention, backend, dropout)
         self.decoder.install_attention(attention, backend, dropout)
 
 
-class EncoderOnly(PreTrainedModel):
+class EncoderOnly(WithEncoder):
     """The left half of a pair as a model of its own.
 
     Args:
@@ -284,9 +281,7 @@ class EncoderOnly(PreTrainedModel):
         add_pooling_layer: there is none.
     """
 
-    table_path = "encoder.embeddings.word_embeddings"
     side_class: ClassVar[type[Backbone]]
-    encoder: Backbone
 
     def __init__(self, config: EncoderConfig, add_pooling_layer: bool = False) -> None:
         super().__init__(config)
@@ -303,26 +298,3 @@ class EncoderOnly(PreTrainedModel):
         """See `Backbone.forward`."""
         output: EncoderOutput = self.encoder(input_ids, attention_mask, inputs_embeds=inputs_embeds, **options)
         return output
-
-    def share_config(self, config: EncoderConfig) -> None:
-        """One configuration for the model and its encoder."""
-        super().share_config(config)
-        self.encoder.share_config(config)
-
-    @property
-    def longest(self) -> int | None:
-        """The longest text that there are positions for."""
-        return self.encoder.longest
-
-    @property
-    def padding(self) -> str:
-        """What becomes of padding."""
-        return self.encoder.padding
-
-    @padding.setter
-    def padding(self, padding: str) -> None:
-        self.encoder.padding = padding
-
-    def install_attention(self, attention: VariantSpec, backend: str = "auto", dropout: float | None = None) -> None:
-        """The self-attention of the encoder."""
-        self.encoder.install_attention(attention, backend, dropout)

@@ -61,7 +61,7 @@ class M2M100Side(bart.BartSide):
         return (real.cumsum(dim=1) + past_length) * real - 1
 
 
-class M2M100Model(bart.BartModel):
+class M2M100Model(bart.BartKin):
     """Both halves.
 
     Args:
@@ -70,10 +70,6 @@ class M2M100Model(bart.BartModel):
 
     config_class = M2M100Config
     side_class = M2M100Side
-
-    def default_target(self, input_ids: Any) -> Any:
-        """There is none: a translation is not what it was made from."""
-        return super().default_target(None)
 
 
 class M2M100ForConditionalGeneration(pair_tasks.ConditionalGeneration, tasks.TaskModel):

@@ -69,7 +69,7 @@ class MarianSide(bart.BartSide):
         return SinusoidalPositions(config.max_position_embeddings, config.hidden_size, "halves")
 
 
-class MarianModel(bart.BartModel):
+class MarianModel(bart.BartKin):
     """Both halves.
 
     Args:
@@ -78,10 +78,6 @@ class MarianModel(bart.BartModel):
 
     config_class = MarianConfig
     side_class = MarianSide
-
-    def default_target(self, input_ids: Any) -> Any:
-        """There is none: a translation is not what it was made from."""
-        return super().default_target(None)
 
 
 class MarianMTModel(pair_tasks.BiasedGeneration, tasks.TaskModel):

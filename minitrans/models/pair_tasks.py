@@ -21,8 +21,8 @@ from minitrans.models.pretrained import PreTrainedModel
 
 
 @dataclass(repr=False)
-class PairLogitsOutput(LogitsOutput):
-    """Of a head on a pair: logits (B, T, V) of the target, or (B, C) of a classifier; the rest as in `PairOutput`."""
+class OfPair:
+    """What every head on a pair passes on, as in `PairOutput`."""
 
     past_key_values: Cache | None = None
     decoder_hidden_states: tuple[Tensor, ...] | None = field(default=None, kw_only=True)
@@ -34,16 +34,13 @@ class PairLogitsOutput(LogitsOutput):
 
 
 @dataclass(repr=False)
-class PairSpanOutput(SpanOutput):
-    """Of a head that scores spans: start_logits and end_logits (B, T); the rest as in `PairOutput`."""
+class PairLogitsOutput(OfPair, LogitsOutput):
+    """Of a head on a pair: logits (B, T, V) of the target, or (B, C) of a classifier."""
 
-    past_key_values: Cache | None = None
-    decoder_hidden_states: tuple[Tensor, ...] | None = field(default=None, kw_only=True)
-    decoder_attentions: tuple[Tensor, ...] | None = field(default=None, kw_only=True)
-    cross_attentions: tuple[Tensor, ...] | None = field(default=None, kw_only=True)
-    encoder_last_hidden_state: Tensor | None = field(default=None, kw_only=True)
-    encoder_hidden_states: tuple[Tensor, ...] | None = field(default=None, kw_only=True)
-    encoder_attentions: tuple[Tensor, ...] | None = field(default=None, kw_only=True)
+
+@dataclass(repr=False)
+class PairSpanOutput(OfPair, SpanOutput):
+    """Of a head that scores spans: start_logits and end_logits (B, T)."""
 
 
 class PairHead(PreTrainedModel):
@@ -68,6 +65,11 @@ class PairHead(PreTrainedModel):
         """See `EncoderDecoder.encode`."""
         return EncoderDecoder.encode(self.pair, input_ids, attention_mask, **options)
 
+    def run_pair(self, *given: Any, **options: Any) -> PairOutput:
+        """What the pair gives, with names: `self.pair` may be this very model, whose own forward scores it."""
+        output: PairOutput = EncoderDecoder.forward(self.pair, *given, **{**options, "return_dict": True})
+        return output
+
     def read_twice(self, input_ids: Tensor | None, decoder_input_ids: Tensor | None, **given: Any) -> PairOutput:
         """The pair on a text that its decoder reads too, shifted by one."""
         if decoder_input_ids is None and given.get("decoder_inputs_embeds") is None:
@@ -76,7 +78,7 @@ class PairHead(PreTrainedModel):
                     "the decoder reads the text too: give input_ids, or decoder_input_ids beside inputs_embeds"
                 )
             decoder_input_ids = self.pair.shift_right(input_ids)
-        return self.pair.run(input_ids, decoder_input_ids=decoder_input_ids, **given)
+        return self.run_pair(input_ids, decoder_input_ids=decoder_input_ids, **given)
 
 
 class ConditionalGeneration(PairHead, GenerativePair):
@@ -135,7 +137,7 @@ class ConditionalGeneration(PairHead, GenerativePair):
             use_cache = False
             if decoder_input_ids is None and decoder_inputs_embeds is None:
                 decoder_input_ids = self.pair.shift_right(labels)
-        body = self.pair.run(
+        body = self.run_pair(
             input_ids, attention_mask, decoder_input_ids, decoder_attention_mask, encoder_outputs, past_key_values,
             inputs_embeds, decoder_inputs_embeds, use_cache, **options,
         )  # fmt: skip

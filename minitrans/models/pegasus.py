@@ -45,7 +45,7 @@ class PegasusSide(bart.BartSide):
         return SinusoidalPositions(config.max_position_embeddings, config.hidden_size, "halves")
 
 
-class PegasusModel(bart.BartModel):
+class PegasusModel(bart.BartKin):
     """Both halves.
 
     Args:
@@ -54,10 +54,6 @@ class PegasusModel(bart.BartModel):
 
     config_class = PegasusConfig
     side_class = PegasusSide
-
-    def default_target(self, input_ids: Any) -> Any:
-        """There is none: a summary is not what it was made from."""
-        return super().default_target(None)
 
 
 class PegasusForConditionalGeneration(pair_tasks.BiasedGeneration, tasks.TaskModel):
