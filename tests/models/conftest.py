@@ -138,13 +138,13 @@ RENAMES = [
     (r"^lm_head\.layer_norm\.", "lm_head.LayerNorm."),
     (r"^lm_head\.bias$", "lm_head.decoder.bias"),
     # Longformer
+    (r"attention\.(query|key|value)_global", r"attention.own.0.\1_global"),
     # BigBird
     (r"^qa_classifier\.intermediate\.dense\.", "qa_classifier.feed_forward.up."),
     (r"^qa_classifier\.output\.dense\.", "qa_classifier.feed_forward.down."),
     (r"^qa_classifier\.output\.", "qa_classifier."),
     # Nyströmformer
     (r"attention\.conv\.", "attention.own.0.conv."),
-    (r"attention\.(query|key|value)_global", r"attention.own.0.\1_global"),
     # DeBERTa
     (r"attention\.pos_(key|query)_proj", r"attention.position_\1"),
     (r"attention\.(query|key|value)_proj", r"attention.\1"),

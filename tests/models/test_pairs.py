@@ -1,7 +1,6 @@
 """Encoder-decoders, number for number: every family and head against the reference, in float64, and against themselves.
 
-The tolerances are those of `test_parity.py`. The reference computes some of T5 in float32 whatever the dtype; `WholeDouble` keeps
-its float64 tensors as they are.
+The tolerances are those of `test_parity.py`. The reference computes some of T5 in float32 whatever the dtype; `exactly` does not.
 """
 
 from __future__ import annotations
@@ -9,7 +8,8 @@ from __future__ import annotations
 import copy
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,10 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 import minitrans
 from minitrans.checkpoints import verify
+from minitrans.checkpoints.verification import without_float32
 from minitrans.families import FAMILIES, families_with
 from minitrans.layers.cache import Cache
 from minitrans.models.auto import class_by_name
@@ -53,17 +53,12 @@ FIELDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 
 
-class WholeDouble(TorchFunctionMode):
-    """float64 stays float64, and no number is drawn for a layer that is not left out (S5)."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = dict(kwargs or {})
-        double = bool(args) and isinstance(args[0], Tensor) and args[0].dtype == torch.float64
-        if double and (func is Tensor.float or (func is Tensor.to and torch.float32 in args[1:])):
-            return args[0]
-        if double and kwargs.get("dtype") == torch.float32:
-            kwargs["dtype"] = None
-        return torch.ones(()) if func is torch.rand else func(*args, **kwargs)
+@contextmanager
+def exactly() -> Iterator[None]:
+    """The reference does not round to float32, and draws no number for a layer that is not left out (S5)."""
+    with without_float32(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "rand", lambda *size: torch.ones(*size))
+        yield
 
 
 def sinusoids(rows: int, width: int, *, like_tensor2tensor: bool) -> Tensor:
@@ -159,7 +154,7 @@ def test_forward_loss_and_gradients(pair: Any, error: Any, family: str, head: st
     """
     models = pair(family, head, **(FIELDS[family][1] if other else {}))
     inputs = {**batch(family), **labels(head)}
-    with WholeDouble():
+    with exactly():
         expected, theirs = run(models.reference, inputs)
         theirs.backward()
     got, mine = run(models.ours, inputs)
@@ -222,7 +217,7 @@ def test_files_and_attentions_both_ways(
     assert all(torch.equal(tensor, models.ours.state_dict()[name]) for name, tensor in again.state_dict().items())
     back = type(models.reference).from_pretrained(tmp_path / "ours", dtype=torch.float64, attn_implementation="eager")
     inputs = {**batch(family), **labels(head), "output_attentions": True}
-    with WholeDouble(), torch.no_grad():
+    with exactly(), torch.no_grad():
         one, another = models.reference.eval()(**inputs), back.eval()(**inputs)
     # the reference makes its sinusoids in float32: half a unit of their last place, 6e-8, through three layers
     compare(another, one, error, within=1e-6 if family in ("marian", "pegasus", "m2m_100") else 0.0)

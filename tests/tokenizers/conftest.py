@@ -63,55 +63,79 @@ def bert_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
-def spiece_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("albert")
+def learnt(folder: Path, name: str, **options: Any) -> Path:
+    """The folder, with a sentencepiece model of TEXT in it under this name."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(TEXT.splitlines() * 20), model_writer=model, vocab_size=110, model_type="unigram",
-        pad_id=0, unk_id=1, bos_id=-1, eos_id=-1, unk_piece="<unk>", pad_piece="<pad>",
-        control_symbols=["[CLS]", "[SEP]", "[MASK]"], minloglevel=2,
+        minloglevel=2, **options,
     )  # fmt: skip
-    (folder / "spiece.model").write_bytes(model.getvalue())
+    (folder / name).write_bytes(model.getvalue())
     return folder
+
+
+@pytest.fixture(scope="session")
+def spiece_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("albert")
+    return learnt(
+        folder,
+        "spiece.model",
+        pad_id=0,
+        unk_id=1,
+        bos_id=-1,
+        eos_id=-1,
+        unk_piece="<unk>",
+        pad_piece="<pad>",
+        control_symbols=["[CLS]", "[SEP]", "[MASK]"],
+    )
 
 
 @pytest.fixture(scope="session")
 def big_bird_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("big_bird")
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(TEXT.splitlines() * 20), model_writer=model, vocab_size=110, model_type="unigram",
-        pad_id=0, eos_id=1, bos_id=2, unk_id=3, pad_piece="<pad>", control_symbols=["[CLS]", "[SEP]", "[MASK]"], minloglevel=2,
-    )  # fmt: skip
-    (folder / "spiece.model").write_bytes(model.getvalue())
-    return folder
+    return learnt(
+        folder,
+        "spiece.model",
+        pad_id=0,
+        eos_id=1,
+        bos_id=2,
+        unk_id=3,
+        pad_piece="<pad>",
+        control_symbols=["[CLS]", "[SEP]", "[MASK]"],
+    )
 
 
 @pytest.fixture(scope="session")
 def fnet_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("fnet")
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(TEXT.splitlines() * 20), model_writer=model, vocab_size=110, model_type="unigram",
-        unk_id=0, bos_id=1, eos_id=2, pad_id=3, unk_piece="<unk>", pad_piece="<pad>",
-        control_symbols=["[CLS]", "[SEP]", "[MASK]"], minloglevel=2,
-    )  # fmt: skip
-    (folder / "spiece.model").write_bytes(model.getvalue())
-    return folder
+    return learnt(
+        folder,
+        "spiece.model",
+        unk_id=0,
+        bos_id=1,
+        eos_id=2,
+        pad_id=3,
+        unk_piece="<unk>",
+        pad_piece="<pad>",
+        control_symbols=["[CLS]", "[SEP]", "[MASK]"],
+    )
 
 
 @pytest.fixture(scope="session")
 def spm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("deberta")
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(TEXT.splitlines() * 20), model_writer=model, vocab_size=110, model_type="unigram",
-        pad_id=0, bos_id=1, eos_id=2, unk_id=3, pad_piece="[PAD]", bos_piece="[CLS]", eos_piece="[SEP]", unk_piece="[UNK]",
-        minloglevel=2,
-    )  # fmt: skip
-    (folder / "spm.model").write_bytes(model.getvalue())
-    return folder
+    return learnt(
+        folder,
+        "spm.model",
+        pad_id=0,
+        bos_id=1,
+        eos_id=2,
+        unk_id=3,
+        pad_piece="[PAD]",
+        bos_piece="[CLS]",
+        eos_piece="[SEP]",
+        unk_piece="[UNK]",
+    )
 
 
 @pytest.fixture(scope="session")
@@ -148,17 +172,7 @@ def roberta_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def sentencepiece_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sentencepiece")
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(TEXT.splitlines() * 20),
-        model_writer=model,
-        vocab_size=110,
-        model_type="unigram",
-        minloglevel=2,
-        user_defined_symbols=["<ent>"],
-    )
-    (folder / "sentencepiece.bpe.model").write_bytes(model.getvalue())
-    return folder
+    return learnt(folder, "sentencepiece.bpe.model", user_defined_symbols=["<ent>"])
 
 
 @pytest.fixture(scope="session")
