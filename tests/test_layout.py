@@ -36,7 +36,7 @@ ALLOWED: dict[str, set[str]] = {
     "pipelines": GROUND | {"attention", "models", "tokenizers", "translator"},
     "embedding": GROUND | {"attention", "cpu", "models", "pipelines", "tokenizers", "translator"},
     "checkpoints": GROUND | {"attention", "embedding", "layers", "models", "translator"},
-    "training": GROUND | {"models"},
+    "training": GROUND | {"layers", "models", "tokenizers", "translator"},
     "lab": GROUND | {"attention", "embedding", "layers", "models", "pipelines", "testing", "training"},
     "cli": GROUND
     | {

@@ -17,6 +17,7 @@ IGNORED = -100
 ProblemType = Literal["regression", "single_label_classification", "multi_label_classification"]
 # Over how many labels a loss is averaged, where that is not those of the call: batches whose gradients are added count all
 Items = Tensor | float | None
+TwoItems = tuple[Items, Items]  # of a head with two losses, each over things of its own
 
 
 def token_loss(logits: Tensor, labels: Tensor, items: Items = None) -> Tensor:
@@ -132,7 +133,11 @@ def soft_label_loss(logits: Tensor, labels: Tensor, items: Items = None) -> Tens
 
 
 def span_loss(
-    start_logits: Tensor, end_logits: Tensor, start_positions: Tensor, end_positions: Tensor, items: Items = None
+    start_logits: Tensor,
+    end_logits: Tensor,
+    start_positions: Tensor,
+    end_positions: Tensor,
+    items: Items | TwoItems = None,
 ) -> Tensor:
     """Mean of the cross-entropies of a span's first and last token; a position outside [0, T) is ignored (B5).
 
@@ -143,16 +148,17 @@ def span_loss(
         end_logits: (B, T).
         start_positions: (B) or (B, 1) integers.
         end_positions: (B) or (B, 1) integers.
-        items: see `Items`.
+        items: see `Items`; or two, where a batch has other numbers of first than of last tokens.
     """
     length = start_logits.shape[1]
+    first, last = items if isinstance(items, tuple) else (items, items)
     losses = []
-    for logits, positions in ((start_logits, start_positions), (end_logits, end_positions)):
+    for logits, positions, count in ((start_logits, start_positions, first), (end_logits, end_positions, last)):
         if positions.is_floating_point() or positions.numel() != logits.shape[0]:
             got = f"got shape {tuple(positions.shape)} of {positions.dtype}"
             raise ValueError(f"start and end positions must be {logits.shape[0]} integers, {got}")
         targets = positions.flatten().long().clamp(0, length)
-        losses.append(_averaged(F.cross_entropy, logits, targets, items, ignore_index=length))
+        losses.append(_averaged(F.cross_entropy, logits, targets, count, ignore_index=length))
     return (losses[0] + losses[1]) / 2
 
 

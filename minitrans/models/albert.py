@@ -13,7 +13,7 @@ from typing import Any, ClassVar, cast
 from torch import Tensor, nn
 
 from minitrans.layers.embeddings import Embeddings
-from minitrans.layers.losses import Items
+from minitrans.layers.losses import TwoItems
 from minitrans.layers.stack import Stack
 from minitrans.models import language_tasks, tasks
 from minitrans.models.backbone import Backbone, build_block, returned
@@ -122,7 +122,7 @@ class AlbertForPreTraining(language_tasks.TwoLosses):
         labels: Tensor | None = None,
         sentence_order_label: Tensor | None = None,
         *,
-        num_items_in_batch: tuple[Items, Items] | None = None,
+        num_items_in_batch: TwoItems | None = None,
         return_dict: bool | None = None,
         **options: Any,
     ) -> SentenceOrderOutput:

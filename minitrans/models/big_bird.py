@@ -24,7 +24,7 @@ from minitrans.errors import NotSupportedError
 from minitrans.layers.embeddings import Embeddings
 from minitrans.layers.feed_forward import FeedForward
 from minitrans.layers.heads import ClassificationHead
-from minitrans.layers.losses import Items, span_loss
+from minitrans.layers.losses import Items, TwoItems, span_loss
 from minitrans.layers.norms import LayerNorm
 from minitrans.layers.stack import Stack
 from minitrans.models import language_tasks, tasks
@@ -329,7 +329,7 @@ class BigBirdForQuestionAnswering(tasks.QuestionAnswering):
         start_positions: Tensor | None = None,
         end_positions: Tensor | None = None,
         *,
-        num_items_in_batch: Items = None,
+        num_items_in_batch: Items | TwoItems = None,
         return_dict: bool | None = None,
         **options: Any,
     ) -> SpanOutput:

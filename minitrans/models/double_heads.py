@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from minitrans.layers.activations import activation
 from minitrans.layers.cache import Cache
-from minitrans.layers.losses import next_token_labels, token_loss
+from minitrans.layers.losses import TwoItems, next_token_labels, token_loss
 from minitrans.models.backbone import returned
 from minitrans.models.config import DecoderConfig, EncoderConfig
 from minitrans.models.decoder_tasks import PlainHead
@@ -73,6 +73,7 @@ class DoubleHeads(PlainHead):
     """Scores of the next token, and of each of several texts; inputs are (B, choices, T)."""
 
     needs_grid = True
+    accepts_loss_kwargs: ClassVar[bool] = False  # as of `TwoLosses`
 
     def build_head(self, config: EncoderConfig) -> None:
         """`lm_head` and `multiple_choice_head`."""
@@ -97,6 +98,7 @@ class DoubleHeads(PlainHead):
         labels: Tensor | None = None,
         mc_labels: Tensor | None = None,
         *,
+        num_items_in_batch: TwoItems = (None, None),
         return_dict: bool | None = None,
         **options: Any,
     ) -> DoubleHeadsOutput:
@@ -106,6 +108,7 @@ class DoubleHeads(PlainHead):
             mc_token_ids: (B, choices) the token that stands for each text, None = the last.
             labels: (B, choices, T) as for a causal language model.
             mc_labels: (B) the number of the right text.
+            num_items_in_batch: see `Items`, of tokens and of texts.
         """
         given = inputs_embeds if input_ids is None else input_ids
         if given is not None and given.dim() != (4 if input_ids is None else 3):
@@ -121,8 +124,8 @@ class DoubleHeads(PlainHead):
         scores = self.lm_head(body.last_hidden_state)  # (B · choices, T, V)
         of_texts = self.multiple_choice_head(body.last_hidden_state, places).view(batch, choices)
         output = DoubleHeadsOutput(
-            None if labels is None else token_loss(scores, next_token_labels(labels.flatten(0, 1))),
-            None if mc_labels is None else token_loss(of_texts, mc_labels.flatten()),
+            None if labels is None else token_loss(scores, next_token_labels(labels.flatten(0, 1)), num_items_in_batch[0]),
+            None if mc_labels is None else token_loss(of_texts, mc_labels.flatten(), num_items_in_batch[1]),
             scores.view(batch, choices, *scores.shape[1:]), of_texts, body.past_key_values, **body.by_layer,
         )  # fmt: skip
         return returned(output, return_dict, self.config)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from minitrans.layers.cache import Cache
 from minitrans.layers.heads import LanguageModelHead
-from minitrans.layers.losses import IGNORED, Items, check_labels, next_token_labels, token_loss
+from minitrans.layers.losses import IGNORED, Items, TwoItems, check_labels, next_token_labels, token_loss
 from minitrans.models.arguments import in_order
 from minitrans.models.backbone import EncoderOutput, returned
 from minitrans.models.config import EncoderConfig
@@ -185,7 +185,7 @@ class PreTraining(TwoLosses):
         labels: Tensor | None = None,
         next_sentence_label: Tensor | None = None,
         *,
-        num_items_in_batch: tuple[Items, Items] | None = None,
+        num_items_in_batch: TwoItems | None = None,
         return_dict: bool | None = None,
         **options: Any,
     ) -> PreTrainingOutput:

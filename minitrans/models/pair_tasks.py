@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from minitrans.layers.cache import Cache
 from minitrans.layers.heads import ClassificationHead
-from minitrans.layers.losses import Items, check_labels, classification_loss, span_loss, token_loss
+from minitrans.layers.losses import Items, TwoItems, check_labels, classification_loss, span_loss, token_loss
 from minitrans.models.backbone import EncoderOutput, returned
 from minitrans.models.config import EncoderConfig
 from minitrans.models.encoder_decoder import EncoderDecoder, PairOutput
@@ -244,7 +244,7 @@ class QuestionAnswering(PairHead):
         use_cache: bool | None = None,
         return_dict: bool | None = None,
         *,
-        num_items_in_batch: Items = None,
+        num_items_in_batch: Items | TwoItems = None,
         **options: Any,
     ) -> PairSpanOutput:
         """`start_positions`, `end_positions` (B): see `span_loss`; the loss needs both."""

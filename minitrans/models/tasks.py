@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from minitrans.attention.mask import has_values
-from minitrans.layers.losses import IGNORED, Items, check_shape, classification_loss, span_loss, token_loss
+from minitrans.layers.losses import IGNORED, Items, TwoItems, check_shape, classification_loss, span_loss, token_loss
 from minitrans.models.backbone import Backbone, EncoderOutput, returned
 from minitrans.models.config import EncoderConfig
 from minitrans.models.outputs import LogitsOutput, SpanOutput
@@ -167,7 +167,7 @@ class QuestionAnswering(TaskModel):
         start_positions: Tensor | None = None,
         end_positions: Tensor | None = None,
         *,
-        num_items_in_batch: Items = None,
+        num_items_in_batch: Items | TwoItems = None,
         return_dict: bool | None = None,
         **options: Any,
     ) -> SpanOutput:
