@@ -36,7 +36,8 @@ ALLOWED: dict[str, set[str]] = {
     "pipelines": GROUND | {"attention", "models", "tokenizers", "translator"},
     "embedding": GROUND | {"attention", "cpu", "models", "pipelines", "tokenizers", "translator"},
     "checkpoints": GROUND | {"attention", "embedding", "layers", "models", "translator"},
-    "training": GROUND | {"layers", "models", "tokenizers", "translator"},
+    "training": GROUND
+    | {"attention", "embedding", "generation", "layers", "models", "pipelines", "tokenizers", "translator"},
     "lab": GROUND | {"attention", "embedding", "layers", "models", "pipelines", "testing", "training"},
     "cli": GROUND
     | {
@@ -49,6 +50,7 @@ ALLOWED: dict[str, set[str]] = {
         "models",
         "pipelines",
         "tokenizers",
+        "training",
         "translator",
     },
     "__main__": {"cli"},
