@@ -5,10 +5,12 @@ A mutant that survives is a hole in the tests. Run `make mutants` to see which t
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -404,12 +406,38 @@ MUTANTS = {
 }  # fmt: skip
 
 
+class Tree:
+    """A copy of this one, and a process in it that is ready to run its tests."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.output = root / "tree", root / "output"
+        ignored = shutil.ignore_patterns(".git", ".venv", "__pycache__", ".*_cache", ".hypothesis", "*.egg-info")
+        shutil.copytree(ROOT, self.root, ignore=ignored)
+        self.process = subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-m", "tests.warm_pytest"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            cwd=self.root,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+
+    def run(self, tests: list[str]) -> tuple[int, str]:
+        """The exit status of pytest, and what it printed."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        early = "ignore::pytest.PytestAssertRewriteWarning"  # of plugins that were loaded before the fork
+        arguments = ["-x", "-q", "-p", "no:cacheprovider", "-W", early, "-m", "not slow", *tests]
+        print(json.dumps([arguments, str(self.output)]), file=self.process.stdin, flush=True)
+        return int(self.process.stdout.readline()), self.output.read_text(encoding="utf-8")
+
+
 @pytest.fixture(scope="module")
-def copy_of_the_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    target = tmp_path_factory.mktemp("mutant") / "tree"
-    ignored = shutil.ignore_patterns(".git", ".venv", "__pycache__", ".*_cache", ".hypothesis", "*.egg-info")
-    shutil.copytree(ROOT, target, ignore=ignored)
-    return target
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tree]:
+    tree = Tree(tmp_path_factory.mktemp("mutant"))
+    yield tree
+    tree.process.communicate()
 
 
 FIRST = {name.split()[0]: name for name in reversed(MUTANTS)}  # one of each rule; the others run by `make mutants`
@@ -418,25 +446,17 @@ RULES = [name if FIRST[name.split()[0]] == name else pytest.param(name, marks=py
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rule", RULES)
-def test_a_broken_rule_is_noticed(rule: str, copy_of_the_tree: Path):
+def test_a_broken_rule_is_noticed(rule: str, tree: Tree):
     file, right, wrong, tests = MUTANTS[rule]
-    path = copy_of_the_tree / file
+    path = tree.root / file
     source = path.read_text(encoding="utf-8")
     assert source.count(right) >= 1, f"{file} no longer holds {right!r}"
     path.write_text(source.replace(right, wrong), encoding="utf-8")
     try:
-        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-m", "not slow", *tests]
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            cwd=copy_of_the_tree,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            check=False,
-        )
+        status, printed = tree.run(tests)
     finally:
         path.write_text(source, encoding="utf-8")
-    killers = [line for line in done.stdout.splitlines() if line.startswith("FAILED")]
-    assert done.returncode == 1, f"survived: {done.stdout[-2000:]}"
-    assert killers, f"it did not fail a test but broke: {done.stdout[-2000:]}"
+    killers = [line for line in printed.splitlines() if line.startswith("FAILED")]
+    assert status == 1, f"survived: {printed[-2000:]}"
+    assert killers, f"it did not fail a test but broke: {printed[-2000:]}"
     print(f"{rule}: {killers[0]}")
