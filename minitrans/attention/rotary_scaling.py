@@ -116,11 +116,12 @@ class ScaledRotary(Rotary):
     Args:
         sizes: of the block.
         rope: `rope_type`, `rope_theta`, and what the kind needs, as in SCALINGS; with `max_position_embeddings`.
+        options: layout and fraction of `Rotary`.
     """
 
-    def __init__(self, sizes: LayerSizes, rope: Mapping[str, Any]) -> None:
-        super().__init__(sizes, base=rope["rope_theta"])
-        self.rope, self.alike = rope, f"rotary {dict(rope)}"
+    def __init__(self, sizes: LayerSizes, rope: Mapping[str, Any], **options: Any) -> None:
+        super().__init__(sizes, base=rope["rope_theta"], **options)
+        self.rope, self.alike = rope, f"rotary {dict(rope)} {self.width}"
 
     def frequencies(self, positions: Tensor) -> tuple[Tensor, float]:
         """Those of the kind."""

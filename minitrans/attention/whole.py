@@ -49,6 +49,12 @@ class WholeMechanism(Variant):
         return next((name for name, asked in lacking.items() if asked), None)
 
 
+def too_long(longest: int, rules: AttentionRules, query: Tensor) -> str | None:
+    """What one that has numbers of its own for each place cannot do: texts of more places."""
+    length = query.shape[2] if rules.layout is None else rules.layout.max_seqlen
+    return f"texts of {length} tokens (it is built for the {longest} of `longest`)" if length > longest else None
+
+
 def segments(real: Tensor, count: int, dtype: torch.dtype) -> Tensor:
     """(B, S) bool -> (B, count, S): rows that average the real tokens by segments of nearly one size.
 

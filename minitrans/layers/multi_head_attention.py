@@ -287,7 +287,8 @@ def require_support(mechanism: Variant, rules: AttentionRules, query: Tensor) ->
     """Raises NotSupportedError where a mechanism cannot keep the rules of a call."""
     reason = mechanism.supports(rules, query)
     if reason is not None:
-        padded = rules.layout is not None and mechanism.supports(replace(rules, layout=None), query[None]) is None
+        rows = query.transpose(0, 1)[None]  # (1, H, N, K) of a packed batch
+        padded = rules.layout is not None and mechanism.supports(replace(rules, layout=None), rows) is None
         hint = "; run the batch with its padding: padding='keep'" if padded else ""
         name = mechanism.name or type(mechanism).__name__
         raise NotSupportedError(f"attention {name!r} does not support {reason}{hint}")

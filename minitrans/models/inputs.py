@@ -14,6 +14,7 @@ from minitrans.attention.bias import AttentionBias, DenseBias
 from minitrans.attention.context import Context
 from minitrans.attention.layout import PackedLayout
 from minitrans.attention.mask import NO_MASK, AttentionMask, has_values
+from minitrans.errors import NotSupportedError
 from minitrans.layers.cache import Cache
 from minitrans.models.config import EncoderConfig
 from minitrans.models.padding import MODES, Packing, check_mode, choose_packing, refuse_obstacles
@@ -57,6 +58,7 @@ WRONG: dict[str, tuple[type[Exception], str]] = {
     "range": (ValueError, "{} must be in [0, {}={}), got {}"),
     "vectors": (TypeError, "inputs_embeds must be a floating-point tensor, got {}"),
     "width": (ValueError, "inputs_embeds must be (B, T, D={}), got {}"),
+    "no heads": (NotSupportedError, "head_mask: the blocks of this model have no attention heads; leave it out"),
     "no token": (ValueError, "the sequences are empty: at least one token is needed"),
     "length": (
         ValueError,
@@ -210,6 +212,7 @@ def _also(name: str, given: ModelInputs, body: Body, grid: tuple[int, ...]) -> T
 
 def _head_mask(given: Tensor | Sequence[Tensor | None], layers: int, config: EncoderConfig) -> Tensor | None:
     """(L, H) factors from (H), (L, H), or a list of L rows of which None stands for ones."""
+    require("num_attention_heads" not in config.lacking, "no heads")
     heads = config.num_attention_heads
     if not isinstance(given, Tensor):
         row = next((row for row in given if row is not None), None)

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, cast
 
 from torch import nn
 
-from minitrans.attention.rotary_scaling import ScaledRotary, wrong_description
+from minitrans.attention.rotary_scaling import ScaledRotary
 from minitrans.attention.variant import LayerSizes, Variant
 from minitrans.layers.block import Block
 from minitrans.layers.embeddings import TokenEmbeddings
@@ -24,6 +24,7 @@ from minitrans.models import decoder_tasks
 from minitrans.models.arguments import in_order
 from minitrans.models.backbone import Backbone
 from minitrans.models.config import SIZE, DecoderConfig, EncoderConfig, Rule
+from minitrans.models.rope import RULE, described
 
 ORDER = "input_ids attention_mask position_ids past_key_values inputs_embeds"
 
@@ -44,7 +45,7 @@ class LlamaArchitectureConfig(DecoderConfig):
         (("kv_heads",), lambda groups, c: c.num_attention_heads % groups == 0, "a divisor of num_attention_heads"),
         (("head_width",), lambda width, c: width % 2 == 0, "even: rotary positions turn pairs of columns"),
         (("pruned_heads",), lambda pruned, c: not pruned, "empty: heads share keys and values; use head_mask"),
-        (("rope",), lambda rope, c: wrong_description(rope) is None, lambda c: str(wrong_description(c.rope))),
+        RULE,
     )
 
     hidden_size: int = 4096  # D
@@ -77,12 +78,7 @@ class LlamaArchitectureConfig(DecoderConfig):
     @property
     def rope(self) -> dict[str, Any]:
         """How positions turn queries and keys, whichever fields say it."""
-        given = dict(self.rope_scaling or self.rope_parameters or {})
-        longest = self.max_position_embeddings
-        kind = given.get("rope_type", given.get("type", "default"))
-        theta = given.get("rope_theta") or self.rope_theta or 10000.0
-        defaults = {"original_max_position_embeddings": longest} if kind in ("yarn", "llama3") else {}
-        return {**defaults, **given, "rope_type": kind, "rope_theta": theta, "max_position_embeddings": longest}
+        return described(self.rope_scaling or self.rope_parameters, self.max_position_embeddings, self.rope_theta)
 
 
 @dataclass(kw_only=True)

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 
+from minitrans.attention.rotary_scaling import ScaledRotary, wrong_description
 from minitrans.attention.variant import Variant
 from minitrans.attention.variants.sliding_window import SlidingWindow
 from minitrans.layers.activations import activation
@@ -35,6 +36,17 @@ from minitrans.models.padding import Packing
 
 WHOLE, LOCAL = "full_attention", "sliding_attention"
 ORDER = "input_ids attention_mask position_ids {}"
+
+
+def _wrong_turns(config: Any) -> str:
+    """What rope_parameters would have to be; "" where they are understood."""
+    given = config.rope_parameters or {}
+    for kind in (WHOLE, LOCAL):
+        if not isinstance(given, dict) or not isinstance(given.get(kind), dict | None):
+            return f"for {kind} an object"
+        if wrong := wrong_description(config.turns_of(kind)):
+            return f"for {kind} {wrong}"
+    return ""
 
 
 @dataclass(kw_only=True)
@@ -59,12 +71,7 @@ class ModernBertConfig(EncoderConfig):
             ),
             lambda c: f"{c.num_hidden_layers} of '{WHOLE}' and '{LOCAL}', one a layer, or null",
         ),
-        (
-            ("rope_parameters",), lambda given, c: isinstance(given, dict | None) and all(
-                isinstance((given or {}).get(kind, {}), dict | None) and rope.is_known(c.rope_of(kind)) for kind in (WHOLE, LOCAL)
-            ),
-            f"for {WHOLE} and for {LOCAL} {rope.WORDS}",
-        ),
+        (("rope_parameters",), lambda given, c: not _wrong_turns(c), _wrong_turns),
         (("classifier_pooling",), lambda how, c: how in ("cls", "mean"), "'cls' or 'mean'"),
     )  # fmt: skip
 
@@ -135,6 +142,10 @@ class ModernBertConfig(EncoderConfig):
         old = {"rope_theta": self.global_rope_theta if base is None else base, "rope_type": "default"}
         return {**old, **((self.rope_parameters or {}).get(kind) or {})}
 
+    def turns_of(self, kind: str) -> dict[str, Any]:
+        """The same, whole."""
+        return rope.described(self.rope_of(kind), self.max_position_embeddings)
+
 
 class ModernBertModel(Backbone):
     """Embeddings without positions, L pre-norm blocks, and a norm.
@@ -147,6 +158,13 @@ class ModernBertModel(Backbone):
     base_model_prefix = "model"
     has_pooler = False
     forward = in_order(Backbone, ORDER.format("inputs_embeds"))
+
+    @property
+    def longest(self) -> int | None:
+        """Turns that are found anew for each text have no end."""
+        config = cast("ModernBertConfig", self.config)
+        kinds = {config.turns_of(kind)["rope_type"] for kind in config.layer_types or ()}
+        return None if kinds == {"dynamic"} else super().longest
 
     def build(self, config: EncoderConfig) -> None:
         """Bottom up."""
@@ -170,7 +188,7 @@ class ModernBertModel(Backbone):
 
 def _block(config: ModernBertConfig, layer: int) -> Block:
     width, kind, sizes = config.hidden_size, (config.layer_types or ())[layer], layer_sizes(config, layer)
-    own: list[Variant] = [rope.rotary(sizes, config.rope_of(kind))]
+    own: list[Variant] = [ScaledRotary(sizes, config.turns_of(kind))]
     if kind == LOCAL:
         own.append(SlidingWindow(sizes, window=config.local_attention // 2 * 2))
     norms = [LayerNorm(width, config.norm_eps, config.norm_bias) for _ in range(2)]

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
+from minitrans.attention.rotary_scaling import ScaledRotary
 from minitrans.attention.variant import LayerSizes
 from minitrans.layers.block import Block
 from minitrans.layers.embeddings import Embeddings
@@ -48,7 +49,7 @@ class NomicBertConfig(BertSizesConfig):
     rules: ClassVar[tuple[Rule, ...]] = (
         *BertSizesConfig.rules,
         (("type_vocab_size",), *SIZE),
-        (("rope_parameters",), lambda given, c: rope.is_known(given), rope.WORDS),
+        rope.RULE,
         (
             ("rotary_emb_base",), lambda base, c: base in (None, c.rope_parameters["rope_theta"]),
             "the rope_theta of rope_parameters, or left out",
@@ -96,6 +97,11 @@ class NomicBertConfig(BertSizesConfig):
         return values
 
     @property
+    def rope(self) -> dict[str, Any]:
+        """How queries and keys turn."""
+        return rope.described(self.rope_parameters, self.max_position_embeddings)
+
+    @property
     def head_dropout(self) -> float:
         """The dropout before a classifier."""
         return self.hidden_dropout_prob if self.classifier_dropout is None else self.classifier_dropout
@@ -114,6 +120,11 @@ class NomicBertModel(Backbone):
 
     def __init__(self, config: EncoderConfig, add_pooling_layer: bool = False) -> None:
         super().__init__(config, add_pooling_layer)
+
+    @property
+    def longest(self) -> int | None:
+        """Turns that are found anew for each text have no end."""
+        return None if cast("NomicBertConfig", self.config).rope["rope_type"] == "dynamic" else super().longest
 
     def build(self, config: EncoderConfig) -> None:
         """Bottom up."""
@@ -134,7 +145,7 @@ def _block(config: NomicBertConfig, layer: int) -> Block:
     head_width = cast("int", config.head_dim)
     sizes = LayerSizes(width, heads, heads, head_width, layer, config.max_position_embeddings)
     layout = "interleaved" if config.rotary_emb_interleaved else "halves"
-    turns = rope.rotary(sizes, config.rope_parameters or {}, layout=layout, fraction=config.rotary_emb_fraction)
+    turns = ScaledRotary(sizes, config.rope, layout=layout, fraction=config.rotary_emb_fraction)
     dropout = config.attention_probs_dropout_prob
     return Block(
         MultiHeadAttention(width, heads, head_width=head_width, bias=False, dropout=dropout, own=[turns]),

@@ -1,16 +1,17 @@
-"""What a configuration says of rotary positions, in the reference's words, and the variant of attention that it means."""
+"""What a configuration says of rotary positions, in the reference's words; see `attention.rotary_scaling`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from minitrans.attention.variant import LayerSizes
-from minitrans.attention.variants.rotary import Rotary
+from minitrans.attention.rotary_scaling import wrong_description
+from minitrans.models.config import Rule
 
-# what `rope_type` says -> the scaling of `Rotary`
-SCALINGS = {"default": None, "linear": "linear"}
-WORDS = f"an object with a rope_theta above 1 and a rope_type of {', '.join(SCALINGS)} (with a factor of at least 1)"
+# of a configuration whose property `rope` is a description
+RULE: Rule = (
+    ("rope",), lambda rope, c: wrong_description(rope) is None, lambda c: str(wrong_description(c.rope)),
+)  # fmt: skip
 
 # keys that mean something else in every family
 OLD_KEYS: dict[str, tuple[tuple[object, ...], str]] = dict.fromkeys(
@@ -18,27 +19,17 @@ OLD_KEYS: dict[str, tuple[tuple[object, ...], str]] = dict.fromkeys(
 )
 
 
-def is_known(parameters: object) -> bool:
-    """Whether it is what WORDS says."""
-    if not isinstance(parameters, Mapping):
-        return False
-    base, factor = parameters.get("rope_theta"), parameters.get("factor", 1.0)
-    numbers = all(isinstance(each, int | float) and not isinstance(each, bool) for each in (base, factor))
-    return numbers and base > 1 and factor >= 1 and _kind(parameters) in SCALINGS  # type: ignore[operator]
-
-
-def rotary(sizes: LayerSizes, parameters: Mapping[str, Any], **options: Any) -> Rotary:
-    """The variant.
+def described(given: Mapping[str, Any] | None, longest: int, base: float | None = None) -> dict[str, Any]:
+    """The description that `ScaledRotary` takes.
 
     Args:
-        sizes: of the block.
-        parameters: `rope_parameters` of the configuration, or its part for this kind of layer.
-        options: layout and fraction of `Rotary`.
+        given: `rope_parameters` of the configuration, its part for this kind of layer, or the older `rope_scaling`.
+        longest: `max_position_embeddings`.
+        base: where it says none; None = 10000.
     """
-    scaling: Any = SCALINGS[_kind(parameters)]
-    base, factor = parameters["rope_theta"], parameters.get("factor", 1.0)
-    return Rotary(sizes, base=base, scaling=scaling, factor=factor if scaling else 1.0, **options)
-
-
-def _kind(parameters: Mapping[str, Any]) -> Any:
-    return parameters.get("rope_type", parameters.get("type", "default"))
+    given = given or {}
+    given = given if isinstance(given, Mapping) else {"rope_type": given}  # which is none that is known
+    kind = given.get("rope_type", given.get("type", "default"))
+    defaults = {"original_max_position_embeddings": longest} if kind in ("yarn", "llama3") else {}
+    theta = given.get("rope_theta") or base or 10000.0
+    return {**defaults, **given, "rope_type": kind, "rope_theta": theta, "max_position_embeddings": longest}

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from minitrans.attention import AttentionMask, AttentionRules, Context, LayerSizes
+from minitrans.attention.layout import PackedLayout
 from minitrans.attention.specs import build_variants
+from minitrans.errors import NotSupportedError
 from minitrans.layers.multi_head_attention import MultiHeadAttention
 
 B, H, T, K = 2, 4, 8, 8
@@ -175,6 +177,19 @@ def test_linformer_projects_along_the_text() -> None:
                 variant.value_projection[:, :n] @ value[b, h, :n],
             )
             torch.testing.assert_close(found[b, h, :n], attended(query[b, h, :n], keys, values), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["linformer", "synthesizer_random", "synthesizer_dense"])
+def test_what_has_numbers_for_each_place_ends_with_them(name: str) -> None:
+    module = MultiHeadAttention(H * K, H)
+    module.set_attention(name, longest=T - 1)
+    packed = Context(layout=PackedLayout.from_lengths([3, T]))
+    for x, context in ((torch.randn(B, T, H * K), Context()), (torch.randn(3 + T, H * K), packed)):
+        with pytest.raises(
+            NotSupportedError, match=f"{name}' does not support texts of {T} tokens .* 7 of `longest`.$"
+        ):
+            module(x, context)
+    assert module(torch.randn(B, T - 1, H * K), Context()).output.shape == (B, T - 1, H * K)
 
 
 def copied(theirs: Any, names: tuple[str, ...], spec: Any, prefix: str = "") -> MultiHeadAttention:

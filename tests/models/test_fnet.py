@@ -53,6 +53,8 @@ def test_FN1_padding_is_mixed_in_whatever_the_mask_says(pair, error):
     ):
         with pytest.raises(NotSupportedError, match="does not go with a Fourier transform, which mixes padding in"):
             call()
+    with pytest.raises(NotSupportedError, match="head_mask: the blocks of this model have no attention heads"):
+        models.ours(IDS, head_mask=torch.ones(1))
     with torch.no_grad():
         many = minitrans.FNetModel(minitrans.FNetConfig(**{**SIZES, "hidden_size": 512})).eval()
         ids, mask = torch.full((16, 33), 5), torch.zeros(16, 33, dtype=torch.long)

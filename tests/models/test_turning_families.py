@@ -50,6 +50,32 @@ def test_N1_each_layer_sees_what_its_kind_says_and_turns_by_its_base(pair, error
         assert error(ours[real], expected[real]) <= 1e-12
 
 
+ROPES: dict[str, dict[str, Any]] = {
+    "dynamic": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 50.0},
+    "yarn": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 6, "rope_theta": 300.0},
+    "llama3": {
+        "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "rope_theta": 90.0,
+        "original_max_position_embeddings": 9,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("rope", ROPES.values(), ids=ROPES)
+@pytest.mark.parametrize("family", ["modernbert", "nomic_bert"])
+def test_turns_reach_further_than_in_training(pair, error, family: str, rope: dict[str, Any]):
+    """Those that are found anew for each text go beyond the longest; the others end there, as positions do."""
+    both = family == "modernbert"
+    said = {"full_attention": rope, "sliding_attention": {**rope, "factor": 3.0}} if both else rope
+    models = pair(family, "Model", **{**SIZES, "max_position_embeddings": 12}, rope_parameters=said)
+    dynamic = rope["rope_type"] == "dynamic"
+    for length in (7, 12, *((19,) if dynamic else ())):
+        got, expected = (model.eval()(IDS[:, :length])[0] for model in (models.ours, models.reference))
+        assert error(got, expected) <= 1e-10, length
+    if not dynamic:
+        with pytest.raises(ValueError, match="the model has positions for 12"):
+            models.ours(IDS)
+
+
 @pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
 @pytest.mark.parametrize("head", ["ForSequenceClassification", "ForMultipleChoice"])
@@ -116,8 +142,11 @@ def test_N1_fresh_weights_are_cut_and_smaller_where_they_add_to_the_stream():
     [
         ({"layer_types": ["full_attention"]}, "layer_types must be 4 of 'full_attention' and 'sliding_attention'"),
         ({"layer_types": ["full", "full", "full", "full"]}, "layer_types must be 4 of"),
-        ({"rope_parameters": {"full_attention": {"rope_type": "yarn"}}}, "rope_type of default, linear"),
-        ({"rope_parameters": {"sliding_attention": {"rope_theta": 1.0}}}, "rope_theta above 1"),
+        ({"rope_parameters": {"full_attention": {"rope_type": "yarn"}}}, "for full_attention of 'yarn' with factor"),
+        ({"rope_parameters": {"full_attention": {"rope_type": "su"}}}, "of a rope_type that is known"),
+        ({"rope_parameters": {"sliding_attention": {"rope_theta": 1.0}}}, "rope_theta is not 1"),
+        ({"rope_parameters": {"sliding_attention": 1.0}}, "rope_parameters must be for sliding_attention an object"),
+        ({"rope_parameters": "yarn"}, "rope_parameters must be for full_attention an object"),
         ({"local_attention": 1}, "local_attention must be at least 2"),
         ({"classifier_pooling": "max"}, "classifier_pooling must be 'cls' or 'mean'"),
         ({"global_attn_every_n_layers": 0}, "global_attn_every_n_layers must be at least 1"),

@@ -7,8 +7,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from minitrans.attention.rules import AttentionRules
 from minitrans.attention.variant import Identity, LayerSizes
-from minitrans.attention.whole import WholeMechanism, first_real
+from minitrans.attention.whole import WholeMechanism, first_real, too_long
 
 
 class Linformer(WholeMechanism):
@@ -46,3 +47,7 @@ class Linformer(WholeMechanism):
         live = live | ~live.any(dim=-1, keepdim=True)
         scores = query @ (along @ key).mT * scale
         return torch.softmax(scores.masked_fill(~live, -torch.inf), dim=-1) @ (of_values @ value)
+
+    def supports(self, rules: AttentionRules, query: Tensor) -> str | None:
+        """No texts longer than the matrices."""
+        return too_long(self.key_projection.shape[1], rules, query) or super().supports(rules, query)

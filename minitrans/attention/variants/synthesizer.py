@@ -9,7 +9,7 @@ from minitrans.attention.dense import DenseMechanism
 from minitrans.attention.rules import AttentionRules
 from minitrans.attention.scores import dense_scores
 from minitrans.attention.variant import Identity, LayerSizes
-from minitrans.attention.whole import first_real
+from minitrans.attention.whole import first_real, too_long
 
 
 class SynthesizerRandom(DenseMechanism):
@@ -52,8 +52,9 @@ class SynthesizerRandom(DenseMechanism):
         return self.table[:, i[:, :, None], j[:, None, :]].transpose(0, 1).to(query.dtype)
 
     def supports(self, rules: AttentionRules, query: Tensor) -> str | None:
-        """Scores of its own have no cap."""
-        return "softcap" if self.alone and rules.softcap is not None else super().supports(rules, query)
+        """No texts longer than the table; scores of its own have no cap."""
+        capped = "softcap" if self.alone and rules.softcap is not None else None
+        return too_long(self.table.shape[2], rules, query) or capped or super().supports(rules, query)
 
 
 class SynthesizerDense(SynthesizerRandom):
