@@ -25,10 +25,10 @@ _ENCODER = (
 )
 _DECODER = (*_ENCODER, "ForCausalLM")
 _DECODER_ONLY = ("Model", "ForCausalLM", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")
-_BART = ("Model", "ForSeq2SeqLM", "ForSequenceClassification", "ForQuestionAnswering")
+_BART = ("Model", "ForSeq2SeqLM", "ForSequenceClassification", "ForQuestionAnswering", "ForCausalLM")
 _T5 = ("Model", "ForSeq2SeqLM", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")
 # The heads that an Auto class means where a family lacks the one it is named after: what the family was pre-trained with.
-OTHERWISE = {"ForPreTraining": ("ForMaskedLM", "ForCausalLM")}
+OTHERWISE = {"ForPreTraining": ("ForMaskedLM", "ForSeq2SeqLM", "ForCausalLM")}
 # heads that classes spell otherwise than the Auto classes
 _SPELLED = {"ForSeq2SeqLM": "ForConditionalGeneration"}
 # the classes whose names do not follow the pattern
@@ -92,8 +92,8 @@ FAMILIES = {
     "umt5": FamilyRow("umt5", "UMT5", "t5", "T5Tokenizer", _T5, ("UMT5EncoderModel",)),
     "bart": FamilyRow("bart", "Bart", "bart", "BartTokenizer", _BART),
     "mbart": FamilyRow("mbart", "MBart", "bart", "MBartTokenizer", _BART),
-    "marian": FamilyRow("marian", "Marian", "bart", "MarianTokenizer", ("Model", "ForSeq2SeqLM")),
-    "pegasus": FamilyRow("pegasus", "Pegasus", "bart", "PegasusTokenizer", ("Model", "ForSeq2SeqLM")),
+    "marian": FamilyRow("marian", "Marian", "bart", "MarianTokenizer", ("Model", "ForSeq2SeqLM", "ForCausalLM")),
+    "pegasus": FamilyRow("pegasus", "Pegasus", "bart", "PegasusTokenizer", ("Model", "ForSeq2SeqLM", "ForCausalLM")),
     "m2m_100": FamilyRow("m2m_100", "M2M100", "bart", "M2M100Tokenizer", ("Model", "ForSeq2SeqLM")),
     "gpt2": FamilyRow("gpt2", "GPT2", "gpt2", "GPT2Tokenizer", _DECODER_ONLY, ("GPT2DoubleHeadsModel",)),
     "llama": FamilyRow("llama", "Llama", "llama", "LlamaTokenizer", _DECODER_ONLY),

@@ -20,7 +20,7 @@ from minitrans.layers.stack import Stack
 from minitrans.models import pair_tasks, tasks
 from minitrans.models.backbone import Backbone, build_block
 from minitrans.models.config import SIZE, EncoderConfig, Rule
-from minitrans.models.encoder_decoder import DecoderSide, EncoderDecoder, PairConfig
+from minitrans.models.encoder_decoder import DecoderOnly, EncoderDecoder, PairConfig
 
 EPS = 1e-5  # S1: of every norm, whatever the configuration says
 
@@ -47,6 +47,7 @@ class BartConfig(PairConfig):
         (("decoder_layers", "decoder_attention_heads", "decoder_ffn_dim"), *SIZE),
         (("decoder_attention_heads",), lambda heads, c: c.d_model % heads == 0, lambda c: f"a divisor of d_model={c.d_model}"),
         (("encoder_layerdrop", "decoder_layerdrop"), lambda rate, c: 0.0 <= rate < 1.0, "in [0, 1)"),
+        (("is_encoder_decoder",), lambda pair, c: pair != c.is_decoder, "the opposite of is_decoder"),
     )  # fmt: skip
     layer_norm_eps: ClassVar[float] = EPS
     learned_positions: ClassVar[bool] = True
@@ -68,6 +69,8 @@ class BartConfig(PairConfig):
     activation_dropout: float = 0.0
     classifier_dropout: float = 0.0
     init_std: float = 0.02
+    is_decoder: bool = False  # the decoder alone
+    is_encoder_decoder: bool = True  # the pair
     scale_embedding: bool = False  # token embeddings times the root of D (S3)
     num_labels: int = 3
     pad_token_id: int | None = 1
@@ -98,7 +101,7 @@ class BartSide(Backbone):
         """Bottom up."""
         width = config.hidden_size
         self.embeddings = TokenEmbeddings(
-            self.vocab_size(config), width,
+            config.vocab_size, width,
             positions=self.position_table(config),
             padding_idx=config.pad_token_id,
             scale=math.sqrt(width) if config.scale_embedding else 1.0,
@@ -109,18 +112,9 @@ class BartSide(Backbone):
         norm = LayerNorm(width, EPS) if self.norm_first else None
         self.encoder = Stack(blocks, norm, layer_drop=config.layer_drop)
 
-    def vocab_size(self, config: EncoderConfig) -> int:
-        """V of this side."""
-        return config.vocab_size
-
     def position_table(self, config: EncoderConfig) -> nn.Module:
         """What gives the vectors of positions (S1)."""
         return OffsetPositions(config.max_position_embeddings, config.hidden_size)
-
-
-def decoder_of(side: type[BartSide]) -> type[BartSide]:
-    """The class of the other half: the same, configured by `DecoderSide`."""
-    return type(f"{side.__name__}Decoder", (side,), {"config_class": DecoderSide, "__doc__": "The half that writes."})
 
 
 class BartKin(EncoderDecoder):
@@ -131,11 +125,6 @@ class BartKin(EncoderDecoder):
     """
 
     base_model_prefix = "model"
-    side_class: ClassVar[type[BartSide]]
-
-    def sides(self, config: PairConfig) -> tuple[Backbone, Backbone]:
-        """The encoder and the decoder."""
-        return self.side_class(config), decoder_of(self.side_class)(cast("Any", DecoderSide(config)))
 
 
 class BartModel(BartKin):
@@ -169,3 +158,21 @@ class BartForQuestionAnswering(pair_tasks.QuestionAnswering, tasks.TaskModel):
     """BART with a head that scores every token as the first and as the last of the answer."""
 
     body_class = cast("Any", BartModel)
+
+
+class BartDecoderModel(DecoderOnly):
+    """The right half alone.
+
+    Args:
+        config: of the pair.
+    """
+
+    config_class = BartConfig
+    base_model_prefix = "model"
+    side_class = BartSide
+
+
+class BartForCausalLM(pair_tasks.CausalDecoder):
+    """The right half with a projection that scores the next token."""
+
+    body_class = cast("Any", BartDecoderModel)

@@ -32,7 +32,6 @@ class PairConfig(EncoderConfig):
         (("pruned_heads",), lambda pruned, c: not pruned, "empty: the heads of a pair are not pruned; use head_mask"),
     )  # fmt: skip
     steering: ClassVar[frozenset[str]] = EncoderConfig.steering | {"use_cache", "decoder_start_token_id"}
-    is_encoder_decoder: ClassVar[bool] = True
     # BERT's name -> the field that holds it for the decoder, where that is another than the encoder's
     of_decoder: ClassVar[Mapping[str, str]] = {}
 
@@ -52,10 +51,15 @@ class DecoderSide:
         pair: whose fields these are.
     """
 
-    is_decoder, add_cross_attention, is_built = True, True, False
+    is_decoder, is_encoder_decoder, add_cross_attention, is_built = True, False, True, False
 
     def __init__(self, pair: PairConfig) -> None:
         self.__dict__["pair"] = pair
+
+    @property
+    def __class__(self) -> Any:  # type: ignore[misc]
+        """To `isinstance` a proxy is what it stands for, as those of the standard library are."""
+        return type(self.pair)
 
     def __getattr__(self, name: str) -> Any:
         if name == "pair":  # not there yet: a copy is being made
@@ -103,56 +107,68 @@ class PairOutput(ModelOutput):
         return {name: value for name, value in vars(self).items() if name != "last_hidden_state"}
 
 
-class WithEncoder(PreTrainedModel):
-    """What a pair and its left half alone share."""
+class WithSide(PreTrainedModel):
+    """What a pair and either half alone share: `side` takes the input."""
 
+    side_class: ClassVar[type[Backbone]]  # of both halves
     table_path = "encoder.embeddings.word_embeddings"
-    encoder: Backbone
+
+    @property
+    def side(self) -> Backbone:
+        """What reads the input."""
+        return cast("Backbone", self.get_submodule(self.table_path.partition(".")[0]))
+
+    def of_side(self, config: EncoderConfig) -> EncoderConfig:
+        """The configuration as that half reads it."""
+        return config
 
     @property
     def longest(self) -> int | None:
         """The longest source that there are positions for; None = there is no end of them."""
-        return self.encoder.longest
+        return self.side.longest
 
     @property
     def padding(self) -> str:
         """What becomes of the padding of the source."""
-        return self.encoder.padding
+        return self.side.padding
 
     @padding.setter
     def padding(self, padding: str) -> None:
-        self.encoder.padding = padding
+        self.side.padding = padding
 
     def share_config(self, config: EncoderConfig) -> None:
         """One configuration for the model, what is below it and the head above."""
         super().share_config(config)
-        self.encoder.share_config(config)
+        self.side.share_config(self.of_side(config))
 
     def install_attention(self, attention: VariantSpec, backend: str = "auto", dropout: float | None = None) -> None:
-        """The self-attention of the encoder."""
-        self.encoder.install_attention(attention, backend, dropout)
+        """The self-attention of that half."""
+        self.side.install_attention(attention, backend, dropout)
 
 
-class EncoderDecoder(WithEncoder):
-    """The two bodies; a family makes them, in `sides`.
+class EncoderDecoder(WithSide):
+    """The two bodies; a family names their class, or makes them, in `sides`.
 
     Args:
         config: sizes and rules.
         add_pooling_layer: pairs have none.
     """
 
+    encoder: Backbone
     decoder: Backbone
     config: PairConfig
 
     def __init__(self, config: EncoderConfig, add_pooling_layer: bool = False) -> None:
         super().__init__(config)
+        if self.config.is_decoder:
+            raise ValueError("this configuration is of a decoder alone: set is_decoder=False, is_encoder_decoder=True")
         self.encoder, self.decoder = self.sides(self.config)
         self.build_head(self.config)
         self.finish_init()
 
     def sides(self, config: PairConfig) -> tuple[Backbone, Backbone]:
-        """The encoder, and the decoder, which is made of `DecoderSide(config)`."""
-        raise NotImplementedError
+        """The encoder and the decoder."""
+        return self.side_class(config), self.side_class(cast("Any", DecoderSide(config)))
 
     def build_head(self, config: PairConfig) -> None:
         """What a family may put on the pair itself: nothing here."""
@@ -273,7 +289,7 @@ class EncoderDecoder(WithEncoder):
         self.decoder.install_attention(attention, backend, dropout)
 
 
-class EncoderOnly(WithEncoder):
+class EncoderOnly(WithSide):
     """The left half of a pair as a model of its own.
 
     Args:
@@ -281,11 +297,9 @@ class EncoderOnly(WithEncoder):
         add_pooling_layer: there is none.
     """
 
-    side_class: ClassVar[type[Backbone]]
-
     def __init__(self, config: EncoderConfig, add_pooling_layer: bool = False) -> None:
         super().__init__(config)
-        self.encoder = self.side_class(self.config)
+        self.add_module(self.table_path.partition(".")[0], self.side_class(self.of_side(self.config)))
         self.finish_init()
 
     def forward(
@@ -296,5 +310,20 @@ class EncoderOnly(WithEncoder):
         **options: Any,
     ) -> EncoderOutput:
         """See `Backbone.forward`."""
-        output: EncoderOutput = self.encoder(input_ids, attention_mask, inputs_embeds=inputs_embeds, **options)
+        output: EncoderOutput = self.side(input_ids, attention_mask, inputs_embeds=inputs_embeds, **options)
         return output
+
+
+class DecoderOnly(EncoderOnly):
+    """The right half, which need not look at anything.
+
+    Args:
+        config: of the pair.
+        add_pooling_layer: there is none.
+    """
+
+    table_path = "decoder.embeddings.word_embeddings"
+
+    def of_side(self, config: EncoderConfig) -> EncoderConfig:
+        """As the decoder reads it."""
+        return cast("Any", DecoderSide(cast("PairConfig", config)))  # type: ignore[no-any-return]

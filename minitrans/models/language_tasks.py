@@ -6,6 +6,7 @@ from typing import Any, ClassVar, cast
 
 from torch import Tensor, nn
 
+from minitrans.attention.layout import PackedLayout
 from minitrans.layers.cache import Cache
 from minitrans.layers.heads import LanguageModelHead
 from minitrans.layers.losses import IGNORED, Items, TwoItems, check_labels, next_token_labels, token_loss
@@ -123,7 +124,7 @@ class CausalLM(WithLanguageModelHead, Generative):
         loss = None
         if labels is not None:
             check_labels(labels, scores.shape[-1])
-            targets = unpadded_labels(body, next_token_labels(labels, options.get("layout")))
+            targets = unpadded_labels(body, self.targets(labels, options.get("layout")))
             loss = token_loss(scores, targets, num_items_in_batch)
         output = CausalOutput(
             loss,
@@ -133,6 +134,10 @@ class CausalLM(WithLanguageModelHead, Generative):
             **body.by_layer,
         )
         return returned(output, return_dict, self.config)
+
+    def targets(self, labels: Tensor, layout: PackedLayout | None) -> Tensor:
+        """What each token is to be followed by."""
+        return next_token_labels(labels, layout)
 
     def score(self, hidden: Tensor) -> Tensor:
         """(..., D) -> (..., V)."""

@@ -5,6 +5,7 @@ positions are sinusoids, which files do not hold (S6); embeddings are not normal
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
@@ -21,6 +22,7 @@ class MarianConfig(bart.BartConfig):
 
     model_type: ClassVar[str] = "marian"
     learned_positions: ClassVar[bool] = False
+    of_decoder: ClassVar[Mapping[str, str]] = {**bart.BartConfig.of_decoder, "vocab_size": "decoder_vocab_size"}
     rules: ClassVar[tuple[Rule, ...]] = (
         *bart.BartConfig.rules,
         (("decoder_vocab_size",), lambda size, c: size is None or size >= 1, "at least 1"),
@@ -60,10 +62,6 @@ class MarianSide(bart.BartSide):
     config_class = MarianConfig
     normed_embeddings = False
 
-    def vocab_size(self, config: EncoderConfig) -> int:
-        """V of this side."""
-        return config.decoder_vocab_size if config.is_decoder else config.vocab_size
-
     def position_table(self, config: EncoderConfig) -> nn.Module:
         """All sines, then all cosines (S6)."""
         return SinusoidalPositions(config.max_position_embeddings, config.hidden_size, "halves")
@@ -92,3 +90,20 @@ class MarianMTModel(pair_tasks.BiasedGeneration, tasks.TaskModel):
                 "source and target have a vocabulary each, share_encoder_decoder_embeddings=False: not resized"
             )
         return super().resize_token_embeddings(*size, **options)
+
+
+class MarianDecoderModel(bart.BartDecoderModel):
+    """The right half alone.
+
+    Args:
+        config: of the pair.
+    """
+
+    config_class = MarianConfig
+    side_class = MarianSide
+
+
+class MarianForCausalLM(pair_tasks.CausalDecoder):
+    """The right half with a projection that scores the next token."""
+
+    body_class = cast("Any", MarianDecoderModel)

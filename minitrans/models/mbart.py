@@ -72,3 +72,20 @@ class MBartForQuestionAnswering(pair_tasks.QuestionAnswering, tasks.TaskModel):
     """mBART with a head that scores every token as the first and as the last of the answer."""
 
     body_class = cast("Any", MBartModel)
+
+
+class MBartDecoderModel(bart.BartDecoderModel):
+    """The right half alone.
+
+    Args:
+        config: of the pair.
+    """
+
+    config_class = MBartConfig
+    side_class = MBartSide
+
+
+class MBartForCausalLM(pair_tasks.CausalDecoder):
+    """The right half with a projection that scores the next token."""
+
+    body_class = cast("Any", MBartDecoderModel)

@@ -29,7 +29,7 @@ class MT5Side(t5.T5Side):
     """One half.
 
     Args:
-        config: of the pair for the encoder.
+        config: of the pair for the encoder, or its `DecoderSide`.
     """
 
     config_class = MT5Config
@@ -43,7 +43,7 @@ class MT5Model(t5.T5Model):
     """
 
     config_class = MT5Config
-    side_classes = (MT5Side, t5.T5Decoder)
+    side_class = MT5Side
 
 
 class MT5ForConditionalGeneration(t5.T5ForConditionalGeneration, MT5Model):  # type: ignore[misc]

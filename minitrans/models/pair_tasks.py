@@ -9,12 +9,15 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from minitrans.attention.layout import PackedLayout
 from minitrans.layers.cache import Cache
 from minitrans.layers.heads import ClassificationHead
 from minitrans.layers.losses import Items, TwoItems, check_labels, classification_loss, span_loss, token_loss
+from minitrans.models import decoder_tasks
+from minitrans.models.arguments import in_order
 from minitrans.models.backbone import EncoderOutput, returned
 from minitrans.models.config import EncoderConfig
-from minitrans.models.encoder_decoder import EncoderDecoder, PairOutput
+from minitrans.models.encoder_decoder import DecoderOnly, EncoderDecoder, PairOutput
 from minitrans.models.generative_pair import GenerativePair
 from minitrans.models.outputs import LogitsOutput, SpanOutput
 from minitrans.models.pretrained import PreTrainedModel
@@ -169,6 +172,38 @@ class BiasedGeneration(ConditionalGeneration):
         further = self.lm_head.out_features - self.final_logits_bias.shape[1]
         self.final_logits_bias = nn.functional.pad(self.final_logits_bias, (0, further))
         return table
+
+
+class CausalDecoder(decoder_tasks.CausalLM):
+    """The decoder of a pair alone; `labels` say what follows each token, they are not shifted.
+
+    Args:
+        config: of the pair.
+    """
+
+    forward = in_order(
+        decoder_tasks.CausalLM,
+        "input_ids attention_mask encoder_hidden_states encoder_attention_mask past_key_values inputs_embeds labels use_cache "
+        "logits_to_keep",
+    )
+
+    def __init__(self, config: EncoderConfig) -> None:
+        alone = isinstance(config, self.config_class) and not config.is_decoder
+        super().__init__(config.updated(is_decoder=True, is_encoder_decoder=False) if alone else config)
+
+    def build_head(self, config: EncoderConfig) -> None:
+        """`lm_head`: a target may have another vocabulary than a source."""
+        super().build_head(config)
+        self.lm_head = nn.Linear(config.hidden_size, self.tied_table().num_embeddings, bias=False)
+
+    def targets(self, labels: Tensor, layout: PackedLayout | None) -> Tensor:
+        """The labels."""
+        return labels
+
+    @property
+    def writer(self) -> Any:
+        """The decoder."""
+        return cast("DecoderOnly", self.base_model).side
 
 
 class SequenceClassification(PairHead):

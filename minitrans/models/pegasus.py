@@ -60,3 +60,20 @@ class PegasusForConditionalGeneration(pair_tasks.BiasedGeneration, tasks.TaskMod
     """PEGASUS with a projection that scores the next token of the summary."""
 
     body_class = cast("Any", PegasusModel)
+
+
+class PegasusDecoderModel(bart.BartDecoderModel):
+    """The right half alone.
+
+    Args:
+        config: of the pair.
+    """
+
+    config_class = PegasusConfig
+    side_class = PegasusSide
+
+
+class PegasusForCausalLM(pair_tasks.CausalDecoder):
+    """The right half with a projection that scores the next token."""
+
+    body_class = cast("Any", PegasusDecoderModel)

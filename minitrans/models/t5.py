@@ -22,7 +22,7 @@ from minitrans.layers.stack import Stack
 from minitrans.models import pair_tasks, tasks
 from minitrans.models.backbone import Backbone
 from minitrans.models.config import SIZE, EncoderConfig, Rule
-from minitrans.models.encoder_decoder import DecoderSide, EncoderDecoder, EncoderOnly, PairConfig
+from minitrans.models.encoder_decoder import EncoderDecoder, EncoderOnly, PairConfig
 
 
 @dataclass(kw_only=True)
@@ -30,6 +30,7 @@ class T5Config(PairConfig):
     """The defaults are those of t5-small; the meaning of the other fields stands in `config.py`."""
 
     model_type: ClassVar[str] = "t5"
+    is_encoder_decoder: ClassVar[bool] = True
     own_names: ClassVar[Mapping[str, str]] = {
         "hidden_size": "d_model", "num_hidden_layers": "num_layers", "num_attention_heads": "num_heads",
         "intermediate_size": "d_ff", "hidden_dropout_prob": "dropout_rate", "attention_probs_dropout_prob": "dropout_rate",
@@ -160,12 +161,6 @@ class T5Side(Backbone):
         _init_t5(module, self.config)
 
 
-class T5Decoder(T5Side):
-    """The half that writes."""
-
-    config_class = cast("Any", DecoderSide)
-
-
 def _init_t5(module: nn.Module | None, config: EncoderConfig) -> None:
     factor, width = config.initializer_factor, config.d_model
     if isinstance(module, TokenEmbeddings):
@@ -193,12 +188,7 @@ class T5Model(EncoderDecoder):
 
     config_class = T5Config
     base_model_prefix = "transformer"
-    side_classes: ClassVar[tuple[type[T5Side], type[T5Side]]] = (T5Side, T5Decoder)
-
-    def sides(self, config: PairConfig) -> tuple[Backbone, Backbone]:
-        """The encoder and the decoder."""
-        encoder, decoder = self.side_classes
-        return encoder(config), decoder(cast("Any", DecoderSide(config)))
+    side_class = T5Side
 
 
 class T5ForConditionalGeneration(pair_tasks.ConditionalGeneration, T5Model):  # type: ignore[misc]

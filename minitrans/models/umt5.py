@@ -10,7 +10,6 @@ from typing import Any, ClassVar, cast
 
 from minitrans.layers.position_bias import BucketBias
 from minitrans.models import t5, tasks
-from minitrans.models.encoder_decoder import DecoderSide
 
 
 @dataclass(kw_only=True)
@@ -44,12 +43,6 @@ class UMT5Side(t5.T5Side):
         return self.distances(config)
 
 
-class UMT5Decoder(UMT5Side):
-    """The half that writes."""
-
-    config_class = cast("Any", DecoderSide)
-
-
 class UMT5Model(t5.T5Model):
     """Both halves.
 
@@ -58,7 +51,7 @@ class UMT5Model(t5.T5Model):
     """
 
     config_class = UMT5Config
-    side_classes = (UMT5Side, UMT5Decoder)
+    side_class = UMT5Side
 
 
 class UMT5ForConditionalGeneration(t5.T5ForConditionalGeneration, UMT5Model):  # type: ignore[misc]

@@ -53,6 +53,11 @@ FIELDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 
 
+def others(family: str, head: str) -> dict[str, Any]:
+    """The other settings; the reference cannot compute the loss of a decoder alone with a vocabulary of its own."""
+    return {**FIELDS[family][1], **({"decoder_vocab_size": V} if (family, head) == ("marian", "ForCausalLM") else {})}
+
+
 @contextmanager
 def exactly() -> Iterator[None]:
     """The reference does not round to float32, and draws no number for a layer that is not left out (S5)."""
@@ -112,6 +117,7 @@ def pair(tmp_path: Path) -> Callable[..., Pair]:
 
 
 def batch(family: str, *, left: bool = True) -> dict[str, Tensor]:
+    """With padding on the left too, but for decoders: what sees nothing means nothing."""
     generator = torch.Generator().manual_seed(3)
     ids = torch.randint(4, V, (B, S), generator=generator)
     mask = torch.ones(B, S, dtype=torch.long)
@@ -134,6 +140,12 @@ def labels(head: str) -> dict[str, Tensor]:
             "start_positions": torch.tensor([0, 3, -2, 99]),
             "end_positions": torch.tensor([2, 3, 5, 8]),
         },
+        "ForCausalLM": {
+            "labels": torch.randint(4, V, (B, S), generator=generator),
+            "encoder_hidden_states": torch.randn(B, T, 12, dtype=torch.float64, generator=generator),
+            "encoder_attention_mask": (target != -100).long(),
+            "use_cache": False,  # the reference makes one of as many layers as the encoder has
+        },
     }[head]
 
 
@@ -152,8 +164,8 @@ def test_forward_loss_and_gradients(pair: Any, error: Any, family: str, head: st
 
     T1, T2, T3 and T4 of T5 and S1, S2, S3, S5, S6 of BART and its kin: the sizes and settings are such that each moves a number.
     """
-    models = pair(family, head, **(FIELDS[family][1] if other else {}))
-    inputs = {**batch(family), **labels(head)}
+    models = pair(family, head, **(others(family, head) if other else {}))
+    inputs = {**batch(family, left=head != "ForCausalLM"), **labels(head)}
     with exactly():
         expected, theirs = run(models.reference, inputs)
         theirs.backward()
@@ -201,7 +213,7 @@ def test_files_and_attentions_both_ways(
     pair: Any, error: Any, tmp_path: Path, family: str, head: str, other: bool
 ) -> None:
     """What we save is what the reference saves, tensor for tensor."""
-    models = pair(family, head, **(FIELDS[family][1] if other else {}))
+    models = pair(family, head, **(others(family, head) if other else {}))
     models.ours.save_pretrained(tmp_path / "ours")
     theirs, ours = (load_file(folder / "model.safetensors") for folder in (models.folder, tmp_path / "ours"))
     for name in list(theirs):
@@ -216,7 +228,7 @@ def test_files_and_attentions_both_ways(
     assert again.config == models.ours.config
     assert all(torch.equal(tensor, models.ours.state_dict()[name]) for name, tensor in again.state_dict().items())
     back = type(models.reference).from_pretrained(tmp_path / "ours", dtype=torch.float64, attn_implementation="eager")
-    inputs = {**batch(family), **labels(head), "output_attentions": True}
+    inputs = {**batch(family, left=head != "ForCausalLM"), **labels(head), "output_attentions": True}
     with exactly(), torch.no_grad():
         one, another = models.reference.eval()(**inputs), back.eval()(**inputs)
     # the reference makes its sinusoids in float32: half a unit of their last place, 6e-8, through three layers
@@ -225,7 +237,7 @@ def test_files_and_attentions_both_ways(
         assert (found := verify(tmp_path / "ours")).equal, found.summary()
     with torch.no_grad():
         got = models.ours.eval()(**inputs)
-    assert sum(name.endswith("attentions") for name in got.keys()) == 3  # noqa: SIM118
+    assert sum(name.endswith("attentions") for name in got.keys()) == (2 if head == "ForCausalLM" else 3)  # noqa: SIM118
     compare(got, one, error)
 
 
@@ -323,6 +335,46 @@ def test_what_the_decoder_reads() -> None:
     assert five.shift_right(ids).tolist() == [[1, 5, 6, 2], [1, 7, 2, 31]]
     with pytest.raises(ValueError, match="give decoder_input_ids"):
         five(ids.clamp(min=0))
+
+
+def test_a_target_may_have_a_vocabulary_of_its_own(pair: Any, error: Any) -> None:
+    """Ids beyond those of the source are read and scored; a decoder of the same file has that vocabulary."""
+    models = pair("marian", "ForSeq2SeqLM", **FIELDS["marian"][1])
+    target = torch.tensor([[1, 40, 38, 5]]).expand(B, -1)
+    source = batch("marian")
+    with exactly(), torch.no_grad():
+        expected, got = (
+            model.eval()(**source, decoder_input_ids=target).logits for model in (models.reference, models.ours)
+        )
+    assert error(got, expected) <= 1e-10
+    alone = minitrans.MarianForCausalLM.from_pretrained(models.folder)
+    assert not alone.load_report.fresh
+    memory = models.ours.encode(**source).last_hidden_state
+    again = alone(target, encoder_hidden_states=memory, encoder_attention_mask=source["attention_mask"]).logits
+    assert error(again + models.ours.final_logits_bias, got) <= 1e-12
+
+
+def test_the_decoder_alone_writes(pair: Any, tmp_path: Path) -> None:
+    """Token for token as the reference, with a memory and without; from the file of a pair too."""
+    for family in families_with("ForCausalLM"):
+        if family not in PAIRS:
+            continue
+        models = pair(family, "ForCausalLM", decoder_layers=2)
+        prompt = torch.tensor([[2, 7, 9], [2, 30, 11]])
+        memory = torch.randn(2, 5, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+        for given in ({}, {"encoder_hidden_states": memory}):
+            settings: dict[str, Any] = {"max_new_tokens": 8, "do_sample": False, "num_beams": 2, **given}
+            # with a memory the reference puts its keys into the cache of the text
+            without = {"use_cache": not given, "attention_mask": torch.ones_like(prompt)}
+            expected = models.reference.eval().generate(prompt, **without, **settings)
+            assert models.ours.eval().generate(prompt, **settings).tolist() == expected.tolist()
+        whole = models.ours(prompt).logits
+        first = models.ours(prompt[:, :2], use_cache=True)
+        step = models.ours(prompt[:, 2:], past_key_values=first.past_key_values).logits
+        torch.testing.assert_close(step, whole[:, 2:], rtol=0, atol=1e-12)
+        with pytest.raises(ValueError, match="a decoder alone: set is_decoder=False, is_encoder_decoder=True"):
+            class_by_name(FAMILIES[family].class_name("Model")).from_pretrained(models.folder)
+        assert type(minitrans.AutoModelForCausalLM.from_pretrained(models.folder)) is type(models.ours)
 
 
 def test_layers_are_left_out_in_training_only() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from weights_convert.families.family import OTHER_HEAD, Family, drop_linear, linear
+from weights_convert.families.family import OTHER_HEAD, Family, drop_linear, linear, unused
 from weights_convert.rules import Drop, Rename, TableRow, Tied
 
 _COMPUTED = "sinusoids, which are computed (S6, S7)"
@@ -37,6 +37,9 @@ def _side(name: str, learned_positions: bool) -> tuple[TableRow, ...]:
 
 def _ties(config: Any) -> tuple[TableRow, ...]:
     decoder, head = "decoder.embed_tokens.weight", "lm_head.weight"
+    if config.is_decoder:  # alone: a file of the pair holds the table by its first name
+        tied = (Tied(head, decoder, switch="tie_word_embeddings"),) if config.tie_word_embeddings else ()
+        return (*tied, Tied("shared.weight", decoder))
     if not config.get("share_encoder_decoder_embeddings", True):  # Marian
         return (Tied(head, decoder, switch="tie_word_embeddings"),) if config.tie_word_embeddings else ()
     # the reference unties everything at once, and keeps a table `shared` that nothing reads then
@@ -49,8 +52,9 @@ def _ties(config: Any) -> tuple[TableRow, ...]:
 
 
 def _table(config: Any) -> tuple[TableRow, ...]:
+    encoder = _side("encoder", config.learned_positions)
     return (
-        *_side("encoder", config.learned_positions),
+        *encoder,
         *_side("decoder", config.learned_positions),
         *_ties(config),
         Rename("lm_head.weight", "lm_head.weight"),
@@ -63,6 +67,7 @@ def _table(config: Any) -> tuple[TableRow, ...]:
         *drop_linear("classification_head.dense", OTHER_HEAD),
         *drop_linear("classification_head.out_proj", OTHER_HEAD),
         *drop_linear("qa_outputs", OTHER_HEAD),
+        *unused((*encoder, Rename("shared.weight", "")), "this model is the decoder alone"),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +42,11 @@ def linear(source: str, target: str) -> tuple[Rename, Rename]:
 def drop_linear(module: str, why: str) -> tuple[Drop, Drop]:
     """The weight and the bias of a module that the model at hand may not have."""
     return Drop(f"{module}.weight", why), Drop(f"{module}.bias", why)
+
+
+def unused(rows: Iterable[TableRow], why: str) -> tuple[Drop, ...]:
+    """What these rows move, for a model that may not have that half."""
+    return tuple(Drop(source, why) for row in rows if isinstance(row, Rename) for source in row.sources)
 
 
 def tables(*kinds: str) -> tuple[Rename, ...]:

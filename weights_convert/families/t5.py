@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from weights_convert.families.family import OTHER_HEAD, Family, drop_linear, linear
+from weights_convert.families.family import OTHER_HEAD, Family, drop_linear, linear, unused
 from weights_convert.rules import Drop, Rename, TableRow, Tied
 
 _NOT_READ = "cross-attention has no distances: the reference does not read it either (T5)"
@@ -37,11 +37,14 @@ def _side(name: str, feed_forward: int, gated: bool) -> tuple[TableRow, ...]:
 def _table(config: Any) -> tuple[TableRow, ...]:
     theirs, ours = "decoder.block.{layer}.layer.1", "decoder.encoder.layer.{layer}"
     tied = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
-    return (
-        *_side("encoder", 1, config.is_gated),
+    decoder = (
         *_side("decoder", 2, config.is_gated),
         *_attention(f"{theirs}.EncDecAttention", f"{ours}.cross_attention"),
         Rename(f"{theirs}.layer_norm.weight", f"{ours}.cross_attention_LayerNorm.weight"),
+    )
+    return (
+        *_side("encoder", 1, config.is_gated),
+        *decoder,
         Drop("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight", _NOT_READ),
         Rename("lm_head.weight", "lm_head.weight"),
         *(Tied(name, "shared.weight") for name in tied),
@@ -59,23 +62,8 @@ def _table(config: Any) -> tuple[TableRow, ...]:
         *drop_linear("classification_head.out_proj", OTHER_HEAD),
         *drop_linear("classifier", OTHER_HEAD),
         *drop_linear("qa_outputs", OTHER_HEAD),
-        *_decoder_of_no_use(),
+        *unused(decoder, "this model is the encoder alone"),
     )
-
-
-def _decoder_of_no_use() -> tuple[TableRow, ...]:
-    """What a model that is an encoder alone leaves."""
-    why = "this model is the encoder alone"
-    theirs = "decoder.block.{layer}.layer"
-    parts = [
-        f"{theirs}.{place}.{kind}.{part}"
-        for place, kind in ((0, "SelfAttention"), (1, "EncDecAttention"))
-        for part in "qkvo"
-    ]
-    parts += [f"{theirs}.2.DenseReluDense.{part}" for part in ("wi", "wi_0", "wi_1", "wo")]
-    parts += [f"{theirs}.{place}.layer_norm" for place in range(3)]
-    parts += ["decoder.final_layer_norm", "decoder.embed_tokens", f"{theirs}.0.SelfAttention.relative_attention_bias"]
-    return tuple(Drop(f"{part}.weight", why) for part in parts)
 
 
 FAMILY = Family(
