@@ -1,28 +1,24 @@
-"""The loop: forward, loss, backward, step."""
+"""The loop: forward, loss, backward, step. Everything around these lines has a file of its own beside this one."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import nn
 
-from minitrans.training.objective import Batch, Example, Objective, seed_from
-from minitrans.training.optimization import AdamW, get_linear_schedule_with_warmup
+from minitrans.training.data.order import Order
+from minitrans.training.data.source import Source
+from minitrans.training.distributed import Ranks, gradient_norm, micro_batch
+from minitrans.training.logs import Log
+from minitrans.training.objective import Objective, seed_from, tokens_in
+from minitrans.training.precision import NonFiniteError
+from minitrans.training.run import Evaluate, Run
 from minitrans.training.settings import TrainingSettings
-
-Evaluate = Callable[[nn.Module], Mapping[str, float]]
-
-
-class Examples(Protocol):
-    """What the loop needs to know of the data."""
-
-    def __len__(self) -> int: ...
-    def __getitem__(self, index: int, /) -> Example: ...
+from minitrans.training.stopping import Signals
 
 
 @dataclass
@@ -33,84 +29,131 @@ class Report:
         steps: of the optimiser, those before a restart included.
         losses: of each step of this run.
         metrics: what the last evaluation said.
-        ended: why it ended: "done", "patience", "signal".
-        folder: the newest checkpoint, if one was to be kept.
+        best: (step, value) of the best one.
+        ended: why: "done", or "patience".
     """
 
     steps: int = 0
     losses: list[float] = field(default_factory=list)
     metrics: Mapping[str, float] = field(default_factory=dict)
+    best: tuple[int, float] | None = None
     ended: str = "done"
-    folder: Path | None = None
 
 
 def train(
     model: nn.Module,
     objective: Objective,
-    source: Examples,
+    source: Source,
     settings: TrainingSettings,
     *,
     evaluate: Evaluate | None = None,
     out: str | Path | None = None,
+    resume: bool = False,
+    order: Order | None = None,
+    identity: Mapping[str, str] | None = None,
 ) -> Report:
-    """Teaches `model` what `objective` says, on the examples of `source`.
+    """Teaches `model` what `objective` says, on the examples of `source`; under torchrun, on all its processes.
+
+    At the end the model has its last weights, or those of the best evaluation, and `out` is a checkpoint of it. After
+    SIGTERM or SIGINT the step at hand is finished and saved, and the process exits with 143 or 130.
 
     Args:
-        model: of ours, or any that the objective can call.
+        model: of ours, or any that the objective can call. It is changed in place.
         objective: what is learnt.
         source: the examples.
         settings: how.
         evaluate: called with the model, in evaluation mode and without gradients, at each evaluation; gives metrics by name.
-        out: the folder for checkpoints and logs; None = nothing is written.
+        out: the folder for checkpoints (`step-...`), logs and the result; None = nothing is written.
+        resume: go on from the newest whole checkpoint in `out`; without it there must be none.
+        order: of the examples; None = by the settings.
+        identity: hashes of what else must be the same at a restart, as {"vocabulary": ...}.
+
+    Raises:
+        ValueError: for checkpoints in `out` without `resume`, or ranks that were told different things.
+        CheckpointError: where there is none to go on from, or it is of another training; the key is named.
+        NonFiniteError: for a loss or gradients that are not finite; the batch is saved in `out`.
+        OSError: where the disk refuses; the last whole checkpoint is as it was.
     """
-    device = next(model.parameters()).device
-    per_epoch = math.ceil(len(source) / settings.batch_size)
-    total = min(settings.epochs * per_epoch, settings.max_steps or settings.epochs * per_epoch)
-    optimizer = AdamW(model.parameters(), settings.learning_rate, settings.betas, settings.eps, settings.weight_decay)
-    schedule = get_linear_schedule_with_warmup(optimizer, 0, total)
-    report = Report()
-    model.train()
-    for epoch, parts in _steps(source, settings, total):
-        torch.manual_seed(
-            seed_from(settings.seed, report.steps)
-        )  # dropout is that of the step, whatever came before it
-        batches = [_batch(objective, source, settings, epoch, part) for part in parts]
-        items = torch.stack([objective.items(batch) for batch in batches]).sum(dim=0).clamp(min=1).to(device)
-        loss = 0.0
-        for batch in batches:
-            part = (objective.losses(model, {name: each.to(device) for name, each in batch.items()}) / items).sum()
-            part.backward()
-            loss += float(part.detach())
-        if settings.clip is not None:
-            nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
-        report.steps += 1
-        report.losses.append(loss)
+    ranks = Ranks(next(model.parameters()).device, settings.timeout)
+    with ranks.one_message(), Signals() as signals:
+        run = Run(model, objective, source, settings, ranks, order, Path(out) if out else None, identity or {})
+        run.begin(resume)
+        return learn(run, evaluate, signals)
+
+
+def learn(run: Run, evaluate: Evaluate | None, signals: Signals) -> Report:
+    """From where it is to the end."""
+    settings, report = run.settings, Report()
+    log = Log(run.out, run.total, settings.log_every, tensorboard=settings.tensorboard, leads=run.ranks.leads,
+              device=run.ranks.device)  # fmt: skip
+    run.model.train()
+    with log:
+        while run.step < run.total and not run.best.exhausted:
+            steps = run.order.steps(run.epoch)
+            for numbers in steps[run.at :]:
+                loss, norm, tokens = do_step(run, numbers)
+                run.step, run.at = run.step + 1, run.at + 1
+                report.losses.append(loss)
+                rate = run.schedule.get_last_lr()[-1]
+                log.step(run.step, run.epoch, loss, tokens, norm=norm, learning_rate=rate)
+                asked = run.ranks.largest(signals.received)
+                ends, at_end = run.step == run.total, run.at == len(steps)
+                better = False
+                if evaluate is not None and (ends or _due(settings.evaluate_every, run.step, at_end)):
+                    report.metrics = run.evaluated(evaluate)
+                    better = run.best.see(report.metrics, run.step)
+                    log.write(run.step, epoch=run.epoch, evaluation=dict(report.metrics))
+                if at_end:
+                    run.epoch, run.at = run.epoch + 1, 0
+                if asked or ends or better or run.best.exhausted or _due(settings.save_every, run.step, at_end):
+                    run.save()
+                if asked:
+                    raise SystemExit(128 + asked)
+                if ends or run.best.exhausted:
+                    break
+    report.steps, report.ended = run.step, "patience" if run.best.exhausted else "done"
+    report.best = None if run.best.step is None else (run.best.step, run.best.value)
+    run.finish()
     return report
 
 
-def _steps(source: Examples, settings: TrainingSettings, total: int) -> Iterator[tuple[int, list[Sequence[int]]]]:
-    """The epoch and the micro-batches of each step."""
-    done = 0
-    for epoch in range(settings.epochs):
-        order = torch.randperm(len(source), generator=_generator(settings.seed, epoch)).tolist()
-        for start in range(0, len(source), settings.batch_size):
-            if done == total:
-                return
-            whole = order[start : start + settings.batch_size]
-            size = math.ceil(len(whole) / settings.accumulation)
-            yield epoch, [whole[at : at + size] for at in range(0, len(whole), size)]
-            done += 1
+def do_step(run: Run, numbers: Sequence[int]) -> tuple[float, float, int]:
+    """One step of the optimiser on these examples: its loss, the norm of its gradients, and how many tokens it read.
+
+    The loss is Σ_k (sum of term k) / (its items), both over all micro-batches of all ranks.
+    """
+    torch.manual_seed(seed_from(run.settings.seed, run.step, run.ranks.rank))  # dropout, whatever came before
+    parts = run.order.parts(numbers, run.ranks.size, run.settings.accumulation)
+    rounds = [micro for micro in zip(*parts, strict=True) if any(micro)]  # all ranks do equally many
+    mine = [micro[run.ranks.rank] for micro in rounds]
+    batches = [run.batch(part or numbers[:1]) for part in mine]
+    counts = [run.objective.items(each) * bool(part) for part, each in zip(mine, batches, strict=True)]
+    read = sum(tokens_in(each) for part, each in zip(mine, batches, strict=True) if part)
+    totals = run.ranks.sum(torch.cat([torch.stack(counts).sum(dim=0), torch.tensor([read])])).to(run.ranks.device)
+    items, tokens = totals[:-1].clamp(min=1), int(totals[-1])
+    loss = torch.zeros((), dtype=torch.float64, device=run.ranks.device)
+    for number, (part, batch) in enumerate(zip(mine, batches, strict=True), start=1):
+        with micro_batch(run.module, last=number == len(mine)):
+            with run.precision.autocast():
+                sums = run.module({name: each.to(run.ranks.device) for name, each in batch.items()})
+                share = (sums / items).sum() * bool(part)  # a rank without examples computes some, for nothing
+            (share * (run.precision.scale * run.ranks.size)).backward()  # ranks are averaged
+        loss += share.detach()
+    run.unfreezing.drop(run.step)
+    run.precision.unscale(run.learning)
+    norm = gradient_norm(run.learning, run.settings.clip)
+    value = float(run.ranks.sum(loss))
+    try:
+        accepted = run.precision.accepts(norm if math.isfinite(value) else math.nan)
+    except NonFiniteError as error:
+        raise NonFiniteError(f"step {run.step + 1}: {error}, the loss is {value}; {run.kept(batches, mine)}") from None
+    if accepted:
+        run.optimizer.step()
+        run.ema.update()
+    run.schedule.step()
+    run.optimizer.zero_grad()
+    return value, norm, tokens
 
 
-def _batch(
-    objective: Objective, source: Examples, settings: TrainingSettings, epoch: int, indices: Sequence[int]
-) -> Batch:
-    epoch = 0 if settings.static else epoch
-    return objective.collate([objective.prepare(source[at], _generator(settings.seed, epoch, at)) for at in indices])
-
-
-def _generator(*seeds: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed_from(*seeds))
+def _due(every: int | None, step: int, at_end: bool) -> bool:
+    return at_end if every is None else step % every == 0

@@ -109,6 +109,13 @@ def seed_from(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
 
 
+def tokens_in(batch: Batch) -> int:
+    """How many real tokens a batch has, on all its sides."""
+    masks = [name for name in batch if name.endswith("attention_mask")]
+    ids = [name for name in batch if name.endswith("input_ids")]
+    return sum(int(batch[name].sum()) for name in masks) if masks else sum(batch[name].numel() for name in ids)
+
+
 def pad(examples: Sequence[Example], fills: Mapping[str, float]) -> Batch:
     """Examples as a batch: each entry padded on the right, in every dimension, to the longest with its fill, else with 0."""
     return {name: padded([each[name] for each in examples], fills.get(name, 0)) for name in examples[0]}

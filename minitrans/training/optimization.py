@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -36,6 +37,62 @@ class AdamW(torch.optim.AdamW):
         super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, **options)
 
 
+DECAY = 0.2  # the share of a training in which WSD falls
+
+# What becomes of the learning rate after its linear rise: (step, steps of the rise, of the whole training) -> its factor.
+SCHEDULES: dict[str, Callable[[int, int, int], float]] = {
+    "constant": lambda step, warmup, total: 1.0,
+    "linear": lambda step, warmup, total: (total - step) / max(1, total - warmup),
+    "cosine": lambda step, warmup, total: (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup))) / 2,
+    # Vaswani et al. 2017, section 5.3, with a peak of 1
+    "inverse_sqrt": lambda step, warmup, total: math.sqrt(max(1, warmup) / max(1, step)),
+    # warm-up, stable, decay (Hu et al. 2024, "MiniCPM", section 4)
+    "wsd": lambda step, warmup, total: min(1.0, (total - step) / (DECAY * max(1, total - warmup))),
+}
+
+
+def get_schedule(name: str, optimizer: Optimizer, num_warmup_steps: int, num_training_steps: int) -> LambdaLR:
+    """A row of SCHEDULES, after a linear rise from 0; past the last step the rate stays what it was there.
+
+    Args:
+        name: of the row.
+        optimizer: whose learning rates are multiplied.
+        num_warmup_steps: steps of the rise.
+        num_training_steps: steps of the whole training.
+
+    Raises:
+        ValueError: for another name, negative counts, or a warm-up longer than the training.
+    """
+    if name not in SCHEDULES:
+        raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}, got {name!r}")
+    _check_steps(num_warmup_steps, num_training_steps)
+    return _after_warmup(SCHEDULES[name], optimizer, num_warmup_steps, num_training_steps, -1)
+
+
+def go_on(schedule: LambdaLR, step: int) -> None:
+    """Sets a schedule, and the rates of its optimiser, to where they are after so many steps."""
+    schedule.last_epoch = step
+    rates = [base * factor(step) for base, factor in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)]
+    for group, rate in zip(schedule.optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    schedule._last_lr = rates
+
+
+def _check_steps(num_warmup_steps: int, num_training_steps: int) -> None:
+    if not 0 <= num_warmup_steps <= num_training_steps:
+        got = f"{num_warmup_steps} and {num_training_steps}"
+        raise ValueError(f"need 0 <= num_warmup_steps <= num_training_steps, got {got}")
+
+
+def _after_warmup(
+    shape: Callable[[int, int, int], float], optimizer: Optimizer, warmup: int, total: int, last: int
+) -> LambdaLR:
+    def factor(step: int) -> float:
+        return step / warmup if step < warmup else shape(min(step, max(total, warmup)), warmup, total)
+
+    return LambdaLR(optimizer, factor, last)
+
+
 def get_linear_schedule_with_warmup(
     optimizer: Optimizer, num_warmup_steps: int, num_training_steps: int, last_epoch: int = -1
 ) -> LambdaLR:
@@ -50,16 +107,8 @@ def get_linear_schedule_with_warmup(
     Raises:
         ValueError: for negative counts, or a warm-up longer than the training.
     """
-    if not 0 <= num_warmup_steps <= num_training_steps:
-        got = f"{num_warmup_steps} and {num_training_steps}"
-        raise ValueError(f"need 0 <= num_warmup_steps <= num_training_steps, got {got}")
-
-    def factor(step: int) -> float:
-        if step < num_warmup_steps:
-            return step / num_warmup_steps
-        return max(0.0, (num_training_steps - step) / max(1, num_training_steps - num_warmup_steps))
-
-    return LambdaLR(optimizer, factor, last_epoch)
+    _check_steps(num_warmup_steps, num_training_steps)
+    return _after_warmup(SCHEDULES["linear"], optimizer, num_warmup_steps, num_training_steps, last_epoch)
 
 
 def get_constant_schedule_with_warmup(optimizer: Optimizer, num_warmup_steps: int, last_epoch: int = -1) -> LambdaLR:
@@ -75,7 +124,7 @@ def get_constant_schedule_with_warmup(optimizer: Optimizer, num_warmup_steps: in
     """
     if num_warmup_steps < 0:
         raise ValueError(f"num_warmup_steps must not be negative, got {num_warmup_steps}")
-    return LambdaLR(optimizer, lambda step: step / num_warmup_steps if step < num_warmup_steps else 1.0, last_epoch)
+    return _after_warmup(SCHEDULES["constant"], optimizer, num_warmup_steps, num_warmup_steps, last_epoch)
 
 
 def get_noam_schedule(optimizer: Optimizer, width: int, num_warmup_steps: int, last_epoch: int = -1) -> LambdaLR:

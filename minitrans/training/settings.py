@@ -37,6 +37,7 @@ class TrainingSettings:
     lora_rank: int = 0  # of low-rank updates that learn in place of the weights; 0 = the weights learn
     lora_alpha: float = 16.0  # updates are scaled by alpha / rank
     lora_targets: tuple[str, ...] = ("*query", "*value")  # patterns of the linear layers that get one
+    lora_learns: tuple[str, ...] = ()  # patterns of parameters that learn besides, as "classifier*"
     # how it is computed
     precision: Literal["float32", "bf16", "fp16"] = "float32"
     gradient_checkpointing: bool = False  # compute blocks twice, to keep less
@@ -61,6 +62,10 @@ class TrainingSettings:
                 raise ValueError(f"{name} must be between {low} and {high}, got {value!r}")
 
 
+# Fields that change nothing in what is learnt, or what only rounding tells: a training may go on with others.
+FREE = frozenset({
+    "accumulation", "compile", "gradient_checkpointing", "keep", "log_every", "parallel", "save_every", "tensorboard", "timeout",
+})  # fmt: skip
 _MANY = float("inf")
 RANGES: dict[str, tuple[float, float]] = {
     "epochs": (1, _MANY), "max_steps": (1, _MANY), "batch_size": (1, _MANY), "batch_tokens": (1, _MANY),
