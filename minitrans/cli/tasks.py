@@ -93,7 +93,13 @@ def answer(
     ] = None,
     top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, max=100, help="How many answers to show.")] = 3,
     max_answer_tokens: Annotated[int, typer.Option(min=1, max=512, help="The longest answer.")] = 30,
-    stride: Annotated[int, typer.Option(min=0, help="Tokens that two windows of a long text share.")] = 128,
+    stride: Annotated[
+        int | None,
+        typer.Option(min=0, help="Tokens that two windows of a long text share; default: 128, or half of them."),
+    ] = None,
+    may_be_none: Annotated[
+        bool, typer.Option("--may-be-none", help="The text may hold no answer: that is one, an empty one.")
+    ] = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Find the answer to a question in a text, of whatever length.
@@ -117,7 +123,7 @@ def answer(
     pipe = load_pipeline(runtime, "question-answering")
     rows = pipe(
         question=question, context=text, top_k=top_k, doc_stride=stride, max_answer_len=max_answer_tokens,
-        max_seq_len=pipe.max_length, joint=True,
+        max_seq_len=pipe.max_length, joint=True, handle_impossible_answer=may_be_none,
     )  # fmt: skip
     show(rows, as_json=as_json, title=question)
 

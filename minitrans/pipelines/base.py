@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -26,6 +27,7 @@ Row = Mapping[str, Any]  # what the tokenizer says of one text: input_ids and pe
 Compute = Callable[..., Iterable[Tensor]]
 Finish = Callable[[int, Tensor], Any]
 Each = Callable[[Sequence[Row], Compute, Finish], list[Any]]
+WINDOW = 16  # batches of a stream that are sorted by length together
 
 
 @dataclass(frozen=True)
@@ -38,12 +40,12 @@ class Loaded:
 
 
 class Pipeline:
-    """Base of the tasks. `pipe(text)` gives the result of one text, `pipe([text, ...])` a list of them.
+    """Base of the tasks. `pipe(text)` gives the result of one text, `pipe([text, ...])` a list, `pipe(generator)` an iterator.
 
     Attributes:
         auto_class: what loads the model.
         head: what the users call its head; None where the body is enough.
-        truncated: how many texts of the last call were cut.
+        truncated: how many texts of the last call were cut, of a stream so far.
         run: from a list of inputs, and what runs the model on rows of tokens, to a result for each input.
     """
 
@@ -90,18 +92,24 @@ class Pipeline:
     def __call__(
         self, inputs: Any, *, batch_size: int | None = None, progress: Progress | None = None, **options: Any
     ) -> Any:
-        """The result of one input, or a list of results for a list.
+        """The result of one input, a list of results for a list, an iterator over them for a generator or a data set.
 
         Args:
-            inputs: one, or a list of them.
+            inputs: one, a list of them, or whatever else can be iterated over, which is read as far as results are taken: a batch,
+                then twice as much up to `WINDOW` batches, whose texts run by length.
             batch_size: texts that run together; None = the pipeline's.
             progress: called with the number of texts, or windows of texts, that have run since its last call.
             options: those of `run`.
         """
-        many = isinstance(inputs, list)
-        each = partial(self._each, batch_size=batch_size or self.batch_size, progress=progress)
-        results = self.run(inputs if many else [inputs], each, **{**self.options, **options}) if inputs != [] else []
-        return results if many else results[0]
+        size = batch_size or self.batch_size
+        each = partial(self._each, batch_size=size, progress=progress)
+        run = partial(self.run, each=each, **{**self.options, **options})
+        if isinstance(inputs, list):
+            return run(inputs) if inputs else []
+        stream = stream_of(inputs)
+        if stream is None:
+            return run([inputs])[0]
+        return chain.from_iterable(run(window) for window in windows_of(stream, size))
 
     @torch.inference_mode()
     def _each(
@@ -144,6 +152,25 @@ class Pipeline:
                 "truncation=True where the task allows it"
             )
         return rows
+
+
+def stream_of(inputs: Any) -> Iterator[Any] | None:
+    """Iterates over what holds inputs, such as a generator or a data set; None for a single input."""
+    if isinstance(inputs, str | bytes | tuple | Mapping):
+        return None
+    if hasattr(inputs, "__iter__"):
+        return iter(inputs)
+    if hasattr(inputs, "__getitem__") and hasattr(inputs, "__len__"):  # a data set of torch's
+        return (inputs[index] for index in range(len(inputs)))
+    return None
+
+
+def windows_of(stream: Iterator[Any], size: int) -> Iterator[list[Any]]:
+    """Lists of `size` items, then of twice as many, up to `WINDOW` times: the first results come soon, later batches are even."""
+    count = size
+    while window := list(islice(stream, count)):
+        yield window
+        count = min(2 * count, WINDOW * size)
 
 
 def rows_of(encoded: BatchEncoding) -> list[Row]:

@@ -43,7 +43,7 @@ class QuestionAnswering(Pipeline):
         """See `run`. One question gives its result alone, and so does a list of one, as the reference has it.
 
         Args:
-            inputs: {"question": ..., "context": ...}, or a list of them; or else:
+            inputs: {"question": ..., "context": ...}, a list of them, or a stream, see `Pipeline`; or else:
             question: one, or several.
             context: one for all questions, or one for each.
             options: those of `run`, `batch_size` and `progress`.
@@ -52,8 +52,8 @@ class QuestionAnswering(Pipeline):
             questions = [question] if isinstance(question, str) else question or []
             contexts = [context] * len(questions) if isinstance(context, str) else context or []
             inputs = [{"question": q, "context": c} for q, c in zip(questions, contexts, strict=True)]
-        found = super().__call__([inputs] if isinstance(inputs, Mapping) else inputs, **options)
-        return found[0] if len(found) == 1 else found
+        found = super().__call__(inputs, **options)
+        return found[0] if isinstance(inputs, list) and len(found) == 1 else found
 
     def run(
         self,
@@ -74,23 +74,26 @@ class QuestionAnswering(Pipeline):
             inputs: {"question": ..., "context": ...}.
             each: runs the model.
             top_k: how many answers.
-            doc_stride: tokens that two windows of a long context share; None = 128, or less where they are short.
+            doc_stride: tokens that two windows of a long context share; None = 128, or half of what there is room for.
             max_answer_len: tokens of the longest answer.
             max_seq_len: tokens of a window with its question; None = 384, or the most that the model takes.
-            handle_impossible_answer: whether the empty answer, which the first token stands for, is one.
+            handle_impossible_answer: whether the empty answer, which the first token stands for in every window, is one: in the
+                window where it is least likely (Devlin et al. 2019, section 4.3).
             align_to_words: whether an answer is made of whole words.
             joint: instead of the product of a first and a last token's probability, each within its window, a score is the
                 probability of the span among all spans of the context; answers do not overlap, and come in a list.
         """
+        for name, value in (("top_k", top_k), ("max_answer_len", max_answer_len)):
+            if value < 1:
+                raise ValueError(f"{name}: expected at least 1, got {value}")
         length = min(self.max_length, 384) if max_seq_len is None else max_seq_len
-        stride = min(length // 2, 128) if doc_stride is None else doc_stride
-        parts = [self._windows(item["question"], item["context"], length, stride) for item in inputs]
+        parts = [self._windows(item["question"], item["context"], length, doc_stride) for item in inputs]
         scores = iter(each([row for part in parts for _, row in part], self._scores, lambda _, scores: scores))
         found: list[Any] = []
         for item, part in zip(inputs, parts, strict=True):
             windows = [_window(encoding, next(scores)) for encoding, _ in part]
             if joint:
-                found.append(best_spans(item["context"], windows, max_answer_len, top_k))
+                found.append(best_spans(item["context"], windows, max_answer_len, top_k, handle_impossible_answer))
                 continue
             answers = self._answers(
                 item["context"], windows, top_k, max_answer_len, handle_impossible_answer, align_to_words
@@ -98,15 +101,29 @@ class QuestionAnswering(Pipeline):
             found.append(answers[0] if len(answers) == 1 else answers)
         return found
 
-    def _windows(self, question: str, context: str, length: int, stride: int) -> list[tuple[Encoding, Row]]:
+    def _windows(self, question: str, context: str, length: int, stride: int | None) -> list[tuple[Encoding, Row]]:
+        for name, text in (("question", question), ("context", context)):
+            if not text:
+                raise ValueError(f"{name}: expected a text, got an empty one")
+        if length > self.max_length:
+            raise ValueError(f"max_seq_len: expected at most the model's {self.max_length}, got {length}")
         asked = len(self.tokenizer(question, add_special_tokens=False, verbose=False)["input_ids"])
         room = length - asked - self.tokenizer.num_special_tokens_to_add(pair=True)
         if room < 1:
             raise ValueError(f"question: expected one that leaves room in {length} tokens, found {asked} tokens")
+        stride = min(length // 2, 128, room // 2) if stride is None else stride
+        if not 0 <= stride < room:
+            raise ValueError(
+                f"doc_stride: expected 0 to {room - 1}, of windows of {room} tokens of the context, got {stride}"
+            )
         windows = self.tokenizer(
-            question, context, truncation="only_second", max_length=length, stride=min(stride, room // 2),
+            question,
+            context,
+            truncation="only_second",
+            max_length=length,
+            stride=stride,
             return_overflowing_tokens=True,
-        )  # fmt: skip
+        )
         return [(windows[number], row) for number, row in enumerate(rows_of(windows))]
 
     def _scores(self, **fields: Tensor) -> Tensor:
@@ -135,11 +152,13 @@ class QuestionAnswering(Pipeline):
         return sorted([*answers.values(), *empty], key=lambda answer: -answer["score"])[:top_k]
 
 
-def best_spans(text: str, windows: Sequence[Window], longest: int, top_k: int) -> list[dict[str, Any]]:
-    """The most probable spans of at most `longest` tokens that do not overlap.
+def best_spans(
+    text: str, windows: Sequence[Window], longest: int, top_k: int, with_none: bool = False
+) -> list[dict[str, Any]]:
+    """The most probable spans of at most `longest` tokens that do not overlap, and with `with_none` the empty answer.
 
     The probability is the softmax of first + last score over all spans; that of a span that stands in several windows is the
-    sum.
+    sum. The empty answer scores as the first token does in the window where that is least.
     """
     if not any(bool(window.context.any()) for window in windows):  # a text of which the tokenizer keeps nothing
         return []
@@ -149,7 +168,11 @@ def best_spans(text: str, windows: Sequence[Window], longest: int, top_k: int) -
     width = min(longest, length)
     # (windows, T, width): entry w is the span of w + 1 tokens
     padded = torch.nn.functional.pad(ends, (0, width - 1), value=float("-inf"))
-    probabilities = (starts.unsqueeze(-1) + padded.unfold(1, width, 1)).flatten().softmax(dim=0)
+    spans = (starts.unsqueeze(-1) + padded.unfold(1, width, 1)).flatten()
+    nothing = min(float(window.scores[0].sum()) for window in windows) if with_none else float("-inf")
+    every = torch.cat([spans, spans.new_tensor([nothing])]).softmax(dim=0)
+    probabilities, empty = every[:-1], float(every[-1])
+    chosen = [{"score": empty, "start": 0, "end": 0, "answer": ""}] if with_none else []
     best = probabilities.topk(min(CANDIDATES, probabilities.numel()))
     totals: dict[tuple[int, int], float] = {}
     for probability, index in zip(best.values.tolist(), best.indices.tolist(), strict=True):
@@ -160,11 +183,10 @@ def best_spans(text: str, windows: Sequence[Window], longest: int, top_k: int) -
         span = without_space(text, start, end), end
         if span[0] < span[1]:
             totals[span] = totals.get(span, 0.0) + probability
-    chosen: list[dict[str, Any]] = []
     for (start, end), score in sorted(totals.items(), key=lambda item: (-item[1], item[0])):
-        if len(chosen) < top_k and all(end <= other["start"] or start >= other["end"] for other in chosen):
+        if len(chosen) <= top_k and all(end <= other["start"] or start >= other["end"] for other in chosen):
             chosen.append({"score": score, "start": start, "end": end, "answer": text[start:end]})
-    return chosen
+    return sorted(chosen, key=lambda answer: -answer["score"])[:top_k]
 
 
 def _window(encoding: Encoding, scores: Tensor) -> Window:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
 from torch import Tensor
 
 from minitrans.models.auto import AutoModelForSeq2SeqLM
 from minitrans.pipelines.base import Each, Pipeline
+from minitrans.tokenizers.translation import TranslationTokenizer
 
 
 class TextToText(Pipeline):
@@ -35,6 +37,7 @@ class TextToText(Pipeline):
         truncation: bool = False,
         return_tensors: bool = False,
         clean_up_tokenization_spaces: bool | None = None,
+        reading: AbstractContextManager[Any] = nullcontext(),
         **settings: Any,
     ) -> list[Any]:
         """For each text what the model writes.
@@ -46,6 +49,7 @@ class TextToText(Pipeline):
             truncation: cut texts that are too long.
             return_tensors: the ids, as "..._token_ids".
             clean_up_tokenization_spaces: of the tokenizer's `decode`; None = as it does by itself.
+            reading: in which texts are encoded, such as their language's.
             settings: of `generate`, such as num_beams=4, max_new_tokens=60; before them those of config.json for this task.
 
         Raises:
@@ -56,7 +60,8 @@ class TextToText(Pipeline):
         if settings.get("stop_strings") is not None:
             settings.setdefault("tokenizer", self.tokenizer)
         first = (own if prefix is None else prefix) or ""
-        rows = self.encode([f"{first}{text}" for text in inputs], truncation=truncation)
+        with reading:
+            rows = self.encode([f"{first}{text}" for text in inputs], truncation=truncation)
         clean = (
             {}
             if clean_up_tokenization_spaces is None
@@ -118,12 +123,12 @@ class Translation(TextToText):
         Raises:
             ValueError: for a language of a model that has none.
         """
+        tokenizer = self.tokenizer
         if src_lang is not None or tgt_lang is not None:
-            if not hasattr(self.tokenizer, "src_lang"):
-                raise ValueError(f"{type(self.tokenizer).__name__} has no languages: leave src_lang and tgt_lang out")
-            tokenizer: Any = self.tokenizer
-            tokenizer.src_lang = src_lang or tokenizer.src_lang
+            if not isinstance(tokenizer, TranslationTokenizer):
+                raise ValueError(f"{type(tokenizer).__name__} has no languages: leave src_lang and tgt_lang out")
             if tgt_lang is not None:
-                tokenizer.tgt_lang = tgt_lang
+                tokenizer.require_language("tgt_lang", tgt_lang)
                 options.setdefault("forced_bos_token_id", tokenizer.lang_code_to_id[tgt_lang])
+            options["reading"] = tokenizer.speaking(src_lang or tokenizer.src_lang)
         return super().run(inputs, each, **{**self.own_settings(direction or "translation"), **options})

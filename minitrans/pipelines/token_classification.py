@@ -72,46 +72,45 @@ class TokenClassification(Pipeline):
                 same of words, whose class is that of their first token, of the mean of their tokens, or of the surest;
                 "words": as "first", for the tokenizer's own words, of which only B- and I- classes make spans.
             ignore_labels: classes that are left out.
-            stride: read a long text in windows that share this many tokens, each token where it is farthest from the edges;
-                None = cut it.
+            stride: read a long text in windows that share this many tokens; None = cut it. "none" and "words" take each token
+                from the window where it is farthest from the edges, the others the longest of spans that overlap, or the surest.
         """
         if aggregation_strategy not in STRATEGIES:
             raise ValueError(
                 f"aggregation_strategy: expected one of {', '.join(STRATEGIES)}, got {aggregation_strategy!r}"
             )
+        kind = "entity" if aggregation_strategy == "none" else "entity_group"
         found = []
-        for text, tokens in zip(inputs, self.tokens(inputs, each, stride), strict=True):
-            rows = self._rows(text, tokens, aggregation_strategy)
-            kind = "entity" if aggregation_strategy == "none" else "entity_group"
-            found.append([row for row in rows if row[kind] not in ignore_labels])
+        for text, windows in zip(inputs, self.windows(inputs, each, stride), strict=True):
+            whole = [best_placed(windows)] if aggregation_strategy in ("none", "words") else windows
+            rows = [row for tokens in whole for row in self._rows(text, tokens, aggregation_strategy)]
+            rows = [row for row in rows if row[kind] not in ignore_labels]
+            found.append(without_overlap(rows) if len(whole) > 1 else rows)
         return found
 
-    def tokens(self, texts: Sequence[str], each: Each, stride: int | None = None) -> list[list[Token]]:
-        """The tokens of each text with their probabilities; see `run` for `stride`."""
+    def windows(self, texts: Sequence[str], each: Each, stride: int | None = None) -> list[list[list[Token]]]:
+        """Of each text its windows, one without `stride`: their tokens with their probabilities; see `run`."""
         encoded = self.tokenizer(
             list(texts), truncation=True, max_length=self.max_length, stride=stride or 0,
             return_overflowing_tokens=stride is not None, return_offsets_mapping=True, return_special_tokens_mask=True,
         )  # fmt: skip
         rows = rows_of(encoded)
         scores = each(rows, lambda **fields: self.model(**fields).logits, lambda _, logits: logits.softmax(-1))
-        best: list[dict[int, tuple[int, Token]]] = [
-            {} for _ in texts
-        ]  # of each token the window with most room round it
+        found: list[list[list[Token]]] = [[] for _ in texts]
         sources = encoded.get("overflow_to_sample_mapping", range(len(rows)))
         for source, windows in groupby(range(len(rows)), key=lambda row: sources[row]):
             first = 0  # of the window's tokens, in the text
             for row in windows:
                 special, words = encoded["special_tokens_mask"][row], encoded.word_ids(row)
-                places = [place for place, is_special in enumerate(special) if not is_special]
-                for place in places:
-                    start, end = encoded["offset_mapping"][row][place]
-                    token_id, word = rows[row]["input_ids"][place], words[place]
-                    token = Token(first + place, token_id, start, end, word, scores[row][place])
-                    room = min(place - places[0], places[-1] - place)
-                    if token.index not in best[source] or room > best[source][token.index][0]:
-                        best[source][token.index] = room, token
-                first += len(places) - (stride or 0)
-        return [[token for _, (_, token) in sorted(of_text.items())] for of_text in best]
+                offsets, ids = encoded["offset_mapping"][row], rows[row]["input_ids"]
+                tokens = [
+                    Token(first + place, ids[place], *offsets[place], words[place], scores[row][place])
+                    for place, is_special in enumerate(special)
+                    if not is_special
+                ]
+                found[source].append(tokens)
+                first += len(tokens) - (stride or 0)
+        return found
 
     def _rows(self, text: str, tokens: Sequence[Token], strategy: str) -> list[dict[str, Any]]:
         if strategy == "words":
@@ -173,6 +172,28 @@ class TokenClassification(Pipeline):
             return text[token.start : token.end]
         name: str = self.tokenizer.convert_ids_to_tokens(token.id)
         return name
+
+
+def best_placed(windows: Iterable[Sequence[Token]]) -> list[Token]:
+    """Each token of a text from the window, the first of equals, where it is farthest from the edges."""
+    best: dict[int, tuple[int, Token]] = {}
+    for window in windows:
+        for place, token in enumerate(window):
+            room = min(place, len(window) - 1 - place)
+            if token.index not in best or room > best[token.index][0]:
+                best[token.index] = room, token
+    return [token for _, (_, token) in sorted(best.items())]
+
+
+def without_overlap(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of spans that overlap, from the left, the longest, of equals the surest."""
+    kept: list[dict[str, Any]] = []
+    for row in sorted(rows, key=lambda row: row["start"]):
+        if not kept or row["start"] >= kept[-1]["end"]:
+            kept.append(row)
+        else:
+            kept[-1] = max(kept[-1], row, key=lambda each: (each["end"] - each["start"], each["score"]))
+    return kept
 
 
 def word_spans(words: Iterable[Span]) -> list[Span]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
@@ -173,6 +174,9 @@ class Tokenizer(Vocabulary):
             return self._options[name]
         how = f"; {words.ABSENT[name]}" if name in words.ABSENT else ""
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}{how}")
+
+    def __copy__(self) -> Self:
+        return copy.deepcopy(self)  # what is added to the one, or its language, is not the other's
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "deprecation_warnings": {}}  # a call leaves no trace

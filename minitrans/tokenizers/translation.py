@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, ClassVar, Self
 
 from tokenizers import processors
@@ -40,7 +40,7 @@ class TranslationTokenizer(Tokenizer):
             super().__setattr__(name, value)
             return
         if value is not None or name == "src_lang":
-            self._require_language(name, value)
+            self.require_language(name, value)
         with call.TURN:
             self._options = {**self._options, name: value}
             self._speak(self.src_lang)
@@ -52,7 +52,8 @@ class TranslationTokenizer(Tokenizer):
         found = ((written.fullmatch(token), index) for token, index in self.added_tokens_encoder.items())
         return {match[1]: index for match, index in found if match}
 
-    def _require_language(self, name: str, code: object) -> None:
+    def require_language(self, name: str, code: object) -> None:
+        """Raises ValueError for a code that is no language, saying which is near; `name` says what it is the language of."""
         known = self.lang_code_to_id
         if not known:
             raise ValueError(f"{name}={printable(code)!r}: the vocabulary has no languages")
@@ -73,10 +74,15 @@ class TranslationTokenizer(Tokenizer):
         )
 
     @contextmanager
-    def _for_targets(self) -> Iterator[Self]:
+    def speaking(self, code: str) -> Iterator[Self]:
+        """Within it texts are in this language, and other threads wait; raises ValueError for one that is none."""
+        self.require_language("src_lang", code)
         with call.TURN:  # the template is state of the backend
-            self._speak(self.tgt_lang or self.src_lang)
+            self._speak(code)
             try:
                 yield self
             finally:
                 self._speak(self.src_lang)
+
+    def _for_targets(self) -> AbstractContextManager[Self]:
+        return self.speaking(self.tgt_lang or self.src_lang)

@@ -48,8 +48,10 @@ def reader(tiny) -> str:
     return tiny("BertForQuestionAnswering")
 
 
-def all_spans(folder: str, question: str, context: str, longest: int, stride: int) -> dict[tuple[int, int], float]:
-    """Every admissible span with its probability, by plain loops over the windows."""
+def all_spans(
+    folder: str, question: str, context: str, longest: int, stride: int, none: bool
+) -> dict[tuple[int, int], float]:
+    """Every admissible span with its probability, by plain loops over the windows; (0, 0) is no answer, where that is one."""
     tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForQuestionAnswering.from_pretrained(folder)
     windows = tokenizer(question, context, truncation="only_second", max_length=32, stride=stride,
                         return_overflowing_tokens=True)  # fmt: skip
@@ -58,6 +60,9 @@ def all_spans(folder: str, question: str, context: str, longest: int, stride: in
         with torch.no_grad():
             out = model(torch.tensor([ids]), token_type_ids=torch.tensor([windows["token_type_ids"][row]]))
         parts = windows.sequence_ids(row)
+        if none:
+            nothing = float(out.start_logits[0, 0] + out.end_logits[0, 0])
+            scores[0, 0] = [min([nothing, *scores.get((0, 0), [])])]
         for i in range(len(ids)):
             for j in range(i, min(i + longest, len(ids))):
                 if parts[i] == 1 and parts[j] == 1:
@@ -72,11 +77,12 @@ def all_spans(folder: str, question: str, context: str, longest: int, stride: in
     [("ada lovelace was born in london .", 30), ("ada lovelace was born in london .", 2),
      ("the cat sat on the mat , " * 6 + "ada was born in london , a city", 5)],
 )  # fmt: skip
-def test_answers_are_the_best_spans_of_the_context(reader: str, run, context: str, longest: int):
+@pytest.mark.parametrize("none", [False, True])
+def test_answers_are_the_best_spans_of_the_context(reader: str, run, context: str, longest: int, none: bool):
     question = "where was ada born ?"
     arguments = ("answer", "-q", question, "-c", context, "-m", reader, "-k", 4, "--stride", 6, "--batch-size", 2)
-    rows = lines(run(*arguments, "--max-answer-tokens", longest))
-    expected = all_spans(reader, question, context, longest, 6)
+    rows = lines(run(*arguments, "--max-answer-tokens", longest, *["--may-be-none"] * none))
+    expected = all_spans(reader, question, context, longest, 6, none)
     chosen: list[tuple[int, int]] = []
     for place in sorted(expected, key=lambda place: -expected[place]):
         if all(place[1] <= a or place[0] >= b for a, b in chosen):

@@ -96,6 +96,10 @@ def test_token_classification(request: pytest.FixtureRequest, family: str, strat
         for more in ({}, {"ignore_labels": []}, {"ignore_labels": ["PER", "B-PER"]}):
             same(ours(given, **more), theirs(given, **more), EXACT)
     same(ours(TEXTS[0] * 4), theirs(TEXTS[0] * 4), EXACT)
+    for stride in (0, 3, 11) if strategy != "none" else ():  # the reference refuses these two together
+        for more in ({}, {"ignore_labels": []}):
+            long = [TEXTS[0] * 4, TEXTS[1], f"{TEXTS[2]} {TEXTS[0]} " * 3]
+            same(ours(long, stride=stride, **more), [theirs(each, stride=stride, **more) for each in long], EXACT)
 
 
 @pytest.mark.parametrize("family", ["tiny", "byte_level"])

@@ -69,6 +69,59 @@ def test_any_batch_size_and_one_by_one(tiny, task: str):
         assert pipe([]) == []
 
 
+WRITERS = {"text-generation": ("BertLMHeadModel", {"is_decoder": True})}
+ENTAILING: dict[str, Any] = {"num_labels": 3, "id2label": {0: "contradiction", 1: "neutral", 2: "entailment"}}
+ZERO_SHOT = {"zero-shot-classification": ("BertForSequenceClassification", ENTAILING)}
+
+
+@pytest.mark.parametrize("task", [*HEADS, "feature-extraction", *WRITERS, *ZERO_SHOT])
+def test_a_stream_is_read_as_far_as_results_are_taken(tiny, task: str):
+    name, changes = {**WRITERS, **ZERO_SHOT}.get(task, (HEADS.get(task, ("BertModel",))[0], {}))
+    pipe = minitrans.pipeline(task, tiny(name, f"{task}-stream", **changes), dtype="float64", batch_size=2)
+    options = (
+        {"candidate_labels": "cat, dog"} if task in ZERO_SHOT else {"max_new_tokens": 2} if task in WRITERS else {}
+    )
+    texts = [f"{text} [MASK] {number}" for number, text in enumerate(TEXTS * 3)]
+    given = [{"question": "who ?", "context": text} for text in texts] if task == "question-answering" else texts
+    read: list[int] = []
+
+    def source() -> Any:
+        for number, each in enumerate(given):
+            read.append(number)
+            yield each
+
+    stream = pipe(source(), **options)
+    found = [next(stream)]
+    assert read == [0, 1], "a batch"
+    found += [next(stream), next(stream)]
+    assert len(read) == 2 + 4
+    found += stream
+    assert read == [*range(12)]
+    expected = pipe(given, **options)
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected, strict=True):
+        assert numbers(one) == pytest.approx(numbers(other), abs=1e-12)
+        assert without_numbers(one) == without_numbers(other)
+
+    class DataSet(torch.utils.data.Dataset[Any]):
+        def __len__(self) -> int:
+            return 3
+
+        def __getitem__(self, index: int) -> Any:
+            return given[index]
+
+    assert numbers([*pipe(DataSet(), **options)]) == pytest.approx(numbers(found[:3]), abs=1e-12)
+    assert list(pipe(iter(()), **options)) == []
+
+
+def without_numbers(found: Any) -> Any:
+    """Keys and texts of a result."""
+    if isinstance(found, dict | list):
+        pairs = found.items() if isinstance(found, dict) else enumerate(found)
+        return {key: without_numbers(value) for key, value in pairs}
+    return found if isinstance(found, str) else None
+
+
 @pytest.mark.parametrize("task", HEADS)
 def test_a_fresh_head_is_refused(tiny, task: str):
     body = tiny("BertModel")

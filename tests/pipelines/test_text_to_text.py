@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ import pytest
 import torch
 
 import minitrans
+from minitrans.tokenizers.auto import MBart50Tokenizer
+from tests.tokenizers.conftest import learnt
 
 TEXTS = ["the cat sat on", "Ada", "a city in france , paris and london"]
 NAMES = {"text2text-generation": "generated", "translation": "translation", "summarization": "summary"}
@@ -88,6 +91,33 @@ def test_the_settings_of_a_task(folder: str):
     assert german(TEXTS[0]) == [{"translation_text": by_hand(folder, f"Ada {TEXTS[0]}", max_new_tokens=5)}]
     with pytest.raises(ValueError, match="BartTokenizer has no languages: leave src_lang and tgt_lang out"):
         german(TEXTS[0], tgt_lang="de_DE")
+
+
+def test_the_languages_of_a_call_are_of_this_call(tmp_path: Path):
+    """Of a call and of a copy: the tokenizer, and other users of it, keep theirs."""
+    learnt(tmp_path, "sentencepiece.bpe.model")
+    tokenizer: Any = MBart50Tokenizer.from_pretrained(tmp_path)
+    torch.manual_seed(2)
+    model = minitrans.MBartForConditionalGeneration(minitrans.MBartConfig(vocab_size=len(tokenizer), **SIZES)).double()
+    pipe = minitrans.pipeline("translation", model.eval(), tokenizer, max_new_tokens=5)
+    other, plain = copy.copy(tokenizer), pipe("the cat")
+    other.src_lang, other.tgt_lang = "de_DE", "fr_XX"
+    for given in ("the cat", ["the cat", "a mat"], iter(["the cat"])):
+        found = pipe(given, src_lang="de_DE", tgt_lang="fr_XX", return_tensors=True)
+        first = next(iter(found))
+        ids = (first[0] if isinstance(first, list) else first)["translation_token_ids"]
+        expected = model.generate(
+            **other("the cat", return_tensors="pt"),
+            max_new_tokens=5,
+            forced_bos_token_id=other.lang_code_to_id["fr_XX"],
+        )
+        assert ids[: expected.shape[1]] == expected[0].tolist()
+    assert (tokenizer.src_lang, tokenizer.tgt_lang) == ("en_XX", None)
+    assert pipe("the cat") == plain
+    assert tokenizer("the cat")["input_ids"][0] == tokenizer.lang_code_to_id["en_XX"]
+    for wrong in ({"src_lang": "de"}, {"tgt_lang": "de_De"}):
+        with pytest.raises(ValueError, match="_lang='de.*the nearest of the 52 languages is 'de_DE'"):
+            pipe("the cat", **wrong)
 
 
 def test_on_the_command_line(folder: str, run):

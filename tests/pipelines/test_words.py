@@ -10,7 +10,7 @@ import torch
 
 import minitrans
 from minitrans import AutoModelForTokenClassification, AutoTokenizer
-from minitrans.pipelines.token_classification import Span, word_spans
+from minitrans.pipelines.token_classification import Span, best_placed, word_spans
 
 NAMES = {0: "O", 1: "B-PER", 2: "I-PER", 3: "B-LOC", 4: "I-LOC"}
 
@@ -23,7 +23,7 @@ def tagger(tiny) -> str:
 def tagged_words(pipe, text: str, batch_size: int) -> list[Span]:
     """The words of a text, each with the class and the probability of its first token."""
     each = partial(pipe._each, batch_size=batch_size, progress=None)
-    return pipe.words(text, pipe.tokens([text], each, stride=pipe.max_length // 4)[0])
+    return pipe.words(text, best_placed(pipe.windows([text], each, stride=pipe.max_length // 4)[0]))
 
 
 def span(label: str, start: int, end: int, score: float = 1.0) -> Span:
