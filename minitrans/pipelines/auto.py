@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from minitrans.pipelines.base import Pipeline
     from minitrans.tokenizers.tokenizer import Tokenizer
 
+logger = logging.getLogger("minitrans")
 TASKS = {
     "text-classification": "minitrans.pipelines.text_classification:TextClassification",
     "token-classification": "minitrans.pipelines.token_classification:TokenClassification",
@@ -28,6 +30,19 @@ TASKS = {
     "summarization": "minitrans.pipelines.text_to_text:Summarization",
     "zero-shot-classification": "minitrans.pipelines.zero_shot_classification:ZeroShotClassification",
     "feature-extraction": "minitrans.pipelines.feature_extraction:FeatureExtraction",
+}
+# What a call without a model means, as in the reference
+MODELS = {
+    "text-classification": "distilbert/distilbert-base-uncased-finetuned-sst-2-english",
+    "token-classification": "dbmdz/bert-large-cased-finetuned-conll03-english",
+    "question-answering": "distilbert/distilbert-base-cased-distilled-squad",
+    "fill-mask": "distilbert/distilroberta-base",
+    "text-generation": "openai-community/gpt2",
+    "text2text-generation": "google-t5/t5-base",
+    "translation": "google-t5/t5-base",
+    "summarization": "sshleifer/distilbart-cnn-12-6",
+    "zero-shot-classification": "facebook/bart-large-mnli",
+    "feature-extraction": "distilbert/distilbert-base-cased",
 }
 ALIASES = {"sentiment-analysis": "text-classification", "ner": "token-classification"}
 
@@ -44,7 +59,7 @@ def pipeline_class(task: str) -> type[Pipeline]:
 
 def pipeline(
     task: str,
-    model: str | Path | PreTrainedModel,
+    model: str | Path | PreTrainedModel | None = None,
     tokenizer: str | Path | Tokenizer | None = None,
     *,
     device: torch.device | str | int | None = None,
@@ -64,7 +79,7 @@ def pipeline(
 
     Args:
         task: a key of `TASKS`, or "sentiment-analysis", "ner" or "translation_XX_to_YY".
-        model: a folder, a name on the Hugging Face hub, or a model that is loaded already.
+        model: a folder, a name on the Hugging Face hub, or a loaded model; None = that of `MODELS`, with a warning.
         tokenizer: the same; None = the model's own.
         device: where to run; a number is that of a CUDA device, -1 the CPU; None = where the model is, the CPU for a fresh one.
         dtype, attention, backend, padding, revision, local_files_only: see `PreTrainedModel.from_pretrained`.
@@ -78,6 +93,9 @@ def pipeline(
     if task.startswith("translation_"):  # "translation_en_to_de"
         task, options["direction"] = "translation", task
     cls = pipeline_class(task)
+    if model is None:
+        model = MODELS[ALIASES.get(task, task)]
+        logger.warning("pipeline: no model is named, %s is taken, at whatever revision is newest", model)
     if isinstance(device, int):
         device = f"cuda:{device}" if device >= 0 else "cpu"
     given = {"dtype": dtype, "attention": attention, "backend": backend, "padding": padding}

@@ -95,8 +95,8 @@ class Pipeline:
         """The result of one input, a list of results for a list, an iterator over them for a generator or a data set.
 
         Args:
-            inputs: one, a list of them, or whatever else can be iterated over, which is read as far as results are taken: a batch,
-                then twice as much up to `WINDOW` batches, whose texts run by length.
+            inputs: one, a list of them, or whatever else can be iterated over. That is read as far as results are taken: a batch,
+                then twice as much, up to `WINDOW` batches; within these, texts run by length.
             batch_size: texts that run together; None = the pipeline's.
             progress: called with the number of texts, or windows of texts, that have run since its last call.
             options: those of `run`.

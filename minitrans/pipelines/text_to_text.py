@@ -37,7 +37,7 @@ class TextToText(Pipeline):
         truncation: bool = False,
         return_tensors: bool = False,
         clean_up_tokenization_spaces: bool | None = None,
-        reading: AbstractContextManager[Any] = nullcontext(),
+        reading: AbstractContextManager[Any] | None = None,
         **settings: Any,
     ) -> list[Any]:
         """For each text what the model writes.
@@ -60,7 +60,7 @@ class TextToText(Pipeline):
         if settings.get("stop_strings") is not None:
             settings.setdefault("tokenizer", self.tokenizer)
         first = (own if prefix is None else prefix) or ""
-        with reading:
+        with reading or nullcontext():
             rows = self.encode([f"{first}{text}" for text in inputs], truncation=truncation)
         clean = (
             {}

@@ -61,6 +61,7 @@ class TokenClassification(Pipeline):
         aggregation_strategy: str = "none",
         ignore_labels: Sequence[str] = ("O",),
         stride: int | None = None,
+        grouped_entities: bool = False,
     ) -> list[Any]:
         """For each text its tokens {"entity", "score", "index", "word", "start", "end"} or, of all strategies but "none", spans
         {"entity_group", "score", "word", "start", "end"}.
@@ -74,7 +75,10 @@ class TokenClassification(Pipeline):
             ignore_labels: classes that are left out.
             stride: read a long text in windows that share this many tokens; None = cut it. "none" and "words" take each token
                 from the window where it is farthest from the edges, the others the longest of spans that overlap, or the surest.
+            grouped_entities: the old name of the strategy "simple".
         """
+        if grouped_entities:
+            aggregation_strategy = "simple"
         if aggregation_strategy not in STRATEGIES:
             raise ValueError(
                 f"aggregation_strategy: expected one of {', '.join(STRATEGIES)}, got {aggregation_strategy!r}"
