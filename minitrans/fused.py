@@ -43,11 +43,12 @@ def fuse(model: M) -> M:
     - the loss of a masked language model in training multiplies labelled tokens only and never holds their logits: the output
       has a loss and no `logits`. In evaluation mode, and without labels, it is what it was.
 
-    Everything else stays, other activations too; `print(model)` shows which modules are fused. Outputs and gradients are those
-    of the model to rounding. Dropout drops other elements than `nn.Dropout` would: each call draws a seed from the
-    generator of its device, so that `torch.manual_seed` and recomputation in checkpoints repeat it. Hooks on norms, dropouts,
-    projections and tables inside a fused module are not called. Fuse last: what looks for plain blocks, as `minitrans.cpu`
-    does, refuses fused ones. To store a fused model use `save_pretrained` or `state_dict`: its class cannot be pickled.
+    Everything else stays, other activations and embeddings of a family's own too; `print(model)` shows which modules are
+    fused. Outputs and gradients are those of the model to rounding. Dropout drops other elements than `nn.Dropout` would:
+    each call draws a seed from the generator of its device, so that `torch.manual_seed` and recomputation in checkpoints
+    repeat it. Hooks on norms, dropouts, projections and tables inside a fused module are not called. Fuse last: what looks
+    for plain blocks, as `minitrans.cpu` does, refuses fused ones. To store a fused model use `save_pretrained` or
+    `state_dict`: its class cannot be pickled.
 
     Args:
         model: a body, a model with a head, the Transformer of 2017, or anything else with a `Block` in it.
@@ -228,8 +229,8 @@ def _obstacle(module: nn.Module) -> str | None:
         if strange:
             named = ", a ".join(sorted(f"{norm.__module__}.{norm.__qualname__}" for norm in strange))
             return f"has a {named}, only LayerNorm and RMSNorm of minitrans.layers.norms are served"
-    if isinstance(module, Embeddings):
-        if type(module) not in (Embeddings, FusedEmbeddings) or type(module.LayerNorm) is not LayerNorm:
+    if type(module) in (Embeddings, FusedEmbeddings):  # a family's own stay as they are
+        if type(module.LayerNorm) is not LayerNorm:
             return f"is a {kind} with a {type(module.LayerNorm).__name__}, only Embeddings with a LayerNorm is served"
         tables = (module.word_embeddings, module.position_embeddings, module.token_type_embeddings)
         if any(

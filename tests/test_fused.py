@@ -30,6 +30,7 @@ SIZES: dict[str, Any] = {
     "initializer_range": 0.3,
 }  # fmt: skip
 DISTIL = {"vocab_size": 61, "dim": 24, "n_layers": 2, "n_heads": 3, "hidden_dim": 40, "initializer_range": 0.3}
+MODERN = SIZES | {"local_attention": 4, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
 NARROW = SIZES | {"embedding_size": 16}
 # a masked language model of every family, and BERT in what else it can be
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -43,21 +44,35 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "albert": ("AlbertForMaskedLM", NARROW),
     "electra": ("ElectraForMaskedLM", NARROW),
     "mpnet": ("MPNetForMaskedLM", SIZES),
+    "deberta": ("DebertaV2ForMaskedLM", SIZES | {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]}),
+    "longformer": ("LongformerForMaskedLM", SIZES | {"attention_window": 4}),
+    "big bird": ("BigBirdForMaskedLM", SIZES | {"attention_type": "original_full"}),
+    "nystromformer": ("NystromformerForMaskedLM", SIZES),
+    "modernbert": ("ModernBertForMaskedLM", MODERN),
+    "nomic": ("NomicBertForMaskedLM", SIZES),
+    "roformer": ("RoFormerForMaskedLM", NARROW),
+    "fnet": ("FNetForMaskedLM", {key: value for key, value in SIZES.items() if key != "num_attention_heads"}),
     "classifier": ("BertForSequenceClassification", SIZES),
     "pre-training": ("BertForPreTraining", SIZES),
     "decoder": ("BertLMHeadModel", SIZES | {"is_decoder": True, "add_cross_attention": True}),
     "decoder, norms first": ("RobertaPreLayerNormForCausalLM", SIZES | {"is_decoder": True, "add_cross_attention": True}),
 }  # fmt: skip
 
+KEEP_PADDING = ("pre-training", "decoder", "decoder, norms first", "nystromformer", "fnet")
+
 
 def build(name: str, dropout: float = 0.0, dtype: torch.dtype = torch.float64) -> Any:
     kind, sizes = MODELS[name]
     torch.manual_seed(0)
     cls = getattr(minitrans, kind)
-    rates = {"dropout": dropout, "attention_dropout": 0.0} if name == "distilbert" else {
-        "hidden_dropout_prob": dropout, "attention_probs_dropout_prob": 0.0
-    }  # fmt: skip
-    model = cls(cls.config_class(**sizes, **rates)).to(dtype)
+    rates = {
+        "attention_dropout": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+        "dropout": dropout,
+        "hidden_dropout_prob": dropout,
+    }
+    known = {key: rate for key, rate in rates.items() if key in cls.config_class.__dataclass_fields__}
+    model = cls(cls.config_class(**sizes, **known)).to(dtype)
     for parameter in model.parameters():  # biases and norms too
         parameter.data += 0.1 * torch.randn(parameter.shape, dtype=dtype)
     return model
@@ -88,7 +103,7 @@ def gradients(model: nn.Module, loss: Tensor) -> dict[str, Tensor]:
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
 @pytest.mark.parametrize("name", MODELS)
 def test_the_same_numbers(name: str, training: bool, padding: str) -> None:
-    if padding == "remove" and name in ("pre-training", "decoder", "decoder, norms first"):
+    if padding == "remove" and name in KEEP_PADDING:
         pytest.skip("these keep their padding")
     plain = build(name).train(training)
     model = fuse(copy.deepcopy(plain))

@@ -12,7 +12,7 @@ import transformers
 from torch import Tensor, nn
 
 from minitrans.attention.mask import AttentionMask
-from minitrans.checkpoints.verification import Verification, compare
+from minitrans.checkpoints.verification import Verification, compare, with_exact_buffers
 from minitrans.layers.activations import gelu_tanh
 from minitrans.models.auto import class_by_name
 from minitrans.models.backbone import Backbone, EncoderOutput
@@ -233,6 +233,7 @@ def diagnosed(reference: Make, class_name: str, damage: Callable[[Any], None], *
         source.folder, dtype=torch.float64, attn_implementation="eager"
     )
     ours, _ = load_model(class_by_name(class_name), source.folder, dtype="float64", padding="keep")
+    theirs = with_exact_buffers(theirs, ours)
     damage(ours)
     return compare(ours, theirs.eval(), class_name)
 

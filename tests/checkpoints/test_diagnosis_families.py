@@ -51,6 +51,14 @@ AGREEING = [
     ("MPNetForMultipleChoice", {}),
     ("RobertaPreLayerNormForMaskedLM", {}),
     ("RobertaPreLayerNormForSequenceClassification", {}),
+    ("DebertaV2ForMaskedLM", {}),
+    ("LongformerForSequenceClassification", {}),
+    ("BigBirdForMaskedLM", {}),
+    ("NystromformerForMaskedLM", {}),
+    ("ModernBertForMaskedLM", {}),
+    ("NomicBertForTokenClassification", {}),
+    ("RoFormerForSequenceClassification", {}),
+    ("FNetForMaskedLM", {}),
 ]
 
 
@@ -177,6 +185,15 @@ FAULTS: list[tuple[str, Callable[[Any, Patch], None], str]] = [
     ("RobertaPreLayerNormModel", tanh_gelu, "the activation is gelu_"),
     ("RobertaPreLayerNormModel", shifted_positions, "positions are off by +1"),
     ("RobertaPreLayerNormForMaskedLM", head_activation, "the activation is relu"),
+    ("DebertaV2Model", wrong_eps, "the eps of LayerNorm is 1e-05"),
+    ("DebertaV2Model", dropped_bias, "the bias of encoder.layer.1.attention.value is dropped"),
+    ("LongformerModel", swapped("query", "value"), "attention.query and encoder.layer.0.attention.value are swapped"),
+    ("BigBirdModel", no_residual, "the residual sum is missing"),
+    ("NystromformerModel", exact_gelu, "the activation is gelu"),
+    ("ModernBertModel", transposed_output, "the weight of encoder.layer.0.attention.output is transposed"),
+    ("NomicBertModel", no_token_types, "token types are missing"),
+    ("RoFormerModel", dropped_up_bias, "the bias of encoder.layer.0.feed_forward.up is dropped"),
+    ("FNetForMaskedLM", head_activation, "the activation is relu"),
 ]  # fmt: skip
 
 

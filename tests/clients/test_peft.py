@@ -92,11 +92,18 @@ def test_an_adapter_is_saved_and_loaded(both: Both, batch: Any, tmp_path: Path) 
         ("DistilBert", {"target_modules": ["query", "value"]}), ("Albert", {"target_modules": ["query", "value"]}),
         ("Camembert", {"target_modules": ["query", "value"]}), ("MPNet", {"target_modules": ["query", "value"]}),
         ("RobertaPreLayerNorm", {"target_modules": "all-linear"}),
+        ("FNet", {"target_modules": "all-linear"}),
+        ("Longformer", {"target_modules": ["up", "down"]}),  # in the last layer the head looks at a global token alone
+        *((name, {"target_modules": ["query", "value"]}) for name in (
+            "DebertaV2", "BigBird", "Nystromformer", "ModernBert", "NomicBert", "RoFormer",
+        )),
     ],
 )  # fmt: skip
 def test_every_family(tiny: Callable[..., str], family: str, options: Any) -> None:
     """By default where peft knows the names of the family's layers and they are ours too."""
-    model = getattr(minitrans, f"{family}ForSequenceClassification").from_pretrained(tiny(f"{family}Model"))
+    special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2} if family == "ModernBert" else {}
+    folder = tiny(f"{family}Model", **special)
+    model = getattr(minitrans, f"{family}ForSequenceClassification").from_pretrained(folder)
     ids = torch.randint(5, 40, (2, 6))
     with torch.no_grad():
         expected = model(ids).logits
