@@ -16,6 +16,7 @@ from minitrans.cli.lab import lab
 from minitrans.cli.options import Command, Group
 from minitrans.cli.tasks import answer, classify, fill_mask, tag
 from minitrans.cli.text_to_text import summarize, translate
+from minitrans.cli.train import evaluate, train, train_tokenizer
 
 app = typer.Typer(
     name="minitrans",
@@ -41,8 +42,15 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "generate": generate,
     "translate": translate,
     "summarize": summarize,
+    "train": train,
+    "evaluate": evaluate,
+    "train-tokenizer": train_tokenizer,
 }
-PANELS = {"demo": "Start here", "convert": "Checkpoints", "inspect": "Checkpoints", "verify": "Checkpoints"}
+PANELS = {
+    "demo": "Start here",
+    **dict.fromkeys(("convert", "inspect", "verify"), "Checkpoints"),
+    **dict.fromkeys(("train", "evaluate", "train-tokenizer"), "Training"),
+}
 
 
 def _show_version(wanted: bool) -> None:
