@@ -54,11 +54,11 @@ def train(
 
     Examples:
 
-        minitrans train classify --data train.tsv --dev dev.tsv --model ./bert --out ./sentiment
+        minitrans train classify --data train.tsv --dev dev.tsv -m ./bert -o ./new
 
-        minitrans train tag --data train.conll --dev dev.conll -m ./bert -o ./ner --set epochs=5 --set learning_rate=1e-4
+        minitrans train tag --data train.conll -m ./bert -o ./ner --set epochs=5
 
-        minitrans train answer --data train-v1.1.json --model ./bert --config squad.toml --out ./squad
+        minitrans train answer --data train.json -m ./bert -o ./qa --config qa.toml
     """
     from minitrans.training.recipes.configuration import configure
 
@@ -94,7 +94,7 @@ def evaluate(
 
         minitrans evaluate ./sentiment --data test.tsv
 
-        minitrans evaluate deepset/roberta-base-squad2 --task answer --data dev-v2.0.json
+        minitrans evaluate ./qa --task answer --data dev-v2.0.json
     """
     import torch
 
@@ -125,7 +125,7 @@ def train_tokenizer(
 
         minitrans train-tokenizer corpus.txt --out ./words
 
-        minitrans train-tokenizer train.en train.de --kind sentencepiece --vocab-size 6000 -o ./pieces
+        minitrans train-tokenizer a.en a.de --kind sentencepiece --out ./pieces
     """
     from minitrans.training.data.records import read_lines
     from minitrans.training.tokenizers import train_tokenizer as learn
