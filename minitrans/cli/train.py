@@ -10,7 +10,7 @@ import typer
 
 from minitrans.cli import options
 from minitrans.cli.text import show
-from minitrans.training.recipes.table import RECIPES
+from minitrans.training.tasks import RECIPES
 
 TASKS = ", ".join(RECIPES)
 
@@ -58,15 +58,15 @@ def train(
 
         minitrans train tag --data train.conll -m ./bert -o ./ner --set epochs=5
 
-        minitrans train answer --data train.json -m ./bert -o ./qa --config qa.toml
+        minitrans train answer --data qa.json -m ./bert -o ./qa --config qa.toml
     """
-    from minitrans.training.recipes.configuration import configure
+    from minitrans.training.configuration import configure
 
     told = configure(task, config, settings or [])
     import torch
 
     from minitrans.cli.loading import checked_device
-    from minitrans.training.recipes.run import fine_tune
+    from minitrans.training.fine_tuning import fine_tune
 
     if threads is not None:
         torch.set_num_threads(threads)
@@ -99,8 +99,8 @@ def evaluate(
     import torch
 
     from minitrans.cli.loading import checked_device
-    from minitrans.training.recipes.configuration import parse
-    from minitrans.training.recipes.run import evaluate_checkpoint
+    from minitrans.training.configuration import parse
+    from minitrans.training.fine_tuning import evaluate_checkpoint
 
     if threads is not None:
         torch.set_num_threads(threads)

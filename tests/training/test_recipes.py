@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from minitrans import pipeline
-from minitrans.training.recipes.configuration import configure
-from minitrans.training.recipes.run import evaluate_checkpoint, fine_tune
-from minitrans.training.recipes.table import RECIPES
+from minitrans.training.configuration import configure
+from minitrans.training.fine_tuning import evaluate_checkpoint, fine_tune
+from minitrans.training.tasks import RECIPES
 from minitrans.training.tokenizers import train_tokenizer
 
 WORDS = ["ada", "bob", "cat", "dog", "elm", "fox", "gnu", "hen", "ibis", "jay"]

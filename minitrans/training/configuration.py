@@ -13,8 +13,8 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from minitrans.errors import nearest
 from minitrans.files import printable, read_json, require_regular_file
 from minitrans.training.recipes.recipe import Recipe
-from minitrans.training.recipes.table import recipe_class
 from minitrans.training.settings import TrainingSettings
+from minitrans.training.tasks import recipe_class
 
 
 @dataclass(frozen=True)

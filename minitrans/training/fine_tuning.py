@@ -12,10 +12,10 @@ from torch import nn
 
 from minitrans.files import printable, read_json, write_json
 from minitrans.tokenizers.auto import AutoTokenizer
+from minitrans.training.configuration import Configuration, configure
 from minitrans.training.loop import Report, train
 from minitrans.training.metrics import Scores
-from minitrans.training.recipes.configuration import Configuration, configure
-from minitrans.training.recipes.table import recipe_class
+from minitrans.training.tasks import recipe_class
 
 FILE = "recipe.json"  # beside the weights: which task, with what, and what came of it
 
@@ -107,7 +107,7 @@ def evaluate_checkpoint(
 
 
 def _name(recipe: Any) -> str:
-    from minitrans.training.recipes.table import RECIPES
+    from minitrans.training.tasks import RECIPES
 
     return next(task for task in RECIPES if type(recipe) is recipe_class(task))
 
