@@ -6,8 +6,7 @@ import copy
 import statistics
 import time
 from collections.abc import Sequence
-from contextlib import suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import takewhile
 from math import log
 from typing import Any
@@ -17,11 +16,10 @@ from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
 
 from minitrans.attention.context import Context
-from minitrans.errors import NotSupportedError
 from minitrans.lab.bench import Bench
+from minitrans.lab.flops import counted
 from minitrans.lab.specs import Subject
 
 Costs = dict[str, list[float]]
@@ -69,7 +67,7 @@ def cost(
             lengths.append(length)
             for name, block in blocks.items():
                 costs[name]["memory"].append(_memory(block, x))
-                costs[name]["flops"].append(_flops(block, x))
+                costs[name]["flops"].append(counted([block], partial(_run, block, x, True)))
             for measure, backward in (("forward", False), ("both", True)):
                 times: dict[str, list[float]] = {name: [] for name in blocks}
                 for _ in range(repeats):
@@ -132,17 +130,6 @@ def _seconds(block: nn.Module, x: Tensor, backward: bool) -> float:
 def _wait(x: Tensor) -> None:
     if x.is_cuda:
         torch.cuda.synchronize(x.device)
-
-
-def _flops(block: Any, x: Tensor) -> float:
-    """Softmax by the equation: of fused kernels torch does not count all."""
-    backend = block.backend
-    with suppress(NotSupportedError):  # a mechanism has no backends
-        block.set_backend("eager")
-    with FlopCounterMode(display=False) as counter:
-        _run(block, x, True)
-    block.set_backend(backend)
-    return float(counter.get_total_flops())
 
 
 def _memory(block: nn.Module, x: Tensor) -> float:

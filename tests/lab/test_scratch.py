@@ -12,7 +12,7 @@ from minitrans.lab.bench import Bench
 from minitrans.lab.bootstrap import paired
 from minitrans.lab.extrapolate import extrapolate
 from minitrans.lab.run import Plan
-from minitrans.lab.scratch import scratch
+from minitrans.lab.scratch import scratch, step_flops
 from minitrans.lab.specs import read_subjects
 from minitrans.lab.tasks.table import make_task
 from minitrans.lab.tasks.task import Examples, Task
@@ -109,6 +109,27 @@ def test_rows_hold_each_rate_and_the_best_is_chosen_on_other_examples():
     assert found["questions"] == [8] * 6
     with pytest.raises(ValueError, match="above 0"):
         scratch(bench(), read_subjects(["full"])[0], 0, rates="0.1,-1")
+
+
+def test_compute_is_equal_by_steps_or_by_operations():
+    """What a step takes is written out for softmax attention: six products of each weight and token, and the attention's."""
+    length, sizes = 48, TrunkSizes(8, 1, 2, 12)
+    model = Trunk(COPY, sizes, "full", length)
+    inner = [
+        p for name, p in model.named_parameters() if p.dim() == 2 and "embedding" not in name and "head" not in name
+    ]
+    asked = length // 2  # tokens that the head looks at
+    tokens, pairs, head = 2 * length, 2 * length**2, 2 * asked * 8 * COPY.classes
+    expected = 6 * (tokens * sum(p.numel() for p in inner) + head + 2 * 2 * pairs * 8)
+    assert step_flops(COPY, sizes, "full", 2, length) == expected
+    options = {**TINY, "task": "copy", "length": length, "width": 8, "equal": "flops"}
+    full, linear = (scratch(bench(), read_subjects([name])[0], 0, **options) for name in ("full", "linear"))  # type: ignore[arg-type]
+    assert full["steps"] == 8
+    assert linear["steps"] != 8
+    assert linear["flops"] == pytest.approx(full["flops"], rel=0.5 / linear["steps"])
+    assert linear["rates"]["0.003"]["curve"][-1][0] == linear["steps"]
+    with pytest.raises(ValueError, match="expected steps or flops, got 'time'"):
+        scratch(bench(), read_subjects(["full"])[0], 0, equal="time")
 
 
 def test_the_bootstrap_tells_a_difference_from_noise():

@@ -16,8 +16,12 @@ _TITLES = (
     "rate",
     "parameters",
     "feed-forward",
+    "steps",
+    "10¹² operations",
     "seconds",
 )
+
+_EQUAL = {"steps": "", "flops": " by full, by others in as many operations (products of matrices)"}
 
 
 def draw(of: Results) -> str:
@@ -32,16 +36,17 @@ def draw(of: Results) -> str:
         seconds = statistics.fmean(row["rates"][rates[name]]["curve"][-1][1] for row in found[name])
         lines.append([
             name, f"{statistics.fmean(scores[name]):.1f}{spread}", *_against(found, rates, name), rates[name],
-            f"{first['parameters']:,}", str(first["hidden_width"]), f"{seconds:.0f}",
+            f"{first['parameters']:,}", str(first["hidden_width"]), *_compute(found[name], rates[name]), f"{seconds:.0f}",
         ])  # fmt: skip
     options = next(iter(found.values()))[0]["options"]
+    equal = options.get("equal", "steps")  # which older results do not say
     seeds = max(len(rows) for rows in found.values())
     drawn = "seeds and texts" if seeds > 1 else "texts: one seed does not tell how much trainings differ"
     return (
         f"<h2>From scratch</h2><p>Right answers, per cent, on {options['examples']} held-out texts of {first['length']} tokens; "
         f"task {escape(options['task'])}, {options['layers']} layers of width {options['width']}, {options['heads']} heads, "
-        f"at most {options['steps']} steps of {options['batch']} texts; {seeds} seeds, ± is their deviation. Parameters are made "
-        f"equal by the width of the feed-forward layers. The interval is of a paired bootstrap over {drawn}.</p>"
+        f"at most {options['steps']} steps of {options['batch']} texts{_EQUAL[equal]}; {seeds} seeds, ± is their deviation. "
+        f"Parameters are made equal by the width of the feed-forward layers. Intervals: a paired bootstrap over {drawn}.</p>"
         f"{table(_TITLES, lines)}<h2>While they learn</h2>{_curves(found, rates)}"
     )
 
@@ -50,6 +55,13 @@ def best_rate(rows: list[Row]) -> str:
     """By the last look at the examples for choosing."""
     rates: list[str] = list(rows[0]["rates"])
     return max(rates, key=lambda rate: statistics.fmean(row["rates"][rate]["curve"][-1][2] for row in rows))
+
+
+def _compute(rows: list[Row], rate: str) -> tuple[str, str]:
+    """Steps that were done, mean of the seeds, and what they took; older results do not say the latter."""
+    done = statistics.fmean(row["rates"][rate]["curve"][-1][0] for row in rows)
+    first = rows[0]
+    return f"{done:.0f}", f"{first['flops'] / first['steps'] * done / 1e12:.2f}" if "flops" in first else ""
 
 
 def _against(found: dict[str, list[Row]], rates: dict[str, str], name: str) -> tuple[str, str]:
