@@ -39,7 +39,7 @@ def run(
         Path | None, typer.Option(metavar="DIR", help="Where stsb-en-test.csv and others lie, here or below.")
     ] = None,
     section: Annotated[
-        str, typer.Option(help="Those of the table in minitrans.lab.sections, with commas.")
+        str, typer.Option(help="Of the table in minitrans.lab.sections, with commas; quick; standard.")
     ] = "gate,swap",
     seeds: Annotated[int, typer.Option(min=1, help="How many, where they change anything.")] = 1,
     settings: Annotated[
@@ -61,11 +61,9 @@ def run(
 
         minitrans lab run full linear -o ./recall --section scratch --seeds 3 --set scratch.task=mqar
     """
-    from minitrans.lab.sections import SECTIONS, find_files, read_options
+    from minitrans.lab.sections import find_files, read_options, read_sections
 
-    unknown = set(section.split(",")) - set(SECTIONS)
-    if unknown:
-        raise ValueError(f"--section: expected some of {', '.join(SECTIONS)}, got {', '.join(sorted(unknown))}")
+    wanted, of_suite = read_sections(section)
     from minitrans.cli.loading import checked_device
     from minitrans.lab.bench import Bench
     from minitrans.lab.report import write_report
@@ -79,9 +77,7 @@ def run(
     words += ["--seeds", str(seeds), "--device", device]
     words += [word for setting in settings or [] for word in ("--set", setting)]
     words += [] if threads is None else ["--threads", str(threads)]
-    asked = {name for each in section.split(",") for name in (each, *SECTIONS[each].needs)}
-    wanted = [name for name in SECTIONS if name in asked]
-    options_of = read_options(settings or [])
+    options_of = read_options([*of_suite, *(settings or [])])
     plan = Plan(read_subjects(variants), wanted, options_of, seeds, out, model, shlex.join(words))
     files = find_files(wanted, data, options_of)
     bench = Bench(_encoder(wanted, model, device, threads), files, device=checked_device(device))

@@ -77,6 +77,35 @@ SECTIONS = {
 }
 USUAL = ("gate", "swap")
 
+# name -> sections, and options that are not their usual ones
+SUITES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    # three variants in ten minutes of two cores of a CPU
+    "quick": (
+        ("gate", "swap", "fidelity", "diagnostics", "cost", "scratch", "extrapolate"),
+        (
+            "fidelity.texts=4", "diagnostics.texts=4", "cost.longest=512", "cost.repeats=3",
+            "scratch.task=masked", "scratch.steps=200", "scratch.length=128", "scratch.batch=16", "scratch.examples=64",
+            'extrapolate.task={"name": "mqar", "pairs": 4}', "extrapolate.enough=99", "extrapolate.times=1,2",
+        ),
+    ),
+    "standard": (tuple(SECTIONS), ()),
+}  # fmt: skip
+
+
+def read_sections(text: str) -> tuple[list[str], list[str]]:
+    """Sections in the order of the table, with what they need, and options: of names with commas, or of a suite.
+
+    Raises:
+        ValueError: for a name that there is not.
+    """
+    chosen, options = SUITES.get(text, (tuple(text.split(",")), ()))
+    unknown = set(chosen) - set(SECTIONS)
+    if unknown:
+        known = f"some of {', '.join(SECTIONS)}, or a suite, {', '.join(SUITES)}"
+        raise ValueError(f"--section: expected {known}, got {', '.join(sorted(unknown))}")
+    asked = {name for each in chosen for name in (each, *SECTIONS[each].needs)}
+    return [name for name in SECTIONS if name in asked], list(options)
+
 
 def usual_options(section: str) -> dict[str, Any]:
     """The options of a section with their usual values."""

@@ -11,7 +11,7 @@ import torch
 from minitrans.embedding import Encoder
 from minitrans.lab.bench import Bench
 from minitrans.lab.gate import gate
-from minitrans.lab.sections import find_files
+from minitrans.lab.sections import SUITES, find_files, read_options, read_sections, usual_options
 from minitrans.lab.specs import read_subjects
 from minitrans.lab.swap import layers, swap
 from minitrans.testing import check_attention
@@ -50,6 +50,17 @@ def test_what_the_attention_of_the_model_has_learned_comes_back(body: str, data:
     assert swap(bench, read_subjects(["sink"])[0], 0)["fresh"] == own
     assert torch.equal(bench.score()[1], before)
     assert {block.backend for block in encoder.model.attentions} == {"eager"}
+
+
+def test_suites_are_sections_with_options_that_are_understood():
+    for name, (sections, options) in SUITES.items():
+        wanted, said = read_sections(name)
+        assert (wanted, said) == (list(sections), list(options))
+        changed = {section for section, values in read_options(said).items() if values != usual_options(section)}
+        assert changed == {option.split(".")[0] for option in options}
+    assert read_sections("cost,swap") == (["gate", "swap", "cost"], [])
+    with pytest.raises(ValueError, match=r"--section: expected some of gate, .* or a suite, quick, standard, got slow"):
+        read_sections("swap,slow")
 
 
 def test_fresh_parameters_are_named_and_counted(bench: Bench):
