@@ -15,6 +15,8 @@ RECIPES = {
     "tag": "Tag",
     "answer": "Answer",
     "regress": "Regress",
+    "lm": "Lm",
+    "seq2seq": "Seq2Seq",
 }
 
 

@@ -14,7 +14,7 @@ from minitrans.tokenizers.tokenizer import Tokenizer
 from minitrans.training import metrics
 from minitrans.training.data.encoding import encode_questions
 from minitrans.training.data.records import Records
-from minitrans.training.data.source import Examples, Source
+from minitrans.training.data.source import Source
 from minitrans.training.data.squad import read_squad
 from minitrans.training.recipes.recipe import Recipe, only
 
@@ -54,12 +54,7 @@ class Answer(Recipe):
     def examples(self, records: Records, model: PreTrainedModel, tokenizer: Tokenizer) -> Source:
         """As the base's, a window an example."""
         length = self.length(model, tokenizer)
-        windows = encode_questions(records, tokenizer, max_length=length, stride=min(self.stride, length // 3))
-        arguments = [
-            {name: value for name, value in window.items() if name not in ("record", "offsets")}
-            for window in windows.examples
-        ]
-        return Examples(arguments, [windows.where(place) for place in range(len(windows))], records.name)
+        return encode_questions(records, tokenizer, max_length=length, stride=min(self.stride, length // 3))
 
     def score(self, model: PreTrainedModel, tokenizer: Tokenizer, records: Records) -> metrics.Scores:
         """Exact match and F1 of words; a question without an answer is right when the empty text is found."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,6 +14,7 @@ from minitrans.models.auto import AutoConfig
 from minitrans.models.pretrained import PreTrainedModel
 from minitrans.pipelines.base import longest_input
 from minitrans.tokenizers.auto import AutoTokenizer
+from minitrans.tokenizers.folder import UNBOUNDED
 from minitrans.tokenizers.tokenizer import Tokenizer
 from minitrans.training.data.records import Records
 from minitrans.training.data.source import Source
@@ -79,6 +81,11 @@ class Recipe:
             model = self.auto.from_config(AutoConfig.for_model(**{**ids_of(read), **fields}))
         if tokenizer is not None and len(read) != model.config.vocab_size:
             model.resize_token_embeddings(len(read))
+        read.model_input_names = [
+            name for name in read.model_input_names if name in signature(model.forward).parameters
+        ]
+        if read.model_max_length >= UNBOUNDED:
+            read.model_max_length = self.length(model, read)
         model.padding = "remove"
         return model, read
 
