@@ -14,7 +14,8 @@ from minitrans.training.data.order import Order
 from minitrans.training.data.source import Source
 from minitrans.training.distributed import Ranks, gradient_norm, micro_batch
 from minitrans.training.logs import Log
-from minitrans.training.objective import Objective, seed_from, tokens_in
+from minitrans.training.objective import Batch, Objective, seed_from, tokens_in
+from minitrans.training.optimization import go_on
 from minitrans.training.precision import NonFiniteError
 from minitrans.training.run import Evaluate, Run
 from minitrans.training.settings import TrainingSettings
@@ -118,41 +119,52 @@ def learn(run: Run, evaluate: Evaluate | None, signals: Signals) -> Report:
 
 
 def do_step(run: Run, numbers: Sequence[int]) -> tuple[float, float, int]:
-    """One step of the optimiser on these examples: its loss, the norm of its gradients, and how many tokens it read.
-
-    The loss is Σ_k (sum of term k) / (its items), both over all micro-batches of all ranks.
-    """
+    """One step of the optimiser on these examples: its loss, the norm of its gradients, and how many tokens it read."""
     torch.manual_seed(seed_from(run.settings.seed, run.step, run.ranks.rank))  # dropout, whatever came before
     parts = run.order.parts(numbers, run.ranks.size, run.settings.accumulation)
     rounds = [micro for micro in zip(*parts, strict=True) if any(micro)]  # all ranks do equally many
     mine = [micro[run.ranks.rank] for micro in rounds]
     batches = [run.batch(part or numbers[:1]) for part in mine]
-    counts = [run.objective.items(each) * bool(part) for part, each in zip(mine, batches, strict=True)]
-    read = sum(tokens_in(each) for part, each in zip(mine, batches, strict=True) if part)
-    totals = run.ranks.sum(torch.cat([torch.stack(counts).sum(dim=0), torch.tensor([read])])).to(run.ranks.device)
-    items, tokens = totals[:-1].clamp(min=1), int(totals[-1])
-    loss = torch.zeros((), dtype=torch.float64, device=run.ranks.device)
-    for number, (part, batch) in enumerate(zip(mine, batches, strict=True), start=1):
-        with micro_batch(run.module, last=number == len(mine)):
-            with run.precision.autocast():
-                sums = run.module({name: each.to(run.ranks.device) for name, each in batch.items()})
-                share = (sums / items).sum() * bool(part)  # a rank without examples computes some, for nothing
-            (share * (run.precision.scale * run.ranks.size)).backward()  # ranks are averaged
-        loss += share.detach()
+    loss, tokens = backward(run, batches, [bool(part) for part in mine])
     run.unfreezing.drop(run.step)
     run.precision.unscale(run.learning)
     norm = gradient_norm(run.learning, run.settings.clip)
-    value = float(run.ranks.sum(loss))
     try:
-        accepted = run.precision.accepts(norm if math.isfinite(value) else math.nan)
+        accepted = run.precision.accepts(norm if math.isfinite(loss) else math.nan)
     except NonFiniteError as error:
-        raise NonFiniteError(f"step {run.step + 1}: {error}, the loss is {value}; {run.kept(batches, mine)}") from None
+        raise NonFiniteError(f"step {run.step + 1}: {error}, the loss is {loss}; {run.kept(batches, mine)}") from None
     if accepted:
         run.optimizer.step()
         run.ema.update()
-    run.schedule.step()
+    go_on(run.schedule, run.step + 1)
     run.optimizer.zero_grad()
-    return value, norm, tokens
+    return loss, norm, tokens
+
+
+def backward(run: Run, batches: Sequence[Batch], count: Sequence[bool]) -> tuple[float, int]:
+    """The gradients of a step: of Σ_k (sum of term k) / (its items), both over all micro-batches of all ranks.
+
+    Args:
+        run: whose parameters get them.
+        batches: the micro-batches of this rank.
+        count: whether they do. A rank that has none left computes with another's, for the others wait for it.
+
+    Returns:
+        The loss of the step, and how many tokens it read, over all ranks.
+    """
+    counted = [batch for batch, counts in zip(batches, count, strict=True) if counts]
+    items = sum((run.objective.items(batch) for batch in counted), torch.zeros_like(run.objective.items(batches[0])))
+    read = torch.tensor([sum(tokens_in(batch) for batch in counted)])
+    totals = run.ranks.sum(torch.cat([items, read])).to(run.ranks.device)
+    loss = torch.zeros((), dtype=torch.float64, device=run.ranks.device)
+    for number, (batch, counts) in enumerate(zip(batches, count, strict=True), start=1):
+        with micro_batch(run.module, last=number == len(batches)):
+            with run.precision.autocast():
+                sums = run.module({name: each.to(run.ranks.device) for name, each in batch.items()})
+                share = (sums / totals[:-1].clamp(min=1)).sum() * counts
+            (share * (run.precision.scale * run.ranks.size)).backward()  # ranks are averaged
+        loss += share.detach()
+    return float(run.ranks.sum(loss)), int(totals[-1])
 
 
 def _due(every: int | None, step: int, at_end: bool) -> bool:

@@ -17,10 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from minitrans.layers.losses import IGNORED, next_token_labels
+from minitrans.layers.losses import IGNORED, next_token_labels, span_loss
 from minitrans.models import deberta_v2, double_heads, electra, language_tasks, pair_tasks, tasks
 from minitrans.models.pretrained import PreTrainedModel
 
+ENDS = ("start_positions", "end_positions")
 Example = Mapping[str, Any]  # of one text: numbers, lists of numbers, and lists of lists for several texts
 Batch = dict[str, Tensor]  # of several, by the names of a model's arguments
 
@@ -92,13 +93,24 @@ class HeadObjective:
         return torch.stack([torch.as_tensor(count) for count in self.counts(self.config, batch)]).long()
 
     def losses(self, model: nn.Module, batch: Batch) -> Tensor:
-        """(k,), of one forward: what is divided by infinity is no part of a sum."""
-        terms = len(self.items(batch))
-        if terms == 1:
+        """(k,), of one forward: what is divided by infinity is no part of a sum.
+
+        Padding is no candidate for an answer, where the head's own loss, as the reference's, lets it be one: how long other
+        examples of a batch are would tell.
+        """
+        if self.counts not in TWO_TERMS:
             loss: Tensor = model(**batch, num_items_in_batch=1, return_dict=True).loss
             return loss[None]
-        device = batch["input_ids"].device
-        alone = torch.full((terms, terms), math.inf, dtype=torch.float64, device=device).fill_diagonal_(1.0)
+        alone = torch.full((2, 2), math.inf, dtype=torch.float64, device=batch["input_ids"].device).fill_diagonal_(1.0)
+        if self.counts is _ends:
+            asked = {name: each for name, each in batch.items() if name not in ENDS}
+            scores = model(**asked, return_dict=True)
+            lowest = torch.finfo(scores.start_logits.dtype).min
+            spans = (
+                each.masked_fill(batch["attention_mask"] == 0, lowest)
+                for each in (scores.start_logits, scores.end_logits)
+            )
+            return span_loss(*spans, *_real_ends(batch), items=tuple(alone))
         output = model(**batch, num_items_in_batch=tuple(alone), return_dict=True)
         both: Tensor = output.loss + output.mc_loss if self.doubled else output.loss
         return both
@@ -162,7 +174,18 @@ def _classes_or_distributions(config: Any, batch: Batch) -> list[Tensor]:
 
 def _ends(config: Any, batch: Batch) -> list[Tensor]:
     length = batch["input_ids"].shape[1]
-    return [(batch[name] < length).sum() for name in ("start_positions", "end_positions")]
+    return [(places < length).sum() for places in _real_ends(batch)]
+
+
+def _real_ends(batch: Batch) -> list[Tensor]:
+    """(B) each: where answers begin and end; the length of the batch where that is outside the text, so that it is left out."""
+    length, real = batch["input_ids"].shape[1], batch["attention_mask"] == 1
+    found = []
+    for name in ENDS:
+        places = batch[name].flatten().clamp(0, length)
+        inside = real.gather(1, places.clamp(max=length - 1)[:, None])[:, 0]
+        found.append(places.where(inside, length))
+    return found
 
 
 def _real_tokens(config: Any, batch: Batch) -> list[Tensor]:
@@ -178,6 +201,7 @@ def _next_labels_and_choices(config: Any, batch: Batch) -> list[Tensor]:
     return [*_next_labels(config, batch), (batch["mc_labels"] != IGNORED).sum()]
 
 
+TWO_TERMS = (_ends, _tokens_and_texts, _next_labels_and_choices)
 # Which labels each head averages over; the first row that a model is an instance of is its.
 HEADS: tuple[tuple[type[nn.Module], Callable[[Any, Batch], list[Tensor]]], ...] = (
     (language_tasks.TwoLosses, _tokens_and_texts),
