@@ -1,4 +1,7 @@
-"""Fast inference of encoders on a CPU: `prepare(model)`. No model needs this package, and none of their readers."""
+"""Fast inference on a CPU: `prepare(model)`, of encoders, decoders and pairs.
+
+No model needs this package, and none of their readers.
+"""
 
 from minitrans.cpu.prepare import DTYPES, prepare
 

@@ -6,21 +6,22 @@ In trained encoders a few features are many times as large as all others, in the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 
+from minitrans.models.encoder_decoder import EncoderDecoder
 from minitrans.models.pretrained import PreTrainedModel
 
 _ROWS, _LENGTH = 16, 16  # of ids
 
 
 @torch.no_grad()
-def input_reach(body: PreTrainedModel, layers: Sequence[nn.Module]) -> list[Tensor]:
-    """For each of these layers of a body the largest magnitude (in) of each of its inputs, in float32.
+def input_reach(body: PreTrainedModel, layers: Iterable[nn.Module]) -> dict[nn.Module, Tensor]:
+    """For each of these layers of a body the largest magnitude (in) of each of its inputs, and for the body that of its outputs.
 
-    The body runs once, on ids that are spread evenly over the vocabulary.
+    The body runs once, on ids that are spread evenly over the vocabulary; a pair has them for source and target. In float32.
     """
     found: dict[nn.Module, Tensor] = {}
 
@@ -34,8 +35,13 @@ def input_reach(body: PreTrainedModel, layers: Sequence[nn.Module]) -> list[Tens
     hooks = [layer.register_forward_pre_hook(see) for layer in layers]
     try:
         ids = ids.view(length, _ROWS).T.contiguous()  # neighbours in a row are far apart in the vocabulary
-        body(ids, torch.ones_like(ids), padding="keep")
+        if isinstance(body, EncoderDecoder):
+            target = ids % body.decoder.embeddings.word_embeddings.num_embeddings
+            output = EncoderDecoder.forward(body, ids, decoder_input_ids=target, padding="keep", return_dict=True)
+        else:
+            output = body(input_ids=ids, attention_mask=torch.ones_like(ids), padding="keep", return_dict=True)
     finally:
         for hook in hooks:
             hook.remove()
-    return [found[layer] for layer in layers]
+    see(body, (output.last_hidden_state,))
+    return found

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minitrans.errors import NotSupportedError
@@ -19,6 +20,10 @@ POSTS: dict[Activation, Post] = {
     **dict.fromkeys((gelu_tanh, gelu_new, gelu_fast), ("gelu", [], "tanh")),
     F.relu: ("relu", [], "none"),
 }
+# How large the inputs of layers get, (in) each; empty where nothing is computed in integers
+Reaches = Mapping[nn.Module, Tensor]
+StepLinear = Callable[..., Tensor]  # (x (N, in), other (N, out) = None) -> (N, out)
+_SMALL = 2**17  # weights; below, a call of oneDNN costs more than the product
 LEAST_OF_POSTS = -0.171  # no function above goes below, GELU comes near
 
 
@@ -121,6 +126,95 @@ class EvenLinear:
         numbers = torch.empty(0, dtype=torch.uint8)  # int_repr() would copy, in one thread
         numbers.set_(quantised.untyped_storage(), 0, quantised.shape, quantised.stride())
         return Integers(numbers, scale, zero)
+
+
+class FewRowsLinear:
+    """act(x W + b), or x W + b + other, in float32, mostly for one row.
+
+    One row is multiplied with the transposed weight, which is read once from end to end: half the time of oneDNN's product, which
+    is for several rows. Both layouts are kept, but of small weights.
+
+    Args:
+        weight: (out, in).
+        bias: (out).
+        act: what is applied to the output.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, act: Activation | None = None) -> None:
+        self.across = weight.T.contiguous()
+        self.bias, self.act = bias, act
+        self.packed = None if weight.numel() < _SMALL else ActingLinear(FloatLinear, weight, bias, act)
+
+    def __call__(self, x: Tensor, other: Tensor | None = None) -> Tensor:
+        """(N, in) -> (N, out)."""
+        if self.packed is not None and len(x) > 1:
+            return self.packed(x, other)
+        if other is None:
+            y = torch.mm(x, self.across) if self.bias is None else torch.addmm(self.bias, x, self.across)
+        else:
+            y = torch.addmm(other, x, self.across)
+            y = y if self.bias is None else y.add_(self.bias)
+        return y if self.act is None else self.act(y)
+
+
+class ActingLinear:
+    """A linear layer followed by any activation, in the same call where oneDNN knows it.
+
+    Args:
+        kind: of the layer.
+        weight: (out, in).
+        bias: (out).
+        act: what is applied to the output.
+        reach: (in) of its inputs, where the kind takes that.
+    """
+
+    def __init__(
+        self,
+        kind: Callable[..., StepLinear],
+        weight: Tensor,
+        bias: Tensor | None,
+        act: Activation | None,
+        *reach: Tensor,
+    ) -> None:
+        post = NO_POST if act is None else POSTS.get(act)
+        self.act = act if post is None else None
+        self.linear = kind(weight, bias, *reach, NO_POST if post is None else post)
+
+    def __call__(self, x: Tensor, other: Tensor | None = None) -> Tensor:
+        """(N, in) -> (N, out)."""
+        y = self.linear(x, other)
+        return y if self.act is None else self.act(y)
+
+
+def step_linear(
+    linears: Sequence[nn.Linear],
+    dtype: str,
+    reach: Reaches,
+    act: Activation | None = None,
+    *,
+    bias: Tensor | None = None,
+) -> StepLinear:
+    """One layer whose output is that of all of these, side by side, for the few rows of a decoder's step.
+
+    Args:
+        linears: of the same input; their weights are copied.
+        dtype: "float32", "bfloat16" or "int8"; small weights stay in float32 where integers would take longer.
+        reach: of the inputs, for "int8".
+        act: what is applied to the output.
+        bias: (out) in place of their own.
+    """
+    weight = torch.cat([each.weight.detach() for each in linears])
+    if bias is None and any(each.bias is not None for each in linears):
+        zeros = (each.weight.new_zeros(each.out_features) for each in linears)
+        bias = torch.cat(
+            [zero if each.bias is None else each.bias.detach() for each, zero in zip(linears, zeros, strict=True)]
+        )
+    if dtype == "bfloat16":
+        return ActingLinear(FloatLinear, weight.bfloat16(), None if bias is None else bias.bfloat16(), act)
+    weight, bias = weight.float(), None if bias is None else bias.float()
+    if dtype == "int8" and weight.numel() >= _SMALL:
+        return ActingLinear(EvenLinear, weight, bias, act, reach[linears[0]])
+    return FewRowsLinear(weight, bias, act)
 
 
 def check_operators(dtype: str) -> None:

@@ -126,8 +126,10 @@ class Running:
 
     def select(self, rows: Tensor) -> None:
         """Text n becomes what text rows[n] was."""
+        prompts = self.text.prompt
         self.text = self.text.select(rows)
-        self.beside = {name: value[rows] for name, value in self.beside.items()}
+        if not torch.equal(self.text.prompt, prompts):  # what stands beside a text goes with its prompt
+            self.beside = {name: value[rows] for name, value in self.beside.items()}
         self._is_padded = bool((self.text.first > 0).any())
         if self.cache is not None:
             self.cache.reorder(rows)

@@ -47,7 +47,7 @@ class GrowingCache:
 
     def _filled(self, memory: Tensor) -> Tensor:
         # no view where none is needed: an exporter takes the sizes of a view's base for constants
-        return memory if memory.shape[2] == self.length else memory[:, :, : self.length]
+        return memory if memory.shape[2] == self.length else memory.narrow(2, 0, self.length)
 
     def extend(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Appends (B, G, T, K) keys and values; returns all of them, (B, G, S, K)."""
@@ -79,9 +79,10 @@ class GrowingCache:
             or store.keys.is_inference() != torch.is_inference_mode_enabled()
         ):
             store = self._store = self._larger(key, self.capacity_for(end))
-        store.keys[:, :, start:end], store.values[:, :, start:end] = key, value
+        store.keys.narrow(2, start, end - start).copy_(key)
+        store.values.narrow(2, start, end - start).copy_(value)
         store.filled = self.length = end
-        return store.keys[:, :, :end], store.values[:, :, :end]
+        return store.keys.narrow(2, 0, end), store.values.narrow(2, 0, end)
 
     def capacity_for(self, length: int) -> int:
         """How many tokens a new store holds that must hold so many."""
@@ -90,8 +91,20 @@ class GrowingCache:
     def reorder(self, rows: Tensor) -> None:
         """Row b becomes what row rows[b] was; (B') int64, as beams are chosen."""
         if self._store is not None:
-            keys, values = (each.index_select(0, rows) for each in (self._store.keys, self._store.values))
+            keys, values = (self._rows(each, rows) for each in (self._store.keys, self._store.values))
             self._store = _Store(keys, values, self.length)
+
+    def _rows(self, memory: Tensor, rows: Tensor) -> Tensor:
+        """These rows of keys or values, of which only what is written is copied."""
+        if torch.is_grad_enabled():
+            return memory.index_select(0, rows)
+        new = self._blank(memory, (len(rows), *memory.shape[1:]))
+        torch.index_select(self._filled(memory), 0, rows, out=new.narrow(2, 0, self.length))
+        return new
+
+    def _blank(self, like: Tensor, shape: Sequence[int]) -> Tensor:
+        """Memory that is not read before it is written."""
+        return like.new_empty(shape)
 
     def gather(self, places: Tensor) -> None:
         """Token s of row b becomes what token places[b, s] was; (B, S') int64."""
@@ -115,7 +128,7 @@ class GrowingCache:
 
     def _larger(self, like: Tensor, capacity: int) -> _Store:
         shape = (*like.shape[:2], capacity, like.shape[3])
-        store = _Store(like.new_zeros(shape), like.new_zeros(shape), self.length)
+        store = _Store(self._blank(like, shape), self._blank(like, shape), self.length)
         if self._store is not None:
             store.keys[:, :, : self.length] = self._store.keys[:, :, : self.length]
             store.values[:, :, : self.length] = self._store.values[:, :, : self.length]
@@ -157,23 +170,64 @@ class StaticCache(GrowingCache):
         """Always the same."""
         return self.capacity
 
+    def _blank(self, like: Tensor, shape: Sequence[int]) -> Tensor:
+        """Zeros: attention reads all of it, and multiplies what is not written by 0."""
+        return like.new_zeros(shape)
+
 
 class CrossCache:
-    """Keys and values of a memory, computed once."""
+    """Keys and values of a memory, computed once.
+
+    Attributes:
+        shared: (B / fan, G, S, K) each.
+        fan: how many neighbouring texts, such as beams, have each row of them in common.
+    """
 
     def __init__(self) -> None:
-        self.key: Tensor | None = None
-        self.value: Tensor | None = None
+        self.shared: tuple[Tensor, Tensor] | None = None
+        self.fan = 1
+        self._spread: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def key(self) -> Tensor | None:
+        """(B, G, S, K), or None while it is empty."""
+        return None if self.shared is None else self.spread()[0]
+
+    @property
+    def value(self) -> Tensor | None:
+        """(B, G, S, K), or None while it is empty."""
+        return None if self.shared is None else self.spread()[1]
+
+    def spread(self) -> tuple[Tensor, Tensor]:
+        """Keys and values with a row for each text."""
+        assert self.shared is not None
+        if self._spread is None:
+            key, value = self.shared
+            rows = (
+                (key, value)
+                if self.fan == 1
+                else (key.repeat_interleave(self.fan, 0), value.repeat_interleave(self.fan, 0))
+            )
+            self._spread = rows
+        return self._spread
 
     def extend(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Keeps (B, G, S, K) keys and values of the whole memory, and returns them."""
-        self.key, self.value = key, value
+        self.shared, self.fan, self._spread = (key, value), 1, None
         return key, value
 
     def reorder(self, rows: Tensor) -> None:
-        """Row b becomes what row rows[b] was."""
-        if self.key is not None and self.value is not None:
-            self.key, self.value = self.key.index_select(0, rows), self.value.index_select(0, rows)
+        """Row b becomes what row rows[b] was; nothing is moved while beams change places with beams of the same text."""
+        if self.shared is None:
+            return
+        wanted = rows // self.fan
+        kept, counts = torch.unique_consecutive(wanted, return_counts=True)
+        fan = int(counts.max()) if len(rows) else 1
+        if not bool((counts == fan).all()):
+            kept, fan = wanted, 1
+        if fan != self.fan or not torch.equal(kept, torch.arange(len(self.shared[0]), device=rows.device)):
+            key, value = self.shared
+            self.shared, self.fan, self._spread = (key.index_select(0, kept), value.index_select(0, kept)), fan, None
 
     def crop(self, length: int) -> None:
         """Nothing: the memory stays."""
@@ -181,7 +235,7 @@ class CrossCache:
     def fork(self) -> CrossCache:
         """The same memory."""
         new = CrossCache()
-        new.key, new.value = self.key, self.value
+        new.__dict__.update(self.__dict__)
         return new
 
 

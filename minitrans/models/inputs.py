@@ -339,11 +339,11 @@ def cache_to_extend(past: Cache | None, layers: int, batch: int, memory: Tensor 
         return Cache.growing(layers)
     require(isinstance(past, Cache), "cache", type(past).__name__)
     first = past.layers[0] if past.layers else None
-    key, memory_key = (None, None) if first is None else (first.self_attention.key, first.cross_attention.key)
+    key, crossed = (None, None) if first is None else (first.self_attention.key, first.cross_attention.shared)
     held, of_call = (len(past.layers), batch if key is None else key.shape[0]), (layers, batch)
     require(held == of_call, "sizes of a cache", held, of_call)
-    if memory_key is not None:
-        length, given = memory_key.shape[2], None if memory is None else tuple(memory.shape)
+    if crossed is not None:
+        length, given = crossed[0].shape[2], None if memory is None else tuple(memory.shape)
         require(
             given is not None and given[1] == length, "memory of a cache", length, f"shape {given}" if given else "none"
         )

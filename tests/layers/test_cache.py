@@ -275,3 +275,20 @@ def test_tensors_there_and_back() -> None:
     assert isinstance(static.self_attention, StaticCache)
     assert static.self_attention.extend(key, key)[0].shape[2] == 9
     assert torch.equal(both(static.self_attention)[0], torch.cat([key, key], dim=2))
+
+
+def test_beams_share_the_rows_of_a_memory() -> None:
+    """Whatever becomes of the texts, each keeps its own memory; while beams only change places, nothing is moved."""
+    cache = CrossCache()
+    memory = some(4)  # a row for each text
+    cache.extend(memory, -memory)
+    expected = memory
+    steps = {(0, 0, 0, 1, 1, 1): 3, (2, 0, 0, 5, 4, 3): 3, (3, 5, 4): 3, (2, 1): 2, (1, 0, 0): 3, (0,): 1, (): 1}
+    for rows, fan in steps.items():
+        before, index = cache.shared, torch.tensor(rows, dtype=torch.long)
+        cache.reorder(index)
+        expected = expected[index]
+        assert (cache.fan, cache.fan * len(cache.shared[0])) == (fan, len(rows))
+        assert torch.equal(cache.key, expected)
+        assert torch.equal(cache.value, -expected)
+        assert rows != (2, 0, 0, 5, 4, 3) or cache.shared is before
