@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +11,7 @@ import typer
 
 from minitrans.cli import options
 from minitrans.cli.text import show
+from minitrans.files import read_json
 from minitrans.training.tasks import RECIPES
 
 TASKS = ", ".join(RECIPES)
@@ -43,6 +45,7 @@ def train(
         typer.Option(metavar="FILE", help="Settings, as TOML or JSON; a table `architecture` of fresh weights."),
     ] = None,
     settings: Settings = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in DIR.")] = False,
     device: options.Device = "cpu",
     threads: options.Threads = None,
     as_json: options.AsJson = False,
@@ -66,15 +69,24 @@ def train(
     import torch
 
     from minitrans.cli.loading import checked_device
-    from minitrans.training.fine_tuning import fine_tune
+    from minitrans.training.fine_tuning import FILE, fine_tune
 
     if threads is not None:
         torch.set_num_threads(threads)
     report = fine_tune(
-        told, data, out, model=model, dev=dev or (), tokenizer=tokenizer, device=str(checked_device(device))
+        told,
+        data,
+        out,
+        model=model,
+        dev=dev or (),
+        tokenizer=tokenizer,
+        device=str(checked_device(device)),
+        resume=resume,
     )
-    rows = [{"steps": report.steps, **report.metrics}]
-    show(rows, as_json=as_json)
+    if int(os.environ.get("RANK", "0")) == 0:
+        written = read_json(out / FILE)
+        besides = {name: written[name] for name in ("seconds", "tokens_per_second")}
+        show([{"steps": report.steps, **besides, **report.metrics}], as_json=as_json)
 
 
 def evaluate(

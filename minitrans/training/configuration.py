@@ -46,7 +46,7 @@ def configure(task: str, file: str | Path | None = None, given: Sequence[str] = 
     """
     kind = recipe_class(task)
     kinds = {**_types(TrainingSettings), **_types(kind)}
-    found: dict[str, Any] = dict(kind.defaults)
+    found: dict[str, Any] = {"best": kind.best, "maximize": kind.maximize, **kind.defaults}
     where = "a setting"
     for where, part in (
         (printable(file), {} if file is None else _read(Path(file))),

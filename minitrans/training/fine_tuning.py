@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
+import statistics
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +17,10 @@ from torch import nn
 from minitrans.files import printable, read_json, write_json
 from minitrans.tokenizers.auto import AutoTokenizer
 from minitrans.training.configuration import Configuration, configure
+from minitrans.training.logs import JSONL
 from minitrans.training.loop import Report, train
 from minitrans.training.metrics import Scores
-from minitrans.training.tasks import recipe_class
+from minitrans.training.tasks import RECIPES
 
 FILE = "recipe.json"  # beside the weights: which task, with what, and what came of it
 
@@ -31,6 +36,7 @@ def fine_tune(
     dev: Paths | str | Path = (),
     tokenizer: str | Path | None = None,
     device: str = "cpu",
+    resume: bool = False,
     **settings: Any,
 ) -> Report:
     """Trains a model for a task on files, and saves it where `from_pretrained`, `pipeline` and the reference open it.
@@ -43,6 +49,7 @@ def fine_tune(
         dev: the file or files to score on; none = the loss is all that is known.
         tokenizer: another tokenizer than the checkpoint's.
         device: where to train.
+        resume: go on from the newest checkpoint in `out`.
         settings: fields of `TrainingSettings` and of the recipe, and `architecture`.
 
     Returns:
@@ -64,20 +71,23 @@ def fine_tune(
         assert others is not None
         return recipe.score(trained, words, others)  # type: ignore[arg-type]
 
-    chosen = replace(told.settings, **({"best": recipe.best, "maximize": recipe.maximize} if others else {}))
     start = time.perf_counter()
-    report = train(body, objective, source, chosen, evaluate=evaluate if others else None, out=folder)
-    seconds = time.perf_counter() - start
-    recipe.save(body.eval(), words, folder)
-    report.metrics = report.metrics or (evaluate(body) if others else {})
-    write_json(
-        folder / FILE,
-        {
-            "task": _name(recipe), "recipe": asdict(recipe), "settings": asdict(chosen), "model": _text(model),
-            "data": [*map(str, _paths(data))], "dev": [*map(str, _paths(dev))], "examples": len(source),
-            "steps": report.steps, "seconds": round(seconds, 1), "metrics": dict(report.metrics),
-        },
+    report = train(
+        body, objective, source, told.settings, evaluate=evaluate if others else None, out=folder, resume=resume,
+        identity={"vocabulary": _hash(words.backend_tokenizer.to_str()), "recipe": _hash(repr(recipe))},
     )  # fmt: skip
+    seconds = time.perf_counter() - start
+    if report.best is not None and report.best[0] != report.steps:
+        report.metrics = evaluate(body.eval())
+    if int(os.environ.get("RANK", "0")) == 0:
+        recipe.save(body.eval(), words, folder)
+        told_of = {
+            "task": _name(recipe), "recipe": asdict(recipe), "settings": asdict(told.settings), "model": _text(model),
+            "data": [*map(str, _paths(data))], "dev": [*map(str, _paths(dev))], "examples": len(source),
+            "steps": report.steps, "seconds": round(seconds, 1), "tokens_per_second": _speed(folder),
+            "metrics": dict(report.metrics),
+        }  # fmt: skip
+        write_json(folder / FILE, told_of)
     return report
 
 
@@ -106,10 +116,19 @@ def evaluate_checkpoint(
     return recipe.score(model, AutoTokenizer.from_pretrained(name), recipe.read(_paths(data)))
 
 
-def _name(recipe: Any) -> str:
-    from minitrans.training.tasks import RECIPES
+def _speed(folder: Path) -> float | None:
+    """Tokens a second, the median of what the log says."""
+    lines = [json.loads(line) for line in (folder / JSONL).read_text(encoding="utf-8").splitlines()]
+    found = [line["tokens_per_second"] for line in lines if "tokens_per_second" in line]
+    return statistics.median(found) if found else None
 
-    return next(task for task in RECIPES if type(recipe) is recipe_class(task))
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _name(recipe: Any) -> str:
+    return next(task for task, name in RECIPES.items() if name == type(recipe).__name__)
 
 
 def _paths(given: Paths | str | Path) -> list[Path]:

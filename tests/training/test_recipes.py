@@ -73,7 +73,10 @@ def lm(draw: random.Random, rows: int) -> str:
 def seq2seq(draw: random.Random, rows: int) -> str:
     """What a text is."""
     table = [marked(draw) for _ in range(rows)]
-    told = ({"source": " ".join(words), "target": "elm fox" if good else "jay"} for words, good in table)
+    told = (
+        {"source": " ".join(words), "target": "elm fox gnu dog" if good else "jay hen ibis elm"}
+        for words, good in table
+    )
     return "".join(json.dumps(row) + "\n" for row in told)
 
 
