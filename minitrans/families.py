@@ -36,6 +36,7 @@ _NAMES = {
     "BertForCausalLM": "BertLMHeadModel",
     "GPT2ForCausalLM": "GPT2LMHeadModel",
     "MarianForConditionalGeneration": "MarianMTModel",
+    "EncoderDecoderForConditionalGeneration": "EncoderDecoderModel",
 }
 
 
@@ -95,6 +96,7 @@ FAMILIES = {
     "marian": FamilyRow("marian", "Marian", "bart", "MarianTokenizer", ("Model", "ForSeq2SeqLM", "ForCausalLM")),
     "pegasus": FamilyRow("pegasus", "Pegasus", "bart", "PegasusTokenizer", ("Model", "ForSeq2SeqLM", "ForCausalLM")),
     "m2m_100": FamilyRow("m2m_100", "M2M100", "bart", "M2M100Tokenizer", ("Model", "ForSeq2SeqLM")),
+    "encoder-decoder": FamilyRow("joined_pair", "EncoderDecoder", "joined_pair", "PreTrainedTokenizer", ("ForSeq2SeqLM",)),
     "gpt2": FamilyRow("gpt2", "GPT2", "gpt2", "GPT2Tokenizer", _DECODER_ONLY, ("GPT2DoubleHeadsModel",)),
     "llama": FamilyRow("llama", "Llama", "llama", "LlamaTokenizer", _DECODER_ONLY),
     "mistral": FamilyRow("mistral", "Mistral", "llama", "LlamaTokenizer", _DECODER_ONLY),

@@ -166,7 +166,7 @@ def _unfilled(
     mismatched: list[str] = []
     fresh: set[str] = set()
     for bare in found.plan.missing:
-        head = bare.partition(".")[0]
+        head = _part(bare)
         if OWN_NAMES in bare or (head in family.fresh and head not in present):
             fresh.add(bare)
             continue
@@ -175,7 +175,7 @@ def _unfilled(
             f"{found.targets[bare]}: expected a tensor {_source_of(bare, table)} in the checkpoint{rest}, found none"
         )
     for mismatch in found.plan.mismatched:
-        is_head = mismatch.target.partition(".")[0] in family.fresh
+        is_head = _part(mismatch.target) in family.fresh
         if ignore_mismatched and is_head:
             fresh.add(mismatch.target)
             found.report.mismatched.append((mismatch.source.key, mismatch.found, mismatch.expected))
@@ -186,15 +186,20 @@ def _unfilled(
 
 
 def _heads_in_file(plan: Plan) -> set[str]:
-    """Top-level modules for which the file holds at least one tensor of their own, not one borrowed through a tie."""
+    """Heads, and the cross-attention, of which the file holds at least one tensor, not one borrowed through a tie."""
     groups: dict[str, set[str]] = {}
     for step in plan.steps:
         for source in step.sources:
             groups.setdefault(plan.served_by.get(source, source), set()).update(
-                target.partition(".")[0] for target in step.targets
+                _part(target) for target in step.targets
             )
     own = {head for heads in groups.values() if len(heads) == 1 for head in heads}
-    return own | {mismatch.target.partition(".")[0] for mismatch in plan.mismatched}
+    return own | {_part(mismatch.target) for mismatch in plan.mismatched}
+
+
+def _part(bare: str) -> str:
+    """What of a model has this parameter, of what a file may lack: a head, or the cross-attention of all blocks."""
+    return "cross_attention" if ".cross_attention" in bare else bare.partition(".")[0]
 
 
 def _source_of(bare: str, table: tuple[TableRow, ...]) -> str:

@@ -56,8 +56,8 @@ class DecoderSide:
     def __init__(self, pair: PairConfig) -> None:
         self.__dict__["pair"] = pair
 
-    @property
-    def __class__(self) -> Any:  # type: ignore[misc]
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
         """To `isinstance` a proxy is what it stands for, as those of the standard library are."""
         return type(self.pair)
 
@@ -154,6 +154,7 @@ class EncoderDecoder(WithSide):
         add_pooling_layer: pairs have none.
     """
 
+    source_words: ClassVar[tuple[str, ...]] = ()  # what else its encoder takes, by the names of `Backbone.forward`
     encoder: Backbone
     decoder: Backbone
     config: PairConfig
@@ -198,6 +199,10 @@ class EncoderDecoder(WithSide):
             )
         shifted = torch.cat([ids.new_full((len(ids), 1), start), ids[:, :-1]], dim=1)
         return shifted.masked_fill(shifted == IGNORED, pad)
+
+    def seen(self, memory: Tensor) -> Tensor:
+        """What of the memory (B, S, D) the decoder sees: all of it."""
+        return memory
 
     def encode(
         self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, **options: Any
@@ -245,12 +250,13 @@ class EncoderDecoder(WithSide):
         Raises:
             ValueError, TypeError: for input that does not fit the model, and for any other word.
         """
+        further = {name: others.pop(name) for name in self.source_words if name in others}
         if others:
             refuse_unknown(others, self)
         kept = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
         if encoder_outputs is None:
             encoder_outputs = EncoderDecoder.encode(
-                self, input_ids, attention_mask, inputs_embeds=inputs_embeds, padding=padding, **kept
+                self, input_ids, attention_mask, inputs_embeds=inputs_embeds, padding=padding, **kept, **further
             )
         elif not isinstance(encoder_outputs, EncoderOutput):
             names = ("last_hidden_state", "hidden_states", "attentions")
@@ -259,9 +265,9 @@ class EncoderDecoder(WithSide):
         if decoder_input_ids is None and decoder_inputs_embeds is None:
             decoder_input_ids = self.default_target(input_ids)
         out: EncoderOutput = self.decoder(
-            decoder_input_ids, decoder_attention_mask, inputs_embeds=decoder_inputs_embeds, encoder_hidden_states=memory,
-            encoder_attention_mask=attention_mask, past_key_values=past_key_values, use_cache=use_cache, padding="keep",
-            return_dict=True, **kept,
+            input_ids=decoder_input_ids, attention_mask=decoder_attention_mask, inputs_embeds=decoder_inputs_embeds,
+            encoder_hidden_states=self.seen(memory), encoder_attention_mask=attention_mask, past_key_values=past_key_values,
+            use_cache=use_cache, padding="keep", return_dict=True, **kept,
         )  # fmt: skip
         output = PairOutput(
             out.last_hidden_state, out.past_key_values, out.hidden_states, out.attentions, out.cross_attentions, memory,

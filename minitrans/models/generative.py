@@ -232,14 +232,15 @@ class Generative(PreTrainedModel):
             beside["token_type_ids"] = types.expand(prompts.ids.shape).gather(1, order)
         return Start(prompts, prompts, beside, cache)
 
-    def prompts_of(self, ids: Any, mask: Tensor | None, request: Request) -> tuple[Prompts, Tensor]:
-        """Prompts with their padding on the left, and (B, T) which column came to which."""
+    def prompts_of(self, ids: Any, mask: Tensor | None, request: Request, reader: Any = None) -> tuple[Prompts, Tensor]:
+        """Prompts with their padding on the left, and (B, T) which column came to which; `reader` = who reads what is written."""
         settings = request.settings
         if ids is None:
             if settings.bos_token_id is None:
                 raise ValueError("there is no prompt, and no bos_token_id to begin with: give input_ids")
             ids = torch.full((1, 1), settings.bos_token_id, device=self.device)
-        ids = check_ids("input_ids", ids, self.config.vocab_size, "vocab_size").to(self.device)
+        vocab_size = (reader or self.writer).config.vocab_size
+        ids = check_ids("input_ids", ids, vocab_size, "vocab_size").to(self.device)
         if ids.dim() != 2 or ids.numel() == 0:
             raise ValueError(f"input_ids must be (B, T), with one token at least, got {tuple(ids.shape)}")
         if mask is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -48,12 +49,18 @@ class GenerativePair(Generative):
         ids, mask, made = (inputs.pop(name, None) for name in ("input_ids", "attention_mask", "encoder_outputs"))
         target, target_mask = inputs.pop("decoder_input_ids", None), inputs.pop("decoder_attention_mask", None)
         cache = inputs.pop("past_key_values", None)
+        further = {name: inputs.pop(name) for name in self.pair.source_words if name in inputs}
         refuse_unknown(inputs, self.pair)
         if (ids is None) == (made is None):
             raise ValueError("a pair writes what follows from a source: give input_ids or encoder_outputs, one of them")
         if made is None:
-            source = self.prompts_of(ids, mask, request)[0].on_the_right()  # where padding moves no position
-            made = (self.pair.encode(source.ids, source.real).last_hidden_state,)
+            left, order = self.prompts_of(ids, mask, request, self.pair.encoder)
+            source = left.on_the_right()  # where padding moves no position
+            moved = {
+                name: replace(left, ids=each.expand(left.ids.shape).gather(1, order)).on_the_right().ids
+                for name, each in further.items()
+            }
+            made = (self.pair.encode(source.ids, source.real, **moved).last_hidden_state,)
             mask = source.real
         else:
             mask = torch.ones(made[0].shape[:2], device=made[0].device) if mask is None else mask
@@ -69,7 +76,7 @@ class GenerativePair(Generative):
                 target = torch.cat([begin, target], dim=1)
                 target_mask = torch.cat([torch.ones_like(begin), target_mask], dim=1)
             prompts, _ = self.prompts_of(target, target_mask, request)
-        return Start(prompts, source, {"memory": made[0], "memory_mask": mask != 0}, cache)
+        return Start(prompts, source, {"memory": self.pair.seen(made[0]), "memory_mask": mask != 0}, cache)
 
     def _begin(self, request: Request, rows: int, device: torch.device) -> Tensor:
         """(B, 1) the tokens that targets begin with."""
@@ -90,7 +97,7 @@ class GenerativePair(Generative):
     ) -> Output:  # fmt: skip
         """See `Generative`."""
         body = self.writer(
-            tokens, mask, position_ids=places + first, encoder_hidden_states=beside["memory"],
+            input_ids=tokens, attention_mask=mask, position_ids=places + first, encoder_hidden_states=beside["memory"],
             encoder_attention_mask=beside["memory_mask"], past_key_values=cache, use_cache=use_cache, padding="keep",
             output_hidden_states=states, return_dict=True,
         )  # fmt: skip

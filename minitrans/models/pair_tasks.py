@@ -108,6 +108,10 @@ class ConditionalGeneration(PairHead, GenerativePair):
         """Replaces it."""
         self.lm_head = decoder
 
+    def shifted(self, labels: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What the decoder reads to write `labels`, and which of it is no padding; None = all (T5)."""
+        return self.pair.shift_right(labels), None
+
     def prepare_decoder_input_ids_from_labels(self, labels: Tensor) -> Tensor:
         """What the decoder reads to write `labels`, by the name that collators call."""
         return self.pair.shift_right(labels)
@@ -139,7 +143,8 @@ class ConditionalGeneration(PairHead, GenerativePair):
         if labels is not None:
             use_cache = False
             if decoder_input_ids is None and decoder_inputs_embeds is None:
-                decoder_input_ids = self.pair.shift_right(labels)
+                decoder_input_ids, mask = self.shifted(labels)
+                decoder_attention_mask = mask if decoder_attention_mask is None else decoder_attention_mask
         body = self.run_pair(
             input_ids, attention_mask, decoder_input_ids, decoder_attention_mask, encoder_outputs, past_key_values,
             inputs_embeds, decoder_inputs_embeds, use_cache, **options,

@@ -231,7 +231,8 @@ def tokenizer_class(folder: Path, config: Any = None) -> type[Tokenizer]:
             raise fault(path, f"tokenizer_class: expected one of {', '.join(known)}, found {printable(name)!r}")
         if name is not None:
             return known[str(name).removesuffix("Fast")]
-    row = FAMILIES.get(str(model.get("model_type")))
+    source = model.get("encoder") or model  # of two that are joined
+    row = FAMILIES.get(str(source.get("model_type")) if isinstance(source, dict) else "")
     if row is not None:
         return known[row.tokenizer]
     if os.path.lexists(folder / TOKENIZER_FILE):

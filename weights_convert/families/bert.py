@@ -48,5 +48,5 @@ def heads(config: Any, norm: str = "LayerNorm") -> tuple[TableRow, ...]:
 FAMILY = Family(
     prefix="bert",
     table=_table,
-    fresh=frozenset({"pooler", "lm_head", "seq_relationship", "classifier", "qa_outputs"}),
+    fresh=frozenset({"pooler", "lm_head", "seq_relationship", "classifier", "qa_outputs", "cross_attention"}),
 )

@@ -64,5 +64,5 @@ def _table(config: Any) -> tuple[TableRow, ...]:
 FAMILY = Family(
     prefix="transformer",
     table=_table,
-    fresh=frozenset({"lm_head", "multiple_choice_head", "label_scores", "classifier", "qa_outputs"}),
+    fresh=frozenset({"lm_head", "multiple_choice_head", "label_scores", "classifier", "qa_outputs", "cross_attention"}),
 )

@@ -43,7 +43,7 @@ def heads(config: Any) -> tuple[TableRow, ...]:
     )
 
 
-FRESH = frozenset({"pooler", "lm_head", "classifier", "qa_outputs"})
+FRESH = frozenset({"pooler", "lm_head", "classifier", "qa_outputs", "cross_attention"})
 
 FAMILY = Family(
     prefix="roberta",
