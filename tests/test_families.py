@@ -148,5 +148,6 @@ def test_a_configuration_is_read_by_bert_s_names_and_by_its_own() -> None:
     assert minitrans.ElectraConfig(embedding_size=9).embedding_size == 9
     with pytest.raises(AttributeError, match="DistilBertConfig has no field 'hiden_size'"):
         _ = config.hiden_size
-    with pytest.raises(TypeError, match="hidden_size"):
-        minitrans.DistilBertConfig(hidden_size=24)
+    assert minitrans.DistilBertConfig(hidden_size=24, num_attention_heads=3) == minitrans.DistilBertConfig(
+        dim=24, n_heads=3
+    )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from minitrans.errors import CheckpointError
-from minitrans.families import OTHERWISE, class_names, families_with, family_row
+from minitrans.families import FAMILIES, OTHERWISE, auto_name, class_names, families_with, family_row
 from minitrans.files import printable, read_json
 from minitrans.hub import HubOptions, local_folder
 from minitrans.models.config_file import StoredConfig, interpret_config, load_config
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from minitrans.models.pretrained import PreTrainedModel
 
 
+# Classes of one's own, by model type, and by "AutoConfig" or the Auto class that means them
+_REGISTERED: dict[tuple[str, str], Any] = {}
+
+
 def class_by_name(name: str) -> Any:
     """The class of this name. Raises ValueError for a name that no family has."""
     known = class_names()
@@ -35,11 +39,14 @@ def class_by_name(name: str) -> Any:
 
 def config_class(model_type: str) -> type[EncoderConfig]:
     """The configuration class of a model type. Raises ValueError for an unknown one."""
-    return cast("type[EncoderConfig]", class_by_name(family_row(model_type).class_names[0]))
+    own = _REGISTERED.get((model_type, "AutoConfig"))
+    return cast("type[EncoderConfig]", own or class_by_name(family_row(model_type).class_names[0]))
 
 
 def model_class(auto_name: str, model_type: str) -> type[PreTrainedModel]:
     """The class that an Auto class means for a model type. Raises ValueError where the family has no such head."""
+    if (model_type, auto_name) in _REGISTERED:
+        return cast("type[PreTrainedModel]", _REGISTERED[model_type, auto_name])
     row, head = family_row(model_type), auto_name.removeprefix("AutoModel") or "Model"
     if head not in row.heads:
         head = next((other for other in OTHERWISE.get(head, ()) if other in row.heads), head)
@@ -91,6 +98,26 @@ class AutoConfig:
         """A configuration of this family. Raises ValueError for an unknown one."""
         return config_class(model_type)(**fields)
 
+    @staticmethod
+    def register(model_type: str, config: type[EncoderConfig], exist_ok: bool = False) -> None:
+        """Makes a family of one's own known to the Auto classes; names of weights and the tokenizer are those of its parent.
+
+        Raises:
+            ValueError: for another model type than the class has, one that is known unless `exist_ok`, or a class that is not
+                derived from the configuration of a family.
+        """
+        parents = [each.model_type for each in config.__mro__[1:] if getattr(each, "model_type", None) in FAMILIES]
+        wrong = {
+            f"{config.__name__}.model_type is {config.model_type!r}, not {model_type!r}": config.model_type
+            != model_type,
+            f"{model_type!r} is known: exist_ok=True takes its place": model_type in FAMILIES and not exist_ok,
+            f"{config.__name__}: derive it from the configuration of a family, such as BertConfig": not parents,
+        }
+        for message in (message for message, is_so in wrong.items() if is_so):
+            raise ValueError(message)
+        FAMILIES.setdefault(model_type, family_row(parents[0])._replace(heads=(), others=()))
+        _REGISTERED[model_type, "AutoConfig"] = config
+
 
 class _Auto:
     """Chooses the class by the `model_type` of the checkpoint."""
@@ -118,6 +145,24 @@ class _Auto:
     def from_config(cls, config: EncoderConfig, **words: Any) -> PreTrainedModel:
         """A model with fresh weights; the words are those of `PreTrainedModel.from_config`."""
         return model_class(cls.__name__, config.model_type).from_config(config, **words)
+
+    @classmethod
+    def register(
+        cls, config_class: type[EncoderConfig], model_class: type[PreTrainedModel], exist_ok: bool = False
+    ) -> None:
+        """Makes this Auto class mean a model of one's own for this configuration, see `AutoConfig.register`.
+
+        Raises:
+            ValueError: for a model of another configuration, or where there is a model already unless `exist_ok`.
+        """
+        key, row = (config_class.model_type, cls.__name__), family_row(config_class.model_type)
+        if model_class.config_class is not config_class:
+            raise ValueError(
+                f"{model_class.__name__} has {model_class.config_class.__name__}, not {config_class.__name__}"
+            )
+        if not exist_ok and (key in _REGISTERED or cls.__name__ in map(auto_name, row.heads)):
+            raise ValueError(f"{cls.__name__} has a model for {key[0]!r}: exist_ok=True takes its place")
+        _REGISTERED[key] = model_class
 
 
 class AutoModel(_Auto):

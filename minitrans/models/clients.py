@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, ClassVar
@@ -14,6 +15,8 @@ from torch.utils.hooks import RemovableHandle
 from minitrans.errors import NotSupportedError
 from minitrans.layers.stack import Stack
 
+logger = logging.getLogger("minitrans")
+
 
 class ForClients(nn.Module):
     """Sizes, recomputation in place of memory, and the attributes that libraries look at.
@@ -23,6 +26,7 @@ class ForClients(nn.Module):
         supports_gradient_checkpointing: whether blocks can be computed twice.
     """
 
+    config: Any
     main_input_name: ClassVar[str] = "input_ids"
     supports_gradient_checkpointing: ClassVar[bool] = True
     _no_split_modules: ClassVar[list[str]] = ["Block"]  # what sharding wraps
@@ -67,20 +71,16 @@ class ForClients(nn.Module):
         The numbers stay the same. A decoder returns no cache meanwhile; a call with a cache is not run again.
 
         Args:
-            gradient_checkpointing_kwargs: of `torch.utils.checkpoint.checkpoint`.
+            gradient_checkpointing_kwargs: of `torch.utils.checkpoint.checkpoint`. Its `use_reentrant` changes no number, and is
+                False whatever is asked: the other way loses gradients that reach a block by other ways than its input.
             every_n_layers: 1.
             offload: False.
 
         Raises:
-            NotSupportedError: for other values of the two, and for use_reentrant=True, which loses gradients that reach a block
-                by other ways than its input.
+            NotSupportedError: for other values of the two.
         """
-        options = {"use_reentrant": False, **(gradient_checkpointing_kwargs or {})}
-        asked = {
-            "every_n_layers": every_n_layers != 1,
-            "offload=True": offload,
-            "use_reentrant=True": options["use_reentrant"],
-        }
+        options = {**(gradient_checkpointing_kwargs or {}), "use_reentrant": False}
+        asked = {"every_n_layers": every_n_layers != 1, "offload=True": offload}
         if any(asked.values()):
             names = ", ".join(name for name, is_asked in asked.items() if is_asked)
             raise NotSupportedError(f"every block is run again, and its input stays where it is: leave out {names}")
@@ -129,6 +129,14 @@ class ForClients(nn.Module):
     def get_input_embeddings(self) -> nn.Embedding:
         """The token table."""
         raise NotImplementedError
+
+    def warn_if_padding_and_no_attention_mask(self, input_ids: Tensor, attention_mask: Tensor | None) -> None:
+        """Warns where a text without a mask begins or ends with padding; for forwards of one's own: ours guess nothing (M4)."""
+        pad: Any = self.config.pad_token_id
+        if attention_mask is None and pad is not None and bool((input_ids[:, [0, -1]] == pad).any()):
+            logger.warning(
+                "input_ids hold pad_token_id=%d and there is no attention_mask: padding is read as text", pad
+            )
 
 
 def _require_gradient(module: nn.Module, given: Any, out: Tensor) -> None:

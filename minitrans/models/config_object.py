@@ -7,6 +7,7 @@ assigned until a model has the configuration, and from then on only by that mode
 from __future__ import annotations
 
 import copy
+import inspect
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -35,8 +36,26 @@ _BUILD_AGAIN = (
 )
 
 
+class _ByAnyName(type):
+    """How a configuration is made: by BERT's names too, and of all that `to_dict` gave or a config.json holds."""
+
+    def __call__(cls, *, model_type: str | None = None, **given: Any) -> Any:
+        kind: Any = cls
+        if model_type is not None:  # a whole one, with settings that nothing reads
+            return kind.from_dict({"model_type": model_type, **given})
+        by_field = {kind.own_names.get(name, _SAME.get(name, name)): value for name, value in given.items()}
+        own = {item.name: by_field.pop(item.name) for item in fields(kind) if item.name in by_field}
+        made = super().__call__(**own)
+        return made.updated(**by_field) if by_field else made
+
+    @property
+    def __signature__(cls) -> inspect.Signature:
+        signature = inspect.signature(cls.__init__)  # type: ignore[misc]
+        return signature.replace(parameters=[*signature.parameters.values()][1:])
+
+
 @dataclass(kw_only=True)
-class ConfigObject:
+class ConfigObject(metaclass=_ByAnyName):
     """What any configuration can do; subclasses add the fields that say what a model is, and check them in `__post_init__`.
 
     Attributes:

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, ValuesView
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, NoReturn
 
 from torch import Tensor
 from torch.utils._pytree import GetAttrKey, register_pytree_node
 
 from minitrans.layers.cache import Cache
 
-_iteration = threading.local()  # `names`: of the values that outputs gave last while being iterated over
-
 
 @dataclass(repr=False)
-class ModelOutput:
-    """`out.loss`, `out["loss"]` and `out[0]` read the same; positions, slices and iteration skip what is None.
+class ModelOutput(dict[str, Any]):
+    """`out.loss`, `out["loss"]` and `out[0]` read the same; keys, positions and slices skip what is None.
+
+    Iteration gives names, as the reference's does: it is a dict to whoever asks (Trainer, accelerate, the gather of
+    DataParallel), and `loss, logits = out.to_tuple()` unpacks it. Entries are its attributes; the dict beneath stays empty.
 
     A node of torch's pytrees, so that what maps over tensors in containers, or exports them, looks inside.
     """
@@ -26,36 +26,31 @@ class ModelOutput:
         super().__init_subclass__()
         register_pytree_node(
             cls,
-            lambda out: (list(out.values()), out.keys()),
+            lambda out: (list(out.values()), list(out)),
             lambda values, names: _made(cls, values, names),
-            flatten_with_keys_fn=lambda out: ([(GetAttrKey(name), value) for name, value in out.items()], out.keys()),
+            flatten_with_keys_fn=lambda out: ([(GetAttrKey(name), value) for name, value in out.items()], list(out)),
             serialized_type_name=f"{cls.__module__}.{cls.__qualname__}",
         )
 
-    def rebuild(self, given: Mapping[str, Any] | Iterator[Any]) -> None:
-        """Takes apart what libraries that map over containers pass alone, in the place of the first entry.
+    def rebuild(self, given: Mapping[str, Any] | Iterator[tuple[str, Any]]) -> None:
+        """Takes apart what stands for all entries in the place of the first: a dict (accelerate), or pairs (DataParallel)."""
+        entries = dict(given)
+        vars(self).update({name: entries.get(name) for name in (*_names(self), *entries)})
 
-        That is a dict (accelerate), or an iterator (the gather of DataParallel: `type(out)(map(gather, zip(*outputs)))`),
-        of which the names are those that the zipped outputs noted.
-        """
-        if isinstance(given, Iterator):
-            _iteration.names = {}
-            values = list(given)
-            given = dict(zip(_iteration.names, values, strict=True))
-        for name in _names(self):
-            setattr(self, name, given.get(name))
+    def _entries(self) -> dict[str, Any]:
+        return {name: value for name in _names(self) if (value := getattr(self, name)) is not None}
 
-    def items(self) -> list[tuple[str, Any]]:
+    def items(self) -> ItemsView[str, Any]:  # type: ignore[override]
         """Names and values of the entries that are not None, in order."""
-        return [(name, value) for name in _names(self) if (value := getattr(self, name)) is not None]
+        return self._entries().items()
 
-    def keys(self) -> list[str]:
+    def keys(self) -> KeysView[str]:  # type: ignore[override]
         """Their names."""
-        return [name for name, _ in self.items()]
+        return self._entries().keys()
 
-    def values(self) -> list[Any]:
+    def values(self) -> ValuesView[Any]:  # type: ignore[override]
         """Their values."""
-        return [value for _, value in self.items()]
+        return self._entries().values()
 
     def to_tuple(self) -> tuple[Any, ...]:
         """Their values."""
@@ -63,30 +58,40 @@ class ModelOutput:
 
     def get(self, key: str, default: Any = None) -> Any:
         """The entry of this name, or `default` where it is None or there is none."""
-        return dict(self.items()).get(key, default)
+        return self._entries().get(key, default)
+
+    def copy(self) -> dict[str, Any]:
+        """A plain dict of the entries."""
+        return self._entries()
 
     def __getitem__(self, key: int | slice | str) -> Any:
-        return dict(self.items())[key] if isinstance(key, str) else self.to_tuple()[key]
+        return self._entries()[key] if isinstance(key, str) else self.to_tuple()[key]
 
     def __setitem__(self, key: str, value: Any) -> None:
         setattr(self, key, value)
 
     def __contains__(self, key: object) -> bool:
-        return key in self.keys()
+        return key in self._entries()
 
-    def __iter__(self) -> Iterator[Any]:
-        for name, value in self.items():
-            vars(_iteration).setdefault("names", {})[name] = None
-            yield value
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries())
 
     def __len__(self) -> int:
-        return len(self.items())
+        return len(self._entries())
+
+    def __or__(self, other: Any) -> Any:
+        return self._entries() | other
+
+    def __ror__(self, other: Any) -> Any:
+        return other | self._entries()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.items())})"
 
+    def _refuse(self, *given: Any, **named: Any) -> NoReturn:
+        raise TypeError(f"entries of {type(self).__name__} are assigned by name; dict(output) gives a dict to change")
 
-Mapping.register(ModelOutput)  # by which accelerate knows what it may look into
+    __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refuse  # type: ignore[assignment]
 
 
 def _names(output: ModelOutput) -> list[str]:

@@ -137,7 +137,9 @@ class Tokenizer(Vocabulary):
     def _read_words(
         cls, table: Mapping[str, Word], given: Mapping[str, Any], files: Mapping[str, Any]
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        known = {name: word for name, word in {**table, **words.FOREIGN}.items() if name not in cls.spec.options}
+        without = {f"add_{end}": word for end, word in words.WITHOUT.items() if end not in cls.spec.special_tokens}
+        rows = {**table, **words.FOREIGN, **without}
+        known = {name: word for name, word in rows.items() if name not in cls.spec.options}
         return read_words(known, given, cls.__name__, files)
 
     def _install(

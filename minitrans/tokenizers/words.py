@@ -15,6 +15,8 @@ _TEMPLATE = (
     "the template of the vocabulary says where special tokens stand; change it in tokenizer.json (post_processor)"
 )
 
+ENDS = ("bos_token", "eos_token")
+
 # The constructor takes these besides files, special tokens, and the settings of `folder.PLAIN`.
 SETTINGS: dict[str, Word] = {
     "vocab": Word("another name of vocab_file", "vocab_file"),
@@ -30,8 +32,7 @@ SETTINGS: dict[str, Word] = {
     "never_split": refused("add words that must stay whole with add_tokens", [], ()),
     "sp_model_kwargs": refused("pieces are never sampled; leave it out", {}),
     "chat_template": refused(_CHAT),
-    "add_bos_token": refused(_TEMPLATE),
-    "add_eos_token": refused(_TEMPLATE),
+    **{f"add_{end}": refused(_TEMPLATE) for end in ENDS},
     "trust_remote_code": refused(_OF_CODE, False),
     "code_revision": ignored("code of a checkpoint is never run"),
     "gguf_file": refused("use the checkpoint that the GGUF file was made from"),
@@ -49,6 +50,9 @@ FOREIGN: dict[str, Word] = dict.fromkeys(
     ("do_lower_case", "strip_accents", "tokenize_chinese_chars", "add_prefix_space", "trim_offsets", "keep_accents"),
     ignored(_OF_OTHERS),
 )
+
+# In the place of a row above, where a family has no such token: it is not added.
+WITHOUT: dict[str, Word] = {end: refused(_TEMPLATE, False) for end in ENDS}
 
 # AutoTokenizer takes these besides, to find the class.
 FINDING: dict[str, Word] = {

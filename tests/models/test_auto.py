@@ -53,3 +53,38 @@ def test_pre_training_loads_the_masked_language_model(model_type: str, tmp_path:
     again = minitrans.AutoModelForPreTraining.from_pretrained(tmp_path)
     assert type(again).__name__ == f"{FAMILIES[model_type].prefix}ForMaskedLM"
     assert not again.load_report.fresh
+
+
+def test_a_family_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """As the reference's documentation registers one: known to every Auto class, with its parent's weights."""
+
+    class OwnConfig(minitrans.BertConfig):
+        model_type = "own-bert"
+
+    class Own(minitrans.BertModel):
+        config_class = OwnConfig
+
+    class Unlike(minitrans.BertModel):
+        pass
+
+    monkeypatch.setattr("minitrans.models.auto._REGISTERED", {})
+    monkeypatch.setitem(FAMILIES, "own-bert", None)  # taken back with the rest
+    del FAMILIES["own-bert"]
+    register = minitrans.AutoConfig.register
+    for wrong, words in ((("bert", OwnConfig), "not 'bert'"), (("bert", minitrans.BertConfig), "is known")):
+        with pytest.raises(ValueError, match=words):
+            register(*wrong)
+    register("own-bert", OwnConfig)
+    minitrans.AutoModel.register(OwnConfig, Own)
+    for config, model in ((OwnConfig, Own), (OwnConfig, Unlike), (minitrans.BertConfig, minitrans.BertModel)):
+        with pytest.raises(ValueError, match="AutoModel has a model|Unlike has BertConfig"):
+            minitrans.AutoModel.register(config, model)
+    sizes = {"hidden_size": 12, "num_hidden_layers": 1, "num_attention_heads": 3, "intermediate_size": 8}
+    model = Own(OwnConfig(vocab_size=9, max_position_embeddings=8, **sizes))
+    model.save_pretrained(tmp_path)
+    for made in (minitrans.AutoModel.from_pretrained(tmp_path), minitrans.AutoModel.from_config(model.config)):
+        assert type(made) is Own
+    assert type(minitrans.AutoConfig.from_pretrained(tmp_path)) is OwnConfig
+    assert minitrans.AutoModel.from_pretrained(tmp_path).state_dict().keys() == model.state_dict().keys()
+    with pytest.raises(ValueError, match="'own-bert' has no such head"):
+        minitrans.AutoModelForMaskedLM.from_config(model.config)

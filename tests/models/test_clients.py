@@ -232,7 +232,7 @@ def test_what_blocks_leave_for_each_other_is_found_again(attention: Any) -> None
 def test_a_decoder_whose_blocks_run_again_returns_no_cache_and_extends_a_given_one_once() -> None:
     model = build(BertLMHeadModel, is_decoder=True).train()
     model.activation_checkpointing_enable(
-        activation_checkpointing_kwargs={"use_reentrant": False}, every_n_layers=1, offload=False
+        activation_checkpointing_kwargs={"use_reentrant": True}, every_n_layers=1, offload=False
     )
     assert model(IDS).past_key_values is None
     past = model.eval()(IDS).past_key_values
@@ -243,7 +243,7 @@ def test_a_decoder_whose_blocks_run_again_returns_no_cache_and_extends_a_given_o
 
 def test_what_cannot_be_had_of_it_is_refused() -> None:
     model = build(BertModel)
-    for words in ({"every_n_layers": 2}, {"offload": True}, {"gradient_checkpointing_kwargs": {"use_reentrant": True}}):
+    for words in ({"every_n_layers": 2}, {"offload": True}):
         with pytest.raises(NotSupportedError, match="every block is run again.*leave out"):
             model.gradient_checkpointing_enable(**words)
     assert not model.is_gradient_checkpointing
@@ -317,7 +317,7 @@ def test_outputs_can_be_assigned() -> None:
     out = build(BertForSequenceClassification)(IDS)
     out["input_ids"] = IDS
     out["logits"] = out["logits"] * 2
-    assert out.keys() == ["logits", "input_ids"]
+    assert list(out) == ["logits", "input_ids"]
     mapped = pytree.tree_map(lambda x: x + 1, out)
     assert torch.equal(mapped["input_ids"], IDS + 1)
     assert torch.equal(mapped.logits, out.logits + 1)
@@ -427,3 +427,13 @@ def test_another_token_table_is_the_new_vocabulary():
             whole.set_input_embeddings(torch.nn.Embedding(31, 12))
     assert with_head.config.vocab_size == 23
     assert with_head.get_input_embeddings().num_embeddings == 23
+
+
+def test_padding_without_a_mask_is_said_where_a_forward_asks(caplog: pytest.LogCaptureFixture) -> None:
+    model = build(BertModel)
+    padded = torch.tensor([[5, 6, 0]])
+    for ids, mask in ((IDS, None), (padded, torch.tensor([[1, 1, 0]]))):
+        model.warn_if_padding_and_no_attention_mask(ids, mask)
+    assert not caplog.records
+    model.warn_if_padding_and_no_attention_mask(padded, None)
+    assert "pad_token_id=0 and there is no attention_mask" in caplog.text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import inspect
 import json
 import pickle
 from pathlib import Path
@@ -16,7 +17,8 @@ import transformers
 import minitrans
 from minitrans import AutoConfig, BertConfig, BertForMaskedLM, BertForSequenceClassification, BertModel
 from minitrans.attention.variant import Variant
-from minitrans.families import bodies
+from minitrans.errors import CheckpointError
+from minitrans.families import FAMILIES, bodies
 from minitrans.models.auto import config_class, model_class
 from tests.tiny import fitted
 
@@ -281,6 +283,20 @@ def test_names_that_scripts_read_in_any_family(model_type: str) -> None:
         _ = config.nothing
     assert config.to_dict()["model_type"] == model_type
     assert model_class("AutoModel", model_type).config_class is type(config)
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_it_is_made_of_all_that_to_dict_gives(model_type: str) -> None:
+    cls = config_class(model_type)
+    config = cls()
+    config.my_own_note = [1]
+    assert cls(**config.to_dict()) == config
+    with pytest.raises(CheckpointError, match="model_type: expected"):
+        cls(**{**config.to_dict(), "model_type": "gpt2" if model_type == "bert" else "bert"})
+    if hasattr(transformers, cls.__name__):
+        cls(**getattr(transformers, cls.__name__)().to_dict())
+    names = inspect.signature(cls).parameters
+    assert names.keys() == {item.name for item in dataclasses.fields(cls)}
 
 
 def test_options_of_auto_config(tmp_path: Path) -> None:

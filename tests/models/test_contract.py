@@ -335,7 +335,7 @@ def test_outputs_read_like_tuples_and_dicts():
     model = build("AutoModelForSequenceClassification", "bert")
     labels = torch.tensor([0, 1])
     out = model(IDS, labels=labels, output_attentions=True)
-    assert out.keys() == ["loss", "logits", "attentions"]
+    assert list(out) == ["loss", "logits", "attentions"]
     assert out[0] is out.loss is out["loss"]
     assert out[1] is out.logits
     loss, logits = out[:2]

@@ -354,7 +354,7 @@ def test_an_exported_graph_returns_outputs_and_is_saved() -> None:
     given = batch("BertLMHeadModel", 3, 7, [5, 7, 3], 0)
     got, expected = torch.export.load(file).module()(*given), net(*given)
     assert type(got) is type(expected)
-    assert got.keys() == ["logits", "past_key_values", "hidden_states", "attentions"]
+    assert list(got) == ["logits", "past_key_values", "hidden_states", "attentions"]
     assert isinstance(got.past_key_values, Cache)
     assert got.past_key_values.get_seq_length() == 7
     for ours, theirs in zip(pytree.tree_leaves(got), pytree.tree_leaves(expected), strict=True):
@@ -401,7 +401,7 @@ def test_one_graph(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
             assert type(got) is type(expected)
             assert got.keys() == expected.keys()
             torch.testing.assert_close(got[0], expected[0], rtol=0, atol=1e-10)
-    got.values()[0].sum().backward()
+    got[0].sum().backward()
 
 
 def test_reading_an_output_inside_a_graph() -> None:
@@ -411,7 +411,7 @@ def test_reading_an_output_inside_a_graph() -> None:
         out = net(ids, labels=ids)
         loss, logits = out
         assert "loss" in out
-        assert out.keys() == ["loss", "logits"]
+        assert list(out) == ["loss", "logits"]
         return loss + out["loss"], logits, out.get("logits"), *out[:1]
 
     torch.compiler.reset()

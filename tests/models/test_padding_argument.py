@@ -77,8 +77,8 @@ def labels(name: str, given: dict[str, Tensor]) -> dict[str, Tensor]:
 def leaves(net: Any, out: Any, given: dict[str, Tensor]) -> list[Tensor]:
     """Of each entry what the call without padding has too: all of it, or the numbers at tokens."""
     real = given["attention_mask"].bool()
-    per_token = [value.dim() > 1 and value.shape[:2] == real.shape for value in out]
-    return [value[real] if at_tokens else value for value, at_tokens in zip(out, per_token, strict=True)]
+    per_token = [value.dim() > 1 and value.shape[:2] == real.shape for value in out[:]]
+    return [value[real] if at_tokens else value for value, at_tokens in zip(out[:], per_token, strict=True)]
 
 
 @pytest.fixture
@@ -123,7 +123,7 @@ def test_a_call_says_what_becomes_of_its_padding(name: str, learns: bool, packin
     for entry, ours, theirs in zip(kept.keys(), leaves(net, removed, given), leaves(net, kept, given), strict=True):
         if entry != "loss" or not spans:
             torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
-    for ours, theirs in zip(default, kept, strict=True):
+    for ours, theirs in zip(default[:], kept[:], strict=True):
         assert torch.equal(ours, theirs), "a small batch is left as it is"
     net.set_padding("remove")
     net(**given, **wanted)

@@ -9,7 +9,6 @@ import sys
 from fnmatch import fnmatch
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import pytest
 from left_out import MODELS, TOKENIZERS
@@ -56,18 +55,6 @@ def is_there(name: str) -> bool:
         return False
 
 
-def takes_to_dict(kind: Any) -> None:
-    """Lets the constructor take all that `to_dict` gives, which is `from_dict`'s business with us."""
-    init = kind.__init__
-
-    def __init__(self: Any, model_type: str | None = None, **fields: Any) -> None:
-        known = kind.__dataclass_fields__.keys() | kind.own_names.keys()
-        init(self, **{name: value for name, value in fields.items() if name in known})
-        self.update({name: value for name, value in fields.items() if name not in known})
-
-    kind.__init__ = __init__
-
-
 def install() -> ModuleType:
     """Before anything of theirs is imported: returns their library, with our classes in the place of its own."""
     for name, contents in ABSENT.items():
@@ -76,19 +63,12 @@ def install() -> ModuleType:
     library = importlib.import_module("transformers")
     if OURS:
         import minitrans
-        from minitrans.families import FAMILIES
         from minitrans.models.config import ModelConfig
-        from minitrans.models.outputs import ModelOutput
         from minitrans.models.pretrained import PreTrainedModel
 
         for owner, marks in ((PreTrainedModel, MARKS), (ModelConfig, CONFIG_MARKS)):
             for name in marks.keys() - vars(owner).keys():
                 setattr(owner, name, marks[name])
-        ModelOutput.__iter__ = lambda output: iter(
-            output.keys()
-        )  # theirs goes over its names; ours is unpacked like a tuple
-        for row in FAMILIES.values():
-            takes_to_dict(getattr(minitrans, f"{row.prefix}Config"))
         shared = [name for name in minitrans.__all__ if name[0].isupper() and hasattr(library, name)]
         library = sys.modules["transformers"]  # another object, since the first of its names was asked for
         shared = [name for name in shared if hasattr(library, name)]

@@ -256,3 +256,10 @@ def test_what_a_file_says_of_these_words_is_passed_over(bert_folder: Path, bert:
     }
     folder = copy_of(bert_folder, tokenizer_config__json=json.dumps(config))
     assert BertTokenizer.from_pretrained(folder)(TEXT) == bert(TEXT)
+
+
+def test_a_token_that_a_family_lacks_is_not_added(bert_folder: Path, bert: BertTokenizer, roberta_folder: Path) -> None:
+    for end in words.ENDS:
+        assert BertTokenizer.from_pretrained(bert_folder, **{f"add_{end}": False})(TEXT) == bert(TEXT)
+        with pytest.raises(NotSupportedError, match="template"):
+            RobertaTokenizer.from_pretrained(roberta_folder, **{f"add_{end}": False})
