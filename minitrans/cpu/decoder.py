@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import layer_norm, scaled_dot_product_attention
+from torch.nn.functional import embedding, layer_norm, scaled_dot_product_attention
 
 from minitrans.attention.bias import AttentionBias, RelativeBuckets, summed
 from minitrans.attention.context import Context
@@ -54,24 +54,50 @@ class Pass:
         grid: B and T.
         bias: what every block adds to the scores of its self-attention.
         dtype: of the computation.
+        turns: of the stack.
     """
 
-    def __init__(self, context: Context, grid: torch.Size, bias: AttentionBias | None, dtype: torch.dtype) -> None:
+    def __init__(
+        self, context: Context, grid: torch.Size, bias: AttentionBias | None, dtype: torch.dtype, turns: Turns
+    ) -> None:
         self.context, self.dtype = context, dtype
         self.batch, self.length = grid
         self.bias = context.bias if bias is None or context.bias is None else summed(context.bias, bias)
         self.bias = bias if context.bias is None else self.bias
         self.own: Scores | None = None
         self.cross: Scores | None = None
-        self.angles: dict[str, tuple[Tensor, Tensor]] = {}
+        self.turns, self.angles = turns, dict[str, tuple[Tensor, Tensor]]()
 
     def turned(self, rotary: ScaledRotary, x: Tensor) -> Tensor:
         """(B, H, T, K) -> (B, H, T, K), queries and keys alike: `Rotary.turn` in three steps, for columns i and i + K/2."""
-        if rotary.alike not in self.angles:
-            cos, sin = rotary.angles(cast("Tensor", self.context.positions), x)
-            self.angles[rotary.alike] = torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1)
-        cos, sin = self.angles[rotary.alike]
-        return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
+        angles = self.angles.get(rotary.alike)
+        if angles is None:
+            angles = self.angles[rotary.alike] = self.turns.of(rotary, cast("Tensor", self.context.positions), x)
+        return torch.addcmul(x * angles[0], x.roll(x.shape[-1] // 2, -1), angles[1])
+
+
+class Turns:
+    """The angles of rotary positions, computed once for all passes."""
+
+    def __init__(self) -> None:
+        self.tables: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def of(self, rotary: ScaledRotary, positions: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """cos twice, and -sin beside sin, (B, 1, T, K) each, of positions (B, T)."""
+        if rotary.rope["rope_type"] == "dynamic":  # the angle of a position depends on the others
+            return self._twice(*rotary.angles(positions, like))
+        last = int(positions.max())
+        table = self.tables.get(rotary.alike)
+        if table is None or last >= len(table[0]):
+            further = torch.arange(2 * last + 64, device=positions.device)
+            cos, sin = rotary.angles(further, like)  # (positions, 1, K / 2)
+            table = self.tables[rotary.alike] = self._twice(cos.squeeze(1), sin.squeeze(1))
+        cos, sin = (embedding(positions, each).unsqueeze(1) for each in table)
+        return cos, sin
+
+    @staticmethod
+    def _twice(cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1)
 
 
 class FusedAttention:
@@ -98,7 +124,7 @@ class FusedAttention:
 
     def __call__(self, x: Tensor, other: Tensor, of_pass: Pass, cache: GrowingCache | None) -> Tensor:
         """(N, D) and (N, D) -> (N, D)."""
-        heads = self.project(x).view(of_pass.batch, of_pass.length, -1, self.head_width).transpose(1, 2)
+        heads = by_head(self.project(x), of_pass.batch, of_pass.length, self.head_width)
         both, value = heads[:, : -self.groups], heads[:, -self.groups :]
         if self.rotary is not None:
             both = of_pass.turned(self.rotary, both)
@@ -108,7 +134,7 @@ class FusedAttention:
         if key.dtype != value.dtype:  # a variant's own weights may be wider
             query, key = query.to(value.dtype), key.to(value.dtype)
         if cache is not None:
-            key, value = cache.extend(key, value)
+            key, value = cache.write(key, value)
         return self.output(attended(query, key, value, self.scores(query, key, of_pass, cache), self.scale), other)
 
     def scores(self, query: Tensor, key: Tensor, of_pass: Pass, cache: GrowingCache | None) -> Scores:
@@ -161,8 +187,7 @@ class FusedCrossAttention:
             if cache is not None:
                 cache.extend(key, value)
         # texts with a memory in common are queries of one text: it hides nothing from some that others see
-        grid = (of_pass.batch // fan, fan * of_pass.length, -1, self.head_width)
-        query = self.query(x).view(grid).transpose(1, 2)
+        query = by_head(self.query(x), of_pass.batch // fan, fan * of_pass.length, self.head_width)
         if of_pass.cross is None:
             if mask.key_padding is not None:
                 mask = replace(mask, key_padding=mask.key_padding[::fan])
@@ -212,11 +237,15 @@ class FusedNorm:
         bias = None if self.is_root else cast("LayerNorm", norm).bias
         self.bias = None if bias is None else bias.detach().to(dtype, copy=True)
         self.eps, self.shape = given.eps, tuple(given.weight.shape)
+        self.least, self.share = torch.tensor([self.eps], dtype=dtype), 1 / len(given.weight)
 
     def __call__(self, x: Tensor) -> Tensor:
         """(N, D) -> (N, D)."""
-        if self.is_root:
+        if self.is_root and x.dtype == torch.bfloat16:
             return torch.rms_norm(x, self.shape, self.weight, self.eps)
+        if self.is_root:  # in float32 torch's own takes longer for a few rows
+            length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+            return x * torch.addcmul(self.least, length, length, value=self.share).rsqrt_() * self.weight
         return layer_norm(x, self.shape, self.weight, self.bias, self.eps)
 
 
@@ -267,7 +296,7 @@ class FusedDecoder(nn.Module):
 
     def __init__(self, stack: Stack, dtype: str, reach: Reaches) -> None:
         super().__init__()
-        self.order = stack.order
+        self.order, self.turns = stack.order, Turns()
         self.floats = torch.bfloat16 if dtype == "bfloat16" else torch.float32
         self.blocks = [FusedDecoderBlock(cast("Block", block), dtype, reach) for block in stack.layer]
         self.norm = None if stack.LayerNorm is None else FusedNorm(stack.LayerNorm, self.floats)
@@ -292,7 +321,7 @@ class FusedDecoder(nn.Module):
             names = ", ".join(name for name, is_asked in asked.items() if is_asked)
             raise NotSupportedError(f"a prepared decoder does not go with {names}; use the model it was prepared from")
         given, shape = x.dtype, x.shape
-        of_pass = Pass(context, shape[:2], self.distances, self.floats)
+        of_pass = Pass(context, shape[:2], self.distances, self.floats, self.turns)
         x = x.reshape(-1, shape[2]).to(self.floats)
         states = [x] if keep_states else []
         for place, index in enumerate(self.order):
@@ -346,15 +375,31 @@ def scores_of(
     return Scores(torch.where(allowed | blind, added, -torch.inf), blind if bool(blind.any()) else None)
 
 
+def by_head(x: Tensor, batch: int, length: int, width: int) -> Tensor:
+    """(B · T, H · K) -> (B, H, T, K)."""
+    return x.view(batch, -1, 1, width) if length == 1 else x.view(batch, length, -1, width).transpose(1, 2)
+
+
 def attended(query: Tensor, key: Tensor, value: Tensor, scores: Scores, scale: float | None) -> Tensor:
     """(B, H, T, K), (B, G, S, K) -> (B · T, H · K)."""
+    batch, heads, length, width = query.shape
+    groups = key.shape[1]
+    if (
+        groups < heads and length == 1
+    ):  # heads that share a key are queries of one head: what hides keys hides them from all
+        query = query.reshape(batch, groups, heads // groups, width)
     found = scaled_dot_product_attention(
-        query, key, value, attn_mask=scores.added, is_causal=scores.is_causal, scale=scale,
-        enable_gqa=query.shape[1] != key.shape[1],
-    )  # fmt: skip
+        query,
+        key,
+        value,
+        attn_mask=scores.added,
+        is_causal=scores.is_causal,
+        scale=scale,
+        enable_gqa=query.shape[1] != groups,
+    )
     if scores.blind is not None:
         found = found.masked_fill(scores.blind, 0.0)
-    return found.transpose(1, 2).reshape(query.shape[0] * query.shape[2], -1)
+    return found.reshape(batch, -1) if length == 1 else found.transpose(1, 2).reshape(batch * length, -1)
 
 
 def why_not(blocks: Iterable[nn.Module]) -> str:

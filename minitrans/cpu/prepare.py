@@ -6,13 +6,14 @@ import copy
 from typing import Any, Self, TypeVar, cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from minitrans.attention.bias import RelativeBuckets
 from minitrans.cpu.calibration import input_reach
 from minitrans.cpu.decoder import FusedDecoder, FusedHead, why_not
 from minitrans.cpu.encoder import FusedEncoder, Reach
 from minitrans.cpu.linear import Reaches, check_operators
+from minitrans.cpu.writing import BiasInHead, Writer
 from minitrans.errors import NotSupportedError
 from minitrans.layers.block import Block
 from minitrans.layers.feed_forward import FeedForward
@@ -22,7 +23,7 @@ from minitrans.layers.stack import Stack
 from minitrans.models.backbone import Backbone
 from minitrans.models.encoder_decoder import EncoderDecoder
 from minitrans.models.generative import Generative
-from minitrans.models.pair_tasks import BiasedGeneration, ConditionalGeneration
+from minitrans.models.pair_tasks import BiasedGeneration
 from minitrans.models.pretrained import PreTrainedModel
 
 DTYPES = ("float32", "bfloat16", "int8")
@@ -51,14 +52,6 @@ class Prepared:
         raise NotSupportedError("a prepared model has no weights to save or change; use the model it was prepared from")
 
     save_pretrained = state_dict = load_state_dict = set_attention = prune_heads = resize_token_embeddings = _refuse
-
-
-class _BiasInHead:
-    """Whose prepared head has added the bias that stands beside it."""
-
-    def score(self, hidden: Tensor) -> Tensor:
-        """(..., D) -> (..., V)."""
-        return ConditionalGeneration.score(self, hidden)  # type: ignore[arg-type]
 
 
 def prepare(model: M, dtype: str = "float32") -> M:
@@ -145,8 +138,9 @@ def _with(model: M, /, **modules: nn.Module) -> M:
     """A prepared model that shares everything with `model` except these modules."""
     new = copy.copy(model)
     new._modules = {**model._modules, **modules}
-    kinds = (Prepared, _BiasInHead) if isinstance(model, BiasedGeneration) else (Prepared,)
-    new.__class__ = type(f"Prepared{type(model).__name__}", (*kinds, type(model)), {})
+    mixed = {Writer: Generative, BiasInHead: BiasedGeneration}
+    kinds = [kind for kind, served in mixed.items() if isinstance(model, served)]
+    new.__class__ = type(f"Prepared{type(model).__name__}", (Prepared, *kinds, type(model)), {})
     return new
 
 

@@ -108,10 +108,10 @@ class Running:
         """Reads what it has not read; see `Call`."""
         text, held = self.text, self.held
         columns = torch.arange(held, text.ids.shape[1], device=text.ids.device)
+        places = (columns - text.first[:, None]).clamp(min=0) if self._is_padded else columns.expand(len(text.ids), -1)
         output = self.call(
-            text.ids[:, held:], mask=text.real if self._is_padded else None,
-            places=(columns - text.first[:, None]).clamp(min=0), cache=self.cache, use_cache=self.use_cache,
-            beside=self.beside, keep=keep, states=states,
+            text.ids[:, held:], mask=text.real if self._is_padded else None, places=places, cache=self.cache,
+            use_cache=self.use_cache, beside=self.beside, keep=keep, states=states,
         )  # fmt: skip
         self.cache = output.past_key_values if self.use_cache else None
         # in float32 at least: what is added up over a text should not be rounded to half a precision

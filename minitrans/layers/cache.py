@@ -57,7 +57,7 @@ class GrowingCache:
                 key, value = torch.cat([self.key, key], dim=2), torch.cat([self.value, value], dim=2)
             self.hold(key, value)
             return key, value
-        return self._write(key, value)
+        return self.write(key, value)
 
     def placed(self, bias: AttentionBias | None) -> AttentionBias | None:
         """What is added to the scores of the tokens so far, over all keys that `extend` returned."""
@@ -68,7 +68,8 @@ class GrowingCache:
         self.length = key.shape[2]
         self._store = _Store(key, value, self.length)
 
-    def _write(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    def write(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """`extend`, where nothing is recorded and no gradient is asked for."""
         start, end = self.length, self.length + key.shape[2]
         store = self._store
         # of a store that another has filled further, or that belongs to inference mode, this takes a copy of its own
@@ -156,9 +157,13 @@ class StaticCache(GrowingCache):
             raise NotSupportedError("a static cache cannot be traced: its place would be a constant; use a growing one")
         if key.requires_grad or value.requires_grad:
             raise ValueError("a static cache writes over its memory and keeps no gradients: call under torch.no_grad()")
+        return self.write(key, value)
+
+    def write(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """As `extend`."""
         if self.length + key.shape[2] > self.capacity:
             raise ValueError(f"the cache holds {self.capacity} tokens, got {self.length + key.shape[2]}")
-        self._write(key, value)
+        super().write(key, value)
         assert self._store is not None
         return self._store.keys, self._store.values
 
