@@ -81,11 +81,10 @@ USUAL = ("gate", "swap")
 SUITES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     # three variants in ten minutes of two cores of a CPU
     "quick": (
-        ("gate", "swap", "fidelity", "diagnostics", "cost", "scratch", "extrapolate"),
+        ("gate", "swap", "fidelity", "diagnostics", "cost", "scratch"),
         (
             "fidelity.texts=4", "diagnostics.texts=4", "cost.longest=512", "cost.repeats=3",
-            "scratch.task=masked", "scratch.steps=200", "scratch.length=128", "scratch.batch=16", "scratch.examples=64",
-            'extrapolate.task={"name": "mqar", "pairs": 4}', "extrapolate.enough=99", "extrapolate.times=1,2",
+            'scratch.task={"name": "mqar", "pairs": 4}', "scratch.enough=99",
         ),
     ),
     "standard": (tuple(SECTIONS), ()),
