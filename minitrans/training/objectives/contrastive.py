@@ -43,7 +43,7 @@ class _Sides:
         ids, mask = batch["input_ids"], batch["attention_mask"]
         states = model(input_ids=ids, attention_mask=mask, return_dict=True).last_hidden_state
         vectors = F.normalize(pool(states, mask != 0, self.pooling), dim=-1)
-        return vectors.split(int(batch["count"]))
+        return torch.split(vectors, int(batch["count"]))
 
 
 class InBatchNegatives(_Sides):

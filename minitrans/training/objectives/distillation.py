@@ -151,7 +151,7 @@ class Relations:
 
 def relation(one: Tensor, other: Tensor, heads: int, real: Tensor) -> Tensor:
     """log softmax(A B^T / sqrt(K)) over real tokens; (B, T, H · K) twice, (B, T) bool -> (B, H, T, T)."""
-    a, b = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (one, other))  # (B, H, T, K)
+    a, b = (x.reshape(*x.shape[:-1], heads, -1).transpose(1, 2) for x in (one, other))  # (B, H, T, K)
     scores = a @ b.transpose(-1, -2) / a.shape[-1] ** 0.5
     return F.log_softmax(scores.masked_fill(~real[:, None, None], torch.finfo(scores.dtype).min), dim=-1)
 

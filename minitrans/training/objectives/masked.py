@@ -56,7 +56,7 @@ def spans(share: float = 0.15, stop: float = 0.2, longest: int = 10) -> Choose:
         wanted = math.ceil(share * int(free.sum()))
         number = 0
         while int((found >= 0).sum()) < wanted:
-            open_words = words[free & (found < 0)].unique()
+            open_words = torch.unique_consecutive(words[free & (found < 0)])
             first = open_words[torch.randint(len(open_words), (1,), generator=generator)]
             last = first + torch.multinomial(lengths, 1, generator=generator)
             inside = (words >= first) & (words <= last)
