@@ -236,7 +236,7 @@ def test_electra_by_hand():
         p = scores[row, column].softmax(dim=0)
         guess = guess - p[labels[row, column]].log()
         total, token = 0.0, 0
-        while (total := total + float(p[token])) <= float(draws[row, column]):
+        while (total := total + float(p[token].detach())) <= float(draws[row, column]):
             token += 1
         written[row, column], replaced[row, column] = token, int(token != labels[row, column])
     logits = model.discriminator(written, batch["attention_mask"]).logits
