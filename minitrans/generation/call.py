@@ -130,7 +130,8 @@ def room(settings: Settings, lengths: Tensor, longest: int | None) -> Tensor:
                 f"a prompt has {most} tokens and max_length={settings.max_length} counts them: set max_new_tokens"
             )
     else:
-        wanted = torch.full_like(lengths, NEW_TOKENS if longest is None else min(NEW_TOKENS, longest + 1 - most))
+        wanted = (lengths.new_tensor(NEW_TOKENS) if longest is None else longest + 1 - lengths).clamp(max=NEW_TOKENS)
+        wanted = wanted.expand_as(lengths)
     end = int((lengths + wanted).max())
     if longest is not None and end > longest + 1:  # the last token is not read
         raise ValueError(

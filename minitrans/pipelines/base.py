@@ -159,7 +159,8 @@ def stream_of(inputs: Any) -> Iterator[Any] | None:
     if isinstance(inputs, str | bytes | tuple | Mapping):
         return None
     if hasattr(inputs, "__iter__"):
-        return iter(inputs)
+        stream: Iterator[Any] = iter(inputs)
+        return stream
     if hasattr(inputs, "__getitem__") and hasattr(inputs, "__len__"):  # a data set of torch's
         return (inputs[index] for index in range(len(inputs)))
     return None

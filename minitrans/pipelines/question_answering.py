@@ -172,7 +172,7 @@ def best_spans(
     nothing = min(float(window.scores[0].sum()) for window in windows) if with_none else float("-inf")
     every = torch.cat([spans, spans.new_tensor([nothing])]).softmax(dim=0)
     probabilities, empty = every[:-1], float(every[-1])
-    chosen = [{"score": empty, "start": 0, "end": 0, "answer": ""}] if with_none else []
+    chosen: list[dict[str, Any]] = [{"score": empty, "start": 0, "end": 0, "answer": ""}] if with_none else []
     best = probabilities.topk(min(CANDIDATES, probabilities.numel()))
     totals: dict[tuple[int, int], float] = {}
     for probability, index in zip(best.values.tolist(), best.indices.tolist(), strict=True):

@@ -108,8 +108,8 @@ class TokenClassification(Pipeline):
                 special, words = encoded["special_tokens_mask"][row], encoded.word_ids(row)
                 offsets, ids = encoded["offset_mapping"][row], rows[row]["input_ids"]
                 tokens = [
-                    Token(first + place, ids[place], *offsets[place], words[place], scores[row][place])
-                    for place, is_special in enumerate(special)
+                    Token(first + place, ids[place], start, end, words[place], scores[row][place])
+                    for place, (is_special, (start, end)) in enumerate(zip(special, offsets, strict=True))
                     if not is_special
                 ]
                 found[source].append(tokens)
