@@ -75,7 +75,7 @@ def assisted(run: Running, job: Job) -> Written:
             job.streamer.put(torch.tensor(tokens[0][-int(written[0]) :]))
         left = (~ended).nonzero().squeeze(1)
         if len(left) == 0:
-            return Written(tokens, scores=record.scores, logits=record.logits)
+            return record.written(tokens)
         last = torch.tensor([tokens[prompt][-1] for prompt in text.prompt.tolist()], device=offered.device)
         # the guesses that were right, then the token that the model has chosen itself
         whole = text.append(torch.cat([guesses, guesses.new_zeros(len(guesses), 1)], dim=1))

@@ -73,7 +73,7 @@ def only_allowed(allowed: Callable[[int, Tensor], Sequence[int]]) -> Processor:
     def process(text: Text, scores: Tensor) -> Tensor:
         mask = torch.full_like(scores, FORBIDDEN)
         for row, prompt in enumerate(text.prompt.tolist()):
-            tokens = allowed(prompt, text.ids[row, int(text.first[row]) :])
+            tokens = allowed(prompt, text.ids[row, max(int(text.first[row]), text.hidden) :])
             if len(tokens) == 0:
                 raise ValueError(
                     f"prefix_allowed_tokens_fn allows no token to go on with in prompt {prompt}: list one at least"

@@ -178,12 +178,13 @@ def search_beams(run: Running, job: Job, kind: type[Beams]) -> Written:
     by_group = names.view(prompts, settings.num_beam_groups, -1)
     groups = [kind(job, run.text, by_group[:, group]) for group in range(settings.num_beam_groups)]
     run.widen(settings.num_beams)
-    logits = run.read().scores[:, -1]
+    reading = run.read()
     if len(groups) > 1:  # from here on the beams of a group lie together
         order = by_group.transpose(0, 1).flatten()
         run.select(order)
-        logits = logits[order]
+        reading = reading.select(order)
     while True:
+        logits = reading.scores[:, -1]
         scores = logits.log_softmax(dim=-1)
         taken = scores.new_zeros(prompts, scores.shape[1]) if len(groups) > 1 else None  # by how many beams before
         start, parents, tokens = 0, [], []
@@ -191,12 +192,12 @@ def search_beams(run: Running, job: Job, kind: type[Beams]) -> Written:
             mine = torch.arange(start, start + group.names.numel(), device=device)
             if len(mine) == 0:
                 continue
-            text, own, raw = run.text, scores, logits
+            text, own, read = run.text, scores, reading
             if taken is not None:
-                text, own, raw = text.select(mine), own[mine], raw[mine]
+                text, own, read = text.select(mine), own[mine], read.select(mine)
                 own = own - settings.diversity_penalty * taken[text.prompt]
             own = job.process(text, own)
-            record.keep(group.names.flatten(), own, raw)
+            record.keep(group.names.flatten(), own, read.scores[:, -1], read)
             start += len(mine)
             which, following = group.advance(text, own)
             parents.append(mine[which])
@@ -209,7 +210,7 @@ def search_beams(run: Running, job: Job, kind: type[Beams]) -> Written:
             return _written(groups, record, settings, prompts)
         run.select(rows)
         run.append(torch.cat(tokens)[:, None])
-        logits = run.read().scores[:, -1]
+        reading = run.read()
 
 
 def _written(groups: Sequence[Beams], record: Record, settings: Settings, prompts: int) -> Written:
@@ -224,4 +225,6 @@ def _written(groups: Sequence[Beams], record: Record, settings: Settings, prompt
             )
         best += found[: settings.num_return_sequences]
     scores = torch.tensor([one.score for one in best], dtype=groups[0].scores.dtype, device=groups[0].names.device)
-    return Written([one.tokens for one in best], scores, [one.path for one in best], record.scores, record.logits)
+    return record.written(
+        [one.tokens for one in best], sequences_scores=scores, beam_indices=[one.path for one in best]
+    )

@@ -16,9 +16,6 @@ from minitrans.words import Word, ignored, read_words, refused
 FILE = "generation_config.json"
 
 _LOW_MEMORY = "beams share the keys of their prompt already; take fewer prompts at a time"
-_ONE_CALL = (
-    "call the model once on the sequences that come out, with output_attentions=True or output_hidden_states=True"
-)
 _NO_COMPILE = "the loop runs as it is; torch.compile(model) works on its forward"
 
 # Settings of the reference that are not ours: what to do instead, and the values that ask for nothing
@@ -32,8 +29,6 @@ OTHERS: dict[str, Word] = {
     "assistant_ensemble_weight": refused("drafts never change what is written; leave it out"),
     "speculation_type": refused("give assistant_model=, a smaller model that drafts"),
     "prefill_chunk_size": refused("a prompt is read as a whole; leave it out"),
-    "output_attentions": refused(_ONE_CALL, False),
-    "output_hidden_states": refused(_ONE_CALL, False),
     "custom_generate": refused("code from elsewhere is not run; write a loop over the model's forward"),
     **dict.fromkeys(("assistant_lookbehind", "target_lookbehind"), ignored("both models have one tokenizer")),
     "assistant_tokenizer": refused("the two models must have one tokenizer; leave it out"),

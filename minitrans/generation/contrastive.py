@@ -21,11 +21,10 @@ def contrastive_search(run: Running, job: Job) -> Written:
     tokens: list[list[int]] = [[] for _ in range(count)]
     record = Record(job, count)
     reading = run.read(states=True)
-    assert reading.states is not None
     logits, seen = reading.scores[:, -1], normalize(reading.states[-1], dim=-1)  # (n, V), (n, T, D)
     while True:
         scores = job.process(run.text, logits)
-        record.keep(there, scores, logits)
+        record.keep(there, scores, logits, reading)
         likely, candidates = scores.softmax(dim=-1).topk(min(settings.top_k, scores.shape[1]), dim=1)  # (n, k)
         width = candidates.shape[1]
         # a text for each candidate, which is read before one is chosen
@@ -33,7 +32,6 @@ def contrastive_search(run: Running, job: Job) -> Written:
         run.select(torch.arange(len(there), device=there.device).repeat_interleave(width))
         run.append(candidates.view(-1, 1))
         reading = run.read(states=True)
-        assert reading.states is not None
         states = normalize(reading.states[-1][:, -1], dim=-1).view(len(there), width, -1)  # (n, k, D)
         chosen = _best(likely, states, seen, real, settings.penalty_alpha or 0.0)  # (n)
         picked = candidates.gather(1, chosen[:, None]).squeeze(1)
@@ -48,13 +46,14 @@ def contrastive_search(run: Running, job: Job) -> Written:
             job.streamer.put(shown)
         going = (~job.ended(run.text)).nonzero().squeeze(1)
         if len(going) == 0:
-            return Written(tokens, scores=record.scores, logits=record.logits)
-        logits = reading.scores[:, -1][rows]
+            return record.written(tokens)
+        reading = reading.select(rows[going])
+        logits = reading.scores[:, -1]
         state = states.gather(1, chosen[:, None, None].expand(-1, -1, states.shape[2]))
         seen = torch.cat([seen, state], dim=1)
         if len(going) < len(there):
             run.select(going)
-            there, logits, seen = there[going], logits[going], seen[going]
+            there, seen = there[going], seen[going]
 
 
 def _best(likely: Tensor, states: Tensor, seen: Tensor, real: Tensor, alpha: float) -> Tensor:

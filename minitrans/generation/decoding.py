@@ -12,6 +12,8 @@ from torch import Tensor
 from minitrans.generation.text import Text
 from minitrans.layers.cache import Cache
 
+SEEN = ("hidden_states", "attentions", "cross_attentions")
+
 
 class Output(Protocol):
     """What a model returns."""
@@ -19,6 +21,8 @@ class Output(Protocol):
     logits: Tensor
     past_key_values: Cache | None
     hidden_states: tuple[Tensor, ...] | None
+    attentions: tuple[Tensor, ...] | None
+    cross_attentions: tuple[Tensor, ...] | None
 
 
 class Call(Protocol):
@@ -35,6 +39,7 @@ class Call(Protocol):
         beside: Mapping[str, Tensor],
         keep: int,
         states: bool,
+        attentions: bool,
     ) -> Output:
         """Scores of the tokens after (N, t) tokens.
 
@@ -47,6 +52,7 @@ class Call(Protocol):
             beside: what goes with each text into every call, such as what an encoder made of its source.
             keep: of how many of the last tokens to return logits (N, keep, V).
             states: whether to return hidden states.
+            attentions: whether to return probabilities of attention.
         """
         ...
 
@@ -56,15 +62,21 @@ class Reading(NamedTuple):
 
     Attributes:
         scores: (N, keep, V), in float32 at least.
-        states: L + 1 times (N, t, D), where asked for.
+        seen: what was asked for besides, by the names of `Output`: L + 1 times hidden states (N, t, D), L times probabilities
+            (N, H, t, S).
     """
 
     scores: Tensor
-    states: tuple[Tensor, ...] | None
+    seen: Mapping[str, tuple[Tensor, ...]]
+
+    @property
+    def states(self) -> tuple[Tensor, ...]:
+        """The hidden states."""
+        return self.seen["hidden_states"]
 
     def select(self, rows: Tensor) -> Reading:
         """Of the texts of these numbers."""
-        return Reading(self.scores[rows], None if self.states is None else tuple(each[rows] for each in self.states))
+        return Reading(self.scores[rows], {name: tuple(each[rows] for each in of) for name, of in self.seen.items()})
 
 
 class Running:
@@ -76,6 +88,7 @@ class Running:
         beside: see `Call`.
         cache: what it remembers already, or an empty one; None = a growing one.
         use_cache: False reads everything again at each step.
+        states, attentions: see `Call`; of every reading.
     """
 
     def __init__(
@@ -86,7 +99,10 @@ class Running:
         cache: Cache | None = None,
         *,
         use_cache: bool = True,
+        states: bool = False,
+        attentions: bool = False,
     ) -> None:
+        self.states, self.attentions = states, attentions
         self.call, self.text, self.beside, self.cache, self.use_cache = call, text, dict(beside or {}), cache, use_cache
         self._is_padded, self._width = bool((text.first > 0).any()), 1
 
@@ -107,16 +123,19 @@ class Running:
     def read(self, keep: int = 1, *, states: bool = False) -> Reading:
         """Reads what it has not read; see `Call`."""
         text, held = self.text, self.held
+        states, attentions = states or self.states, self.attentions
         columns = torch.arange(held, text.ids.shape[1], device=text.ids.device)
         places = (columns - text.first[:, None]).clamp(min=0) if self._is_padded else columns.expand(len(text.ids), -1)
         output = self.call(
             text.ids[:, held:], mask=text.real if self._is_padded else None, places=places, cache=self.cache,
-            use_cache=self.use_cache, beside=self.beside, keep=keep, states=states,
+            use_cache=self.use_cache, beside=self.beside, keep=keep, states=states, attentions=attentions,
         )  # fmt: skip
         self.cache = output.past_key_values if self.use_cache else None
         # in float32 at least: what is added up over a text should not be rounded to half a precision
         scores = output.logits[:, -keep:].to(torch.promote_types(output.logits.dtype, torch.float32))
-        reading = Reading(scores, output.hidden_states if states else None)
+        wanted = [name for name, is_wanted in zip(SEEN, (states, attentions, attentions), strict=True) if is_wanted]
+        seen = {name: found for name in wanted if (found := getattr(output, name)) is not None}
+        reading = Reading(scores, seen)
         if self._width > 1:
             rows = torch.arange(len(text.ids), device=columns.device).repeat_interleave(self._width)
             self._width = 1

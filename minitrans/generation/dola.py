@@ -32,11 +32,10 @@ class Contrasted(Running):
     def read(self, keep: int = 1, *, states: bool = False) -> Reading:
         """See `Running`."""
         reading = super().read(keep, states=True)
-        assert reading.states is not None
         layers = early_layers(self._layers, len(reading.states) - 1, is_tied=self._is_tied)
         last = reading.scores[:, -1]
         early = torch.stack([self._head(reading.states[layer][:, -1]).to(last.dtype) for layer in layers])
-        return Reading(contrast(last, early)[:, None], reading.states)
+        return reading._replace(scores=contrast(last, early)[:, None])
 
 
 def early_layers(asked: str | Sequence[int], layers: int, *, is_tied: bool) -> list[int]:

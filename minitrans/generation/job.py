@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from minitrans.generation.decoding import Reading
 from minitrans.generation.noise import Noise
 from minitrans.generation.settings import Settings
 from minitrans.generation.text import Processor, Stop, Text
@@ -86,6 +87,7 @@ class Written:
         beam_indices: of each text, the row of the scores that each of its tokens comes from.
         scores: (N, V) of every step; of a text that has ended 0 for padding and -inf for all else.
         logits: the same, as they came from the model.
+        seen: what else was wanted of every step, by the names of `decoding.SEEN`: of each layer (N, ...), 0 for texts that ended.
         cache: what the model remembers, where no text has left the batch.
     """
 
@@ -94,6 +96,7 @@ class Written:
     beam_indices: list[list[int]] | None = None
     scores: list[Tensor] | None = None
     logits: list[Tensor] | None = None
+    seen: dict[str, tuple[tuple[Tensor, ...], ...]] = field(default_factory=dict)
     cache: Cache | None = None
 
 
@@ -113,23 +116,24 @@ class Record:
             wanted.return_dict_in_generate and wanted.output_logits,
         )
         self._kept: tuple[list[list[Tensor]], ...] = tuple([[] for _ in range(rows)] for _ in self._kinds)
+        self._seen: dict[str, list[list[tuple[Tensor, ...]]]] = {
+            name: [[] for _ in range(rows)] for name, is_wanted in wanted.looks.items() if is_wanted
+        }
 
-    def keep(self, there: Tensor, scores: Tensor, logits: Tensor) -> None:
-        """(n, V) each, the next of these rows."""
+    def keep(self, there: Tensor, scores: Tensor, logits: Tensor, reading: Reading | None = None) -> None:
+        """(n, V) each, the next of these rows, and what was read for them."""
+        for name, of_rows in self._seen.items() if reading is not None else ():
+            for place, row in enumerate(there.tolist()):
+                of_rows[row].append(tuple(layer[place] for layer in reading.seen.get(name, ())))
         for wanted, kept, values in zip(self._kinds, self._kept, (scores, logits), strict=True):
             if wanted:
                 for row, value in zip(there.tolist(), values, strict=True):
                     kept[row].append(value)
 
-    @property
-    def scores(self) -> list[Tensor] | None:
-        """(N, V) of every step."""
-        return self._steps(0)
-
-    @property
-    def logits(self) -> list[Tensor] | None:
-        """The same, as they came from the model."""
-        return self._steps(1)
+    def written(self, tokens: list[list[int]], **others: Any) -> Written:
+        """What a search has written, with what was kept."""
+        seen = {name: _layers(rows) for name, rows in self._seen.items()}
+        return Written(tokens, scores=self._steps(0), logits=self._steps(1), seen=seen, **others)
 
     def _steps(self, kind: int) -> list[Tensor] | None:
         if not self._kinds[kind]:
@@ -139,6 +143,13 @@ class Record:
         ended = torch.full_like(longest[0], -torch.inf)
         ended[self._pad] = 0.0
         return [torch.stack([row[step] if step < len(row) else ended for row in rows]) for step in range(len(longest))]
+
+
+def _layers(rows: list[list[tuple[Tensor, ...]]]) -> tuple[tuple[Tensor, ...], ...]:
+    """Of every step the layers, (N, ...), from the layers of every step of each row."""
+    longest = max(rows, key=len)
+    filled = [[*row, *(tuple(map(torch.zeros_like, step)) for step in longest[len(row) :])] for row in rows]
+    return tuple(tuple(map(torch.stack, zip(*step, strict=True))) for step in zip(*filled, strict=True))
 
 
 def require_possible(scores: Tensor) -> None:

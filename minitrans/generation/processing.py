@@ -70,7 +70,7 @@ def _first_new(wanted: Wanted) -> Callable[[Text], Tensor]:
 def _own(wanted: Wanted) -> Processor:
     def process(text: Text, scores: Tensor) -> Tensor:
         for processor in wanted.own:
-            scores = processor(text.ids, scores)
+            scores = processor(text.tokens, scores)
         return scores
 
     return process

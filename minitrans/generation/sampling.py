@@ -19,9 +19,10 @@ def sample(run: Running, job: Job) -> Written:
     record = Record(job, count)
     run.widen(width)
     while True:
-        logits = run.read().scores[:, -1]
+        reading = run.read()
+        logits = reading.scores[:, -1]
         scores = job.process(run.text, logits)
-        record.keep(there, scores, logits)
+        record.keep(there, scores, logits, reading)
         is_drawn = job.settings.do_sample
         picked = pick(scores, job.noise.draw(there, width, scores.shape[1]) if is_drawn else None)
         run.append(picked[:, None])
@@ -37,7 +38,7 @@ def sample(run: Running, job: Job) -> Written:
         if len(going) < len(there):
             run.select(going)
             there = there[going]
-    return Written(tokens, scores=record.scores, logits=record.logits, cache=run.cache if len(there) == count else None)
+    return record.written(tokens, cache=run.cache if len(there) == count else None)
 
 
 def pick(scores: Tensor, numbers: Tensor | None) -> Tensor:

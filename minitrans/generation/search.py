@@ -88,6 +88,8 @@ CLASHES: tuple[tuple[Callable[[Asked, Settings], Any], str], ...] = (
     (lambda a, s: a.has_draft and s.guidance_scale != 1, "a draft does not go with guidance_scale: leave one of them out"),
     (lambda a, s: a.has_draft and (not s.use_cache or s.cache_implementation == "static"),
      "a draft needs a growing cache: leave use_cache=False and cache_implementation='static' out"),
+    (lambda a, s: a.has_draft and any(s.looks.values()),
+     "a draft reads several tokens at once: leave output_attentions and output_hidden_states out, or the draft"),
     (lambda a, s: a.is_contrastive and not s.use_cache, "contrastive search needs a cache: leave use_cache=False out"),
     (lambda a, s: a.has_streamer and s.num_beams > 1, "a streamer shows text that stays, beams change it: leave one out"),
     (lambda a, s: s.cache_implementation == "static" and not s.use_cache, "cache_implementation='static' needs use_cache=True"),
@@ -99,6 +101,8 @@ IDLE: tuple[tuple[tuple[str, ...], Callable[[Settings], bool], str], ...] = (
      "do_sample=True"),
     (("top_k",), lambda s: not s.do_sample and not s.penalty_alpha, "do_sample=True"),
     (("early_stopping", "length_penalty"), lambda s: s.num_beams == 1, "num_beams above 1"),
+    (("output_scores", "output_logits", "output_attentions", "output_hidden_states"), lambda s: not s.return_dict_in_generate,
+     "return_dict_in_generate=True"),
     (("min_length", "min_new_tokens", "exponential_decay_length_penalty"), lambda s: not s.eos, "an eos_token_id"),
 )  # fmt: skip
 

@@ -77,6 +77,15 @@ class Settings:
     return_dict_in_generate: bool = False
     output_scores: bool = False
     output_logits: bool = False
+    output_attentions: bool = False
+    output_hidden_states: bool = False
+
+    @property
+    def looks(self) -> dict[str, bool]:
+        """What is to be kept of every reading, by the names of `decoding.SEEN`."""
+        attentions = self.return_dict_in_generate and self.output_attentions
+        states = self.return_dict_in_generate and self.output_hidden_states
+        return {"hidden_states": states, "attentions": attentions, "cross_attentions": attentions}
 
     @property
     def eos(self) -> list[int]:
@@ -130,7 +139,7 @@ RULES: tuple[tuple[tuple[str, ...], Test, str], ...] = (
     (("max_new_tokens", "num_beams", "num_beam_groups", "num_return_sequences", "prompt_lookup_num_tokens",
       "max_matching_ngram_size", "num_assistant_tokens"), *_whole(1)),
     (("do_sample", "remove_invalid_values", "renormalize_logits", "use_cache", "return_dict_in_generate", "output_scores",
-      "output_logits"), *_FLAG),
+      "output_logits", "output_attentions", "output_hidden_states"), *_FLAG),
     (("temperature", "repetition_penalty", "encoder_repetition_penalty", "max_time"), *_POSITIVE),
     (("min_p", "penalty_alpha", "epsilon_cutoff", "eta_cutoff", "assistant_confidence_threshold"), *_SHARE),
     (("top_p", "typical_p", "top_h"), *_SHARE_ABOVE),

@@ -55,7 +55,7 @@ def of_user(criterion: Callable[..., Any]) -> Stop:
     """A criterion of the reference's kind: (ids (N, T), scores = None) -> (N) bool, or one for all."""
 
     def ended(text: Text) -> Tensor:
-        told = torch.as_tensor(criterion(text.ids, None), device=text.ids.device)
+        told = torch.as_tensor(criterion(text.tokens, None), device=text.ids.device)
         return told.bool().expand(len(text.ids))
 
     return ended

@@ -21,6 +21,7 @@ class Text:
         most: (N) how many new tokens it may get.
         prompt: (N) the number of its prompt.
         unguided: (N, V) log-probabilities without the prompt that is to be followed, for guidance.
+        hidden: how many of the first columns stand for vectors instead of tokens.
     """
 
     ids: Tensor
@@ -29,6 +30,12 @@ class Text:
     most: Tensor
     prompt: Tensor
     unguided: Tensor | None = None
+    hidden: int = 0
+
+    @property
+    def tokens(self) -> Tensor:
+        """(N, T) what users see of the ids: without columns that stand for vectors."""
+        return self.ids[:, self.hidden :]
 
     @property
     def length(self) -> Tensor:
@@ -69,11 +76,11 @@ class Text:
 
     def row(self, number: int) -> list[int]:
         """The tokens of one text, without padding."""
-        kept: list[int] = self.ids[number, int(self.first[number]) :].tolist()
+        kept: list[int] = self.ids[number, max(int(self.first[number]), self.hidden) :].tolist()
         return kept
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Self:
-        given = {name: value for name, value in vars(self).items() if value is not None}
+        given = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
         return replace(self, **{name: change(value) for name, value in given.items()})
 
 
@@ -88,20 +95,27 @@ class Prompts:
     Attributes:
         ids: (B, T).
         real: (B, T) where they are no padding.
+        is_known: whether the ids are tokens; else vectors stand in their place, and an id says nothing.
     """
 
     ids: Tensor
     real: Tensor
+    is_known: bool = True
+
+    @property
+    def shown(self) -> Tensor:
+        """(B, T) ids, (B, 0) where there are none."""
+        return self.ids if self.is_known else self.ids[:, :0]
 
     @property
     def lengths(self) -> Tensor:
         """(B) tokens without padding."""
         return self.real.sum(dim=1)
 
-    def on_the_right(self) -> Self:
-        """The same with their padding on the right, without columns of padding only."""
+    def on_the_right(self) -> tuple[Self, Tensor]:
+        """The same with their padding on the right, without columns of padding only, and which column came to which."""
         order = (~self.real).long().argsort(dim=1, stable=True)[:, : int(self.lengths.max())]
-        return replace(self, ids=self.ids.gather(1, order), real=self.real.gather(1, order))
+        return replace(self, ids=self.ids.gather(1, order), real=self.real.gather(1, order)), order
 
     def rows(self) -> list[list[int]]:
         """The tokens of each, without padding."""
@@ -112,4 +126,7 @@ class Prompts:
         longest = int(self.lengths.max())
         begin = torch.full_like(self.lengths, longest)
         numbers = torch.arange(len(self.ids), device=self.ids.device)
-        return Text(self.ids[:, self.ids.shape[1] - longest :], longest - self.lengths, begin, most, numbers)
+        return Text(
+            self.ids[:, self.ids.shape[1] - longest :], longest - self.lengths, begin, most, numbers,
+            hidden=0 if self.is_known else longest,
+        )  # fmt: skip

@@ -106,7 +106,12 @@ class TokenEmbeddings(nn.Module):
         embedded: Tensor = self.dropout(x if self.LayerNorm is None else self.LayerNorm(x))
         return embedded
 
+    def rows(self, tokens: Tensor) -> Tensor:
+        """(..., D) what stands for ids: rows of the table times the scale."""
+        found: Tensor = self.word_embeddings(tokens) * self.scale
+        return found
+
     def total(self, tokens: Tensor, positions: Tensor, types: Tensor | None) -> Tensor:
         """(..., D): the sum, before the dropout."""
-        x = tokens if tokens.is_floating_point() else self.word_embeddings(tokens) * self.scale
+        x = tokens if tokens.is_floating_point() else self.rows(tokens)
         return x if self.position_embeddings is None else x + self.position_embeddings(positions)

@@ -63,10 +63,8 @@ class Gemma2Config(LayerTypesConfig):
 class ScaledEmbeddings(TokenEmbeddings):
     """Rows of the token table times the scale, which is rounded to their dtype first."""
 
-    def total(self, tokens: Tensor, positions: Tensor, types: Tensor | None) -> Tensor:
+    def rows(self, tokens: Tensor) -> Tensor:
         """(..., D)."""
-        if tokens.is_floating_point():
-            return tokens
         x: Tensor = self.word_embeddings(tokens)
         return x * torch.tensor(self.scale, dtype=x.dtype, device=x.device)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
+from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -28,6 +29,8 @@ from minitrans.models.outputs import ModelOutput
 from minitrans.models.pretrained import PreTrainedModel
 from weights_convert.journal import Folder, Save
 
+Steps = tuple[tuple[Tensor, ...], ...]
+
 
 @dataclass(repr=False)
 class GenerateOutput(ModelOutput):
@@ -40,6 +43,10 @@ class GenerateOutput(ModelOutput):
         logits: the same, as they came from the model.
         beam_indices: (N, steps) the row of `scores` that each token comes from; -1 after the end.
         past_key_values: what the model remembers, unless texts ended at different steps or beams were searched.
+        attentions, decoder_attentions, cross_attentions: of each step, of each layer (rows, H, t, S), where t tokens were read:
+            the prompt at first, then one; 0 for a text that has ended.
+        hidden_states, decoder_hidden_states: the same, (rows, t, D).
+        encoder_attentions, encoder_hidden_states: of each layer, of the sources.
     """
 
     sequences: Tensor
@@ -48,6 +55,13 @@ class GenerateOutput(ModelOutput):
     logits: tuple[Tensor, ...] | None = None
     beam_indices: Tensor | None = None
     past_key_values: Cache | None = None
+    attentions: Steps | None = field(default=None, kw_only=True)
+    hidden_states: Steps | None = field(default=None, kw_only=True)
+    encoder_attentions: tuple[Tensor, ...] | None = field(default=None, kw_only=True)
+    encoder_hidden_states: tuple[Tensor, ...] | None = field(default=None, kw_only=True)
+    decoder_attentions: Steps | None = field(default=None, kw_only=True)
+    cross_attentions: Steps | None = field(default=None, kw_only=True)
+    decoder_hidden_states: Steps | None = field(default=None, kw_only=True)
 
 
 class Start(NamedTuple):
@@ -58,18 +72,22 @@ class Start(NamedTuple):
         source: what was given, which an encoder may have read: for penalties and bans.
         beside: (B, ...) what goes with each prompt into every call.
         cache: of tokens that the model has read already.
+        seen: what the output says of the encoder, by name.
     """
 
     prompts: Prompts
     source: Prompts
     beside: dict[str, Tensor]
     cache: Cache | None = None
+    seen: Mapping[str, Any] = MappingProxyType({})
 
 
 class Generative(PreTrainedModel):
     """What a model that predicts the next token can do: write."""
 
     memory_names: ClassVar[tuple[str, ...]] = ("encoder_hidden_states", "encoder_attention_mask")
+    # what the output calls what was seen at each step
+    seen_names: ClassVar[Mapping[str, str]] = {"hidden_states": "hidden_states", "attentions": "attentions"}
     _generation_config: GenerationConfig | None = None
 
     @classmethod
@@ -81,7 +99,10 @@ class Generative(PreTrainedModel):
     def generation_config(self) -> GenerationConfig:
         """The settings that hold unless a call says otherwise: the checkpoint's, or what the configuration says."""
         if self._generation_config is None:
-            said = {name: value for name in NAMES if (value := self.config.get(name)) is not None}
+            names = [
+                name for name in NAMES if name not in ("output_attentions", "output_hidden_states")
+            ]  # of its forward
+            said = {name: value for name in names if (value := self.config.get(name)) is not None}
             if said.get("pad_token_id", 0) < 0:
                 del said["pad_token_id"]
             self._generation_config = GenerationConfig(**said)
@@ -114,7 +135,8 @@ class Generative(PreTrainedModel):
         batch change nothing, and lengths count its own tokens.
 
         Args:
-            inputs: (B, T) prompts, also called input_ids; None = the token that begins a text.
+            inputs: (B, T) prompts, also called input_ids; None = the token that begins a text. With `inputs_embeds` (B, T, D)
+                beside or instead of them the model reads these; without ids only new tokens are returned.
             generation_config: settings for this call, over the model's own.
             given: settings (`minitrans.generation.settings.Settings`); attention_mask (B, T), None = padding ids are
                 padding, unless they end texts; what else goes into the model's forward; and
@@ -148,14 +170,15 @@ class Generative(PreTrainedModel):
         )
         run = self._guided(request, Running(
             self.reader(), text, start.beside, self._cache(request.settings, start, int((text.begin + text.most).max())),
-            use_cache=request.settings.use_cache,
+            use_cache=request.settings.use_cache, states=request.settings.looks["hidden_states"],
+            attentions=request.settings.looks["attentions"],
         ))  # fmt: skip
         if job.streamer is not None:
-            job.streamer.put(start.prompts.ids.cpu())
+            job.streamer.put(start.prompts.shown.cpu())
         written = search(run, job)
         if job.streamer is not None:
             job.streamer.end()
-        return _returned(request.settings, start.prompts, written)
+        return _returned(request.settings, start, written, self.seen_names)
 
     def explain_generation(self, inputs: Tensor | None = None, **given: Any) -> list[str]:
         """What scores go through in such a call to `generate`, in order, and the search, which comes last."""
@@ -218,7 +241,10 @@ class Generative(PreTrainedModel):
     def start(self, request: Request) -> Start:
         """What to begin with, from all the inputs of a call."""
         inputs = dict(request.inputs)
-        prompts, order = self.prompts_of(inputs.pop("input_ids", None), inputs.pop("attention_mask", None), request)
+        vectors = inputs.pop("inputs_embeds", None)
+        prompts, order = self.prompts_of(
+            inputs.pop("input_ids", None), inputs.pop("attention_mask", None), request, vectors=vectors
+        )
         cache, types = inputs.pop("past_key_values", None), inputs.pop("token_type_ids", None)
         held, most = 0 if cache is None else cache.get_seq_length(), int(prompts.lengths.max())
         if held >= most:
@@ -229,12 +255,27 @@ class Generative(PreTrainedModel):
         beside = {name: inputs.pop(name) for name in self.memory_names if name in inputs}
         refuse_unknown(inputs, self.base_model)
         if types is not None:
-            beside["token_type_ids"] = types.expand(prompts.ids.shape).gather(1, order)
+            beside["token_type_ids"] = types.expand(prompts.ids.shape).gather(1, order)[:, -most:]
+        if vectors is not None:
+            beside["inputs_embeds"] = moved(vectors, order)[:, -most:]
         return Start(prompts, prompts, beside, cache)
 
-    def prompts_of(self, ids: Any, mask: Tensor | None, request: Request, reader: Any = None) -> tuple[Prompts, Tensor]:
-        """Prompts with their padding on the left, and (B, T) which column came to which; `reader` = who reads what is written."""
-        settings = request.settings
+    def prompts_of(
+        self, ids: Any, mask: Tensor | None, request: Request, reader: Any = None, vectors: Tensor | None = None
+    ) -> tuple[Prompts, Tensor]:
+        """Prompts with their padding on the left, and (B, T) which column came to which.
+
+        `reader` reads them, None = who reads what is written; `vectors` (B, T, D) may stand for them.
+        """
+        settings, is_known = request.settings, ids is not None or vectors is None
+        if vectors is not None:
+            shape = "?" if ids is None else ", ".join(map(str, ids.shape))
+            if vectors.dim() != 3 or (ids is not None and ids.shape != vectors.shape[:2]):
+                raise ValueError(f"inputs_embeds must be (B, T, D) = ({shape}, D), got {tuple(vectors.shape)}")
+            if request.asked.has_draft:
+                raise ValueError("a draft reads token ids: leave inputs_embeds out, or the draft")
+        if not is_known:
+            ids = vectors.new_zeros(vectors.shape[:2], dtype=torch.long)
         if ids is None:
             if settings.bos_token_id is None:
                 raise ValueError("there is no prompt, and no bos_token_id to begin with: give input_ids")
@@ -243,6 +284,8 @@ class Generative(PreTrainedModel):
         ids = check_ids("input_ids", ids, vocab_size, "vocab_size").to(self.device)
         if ids.dim() != 2 or ids.numel() == 0:
             raise ValueError(f"input_ids must be (B, T), with one token at least, got {tuple(ids.shape)}")
+        if not is_known:
+            ids = torch.full_like(ids, vocab_size)  # no token, for penalties and bans
         if mask is not None:
             check_shape("attention_mask", mask, "(B, T)", tuple(ids.shape))
             real = mask.to(self.device) != 0
@@ -252,22 +295,28 @@ class Generative(PreTrainedModel):
         if not bool(real.any(dim=1).all()):
             raise ValueError("a prompt is padding only: leave it out of the batch")
         order = real.long().argsort(dim=1, stable=True)
-        return Prompts(ids.gather(1, order), real.gather(1, order)), order
+        return Prompts(ids.gather(1, order), real.gather(1, order), is_known), order
 
     def step(
         self, tokens: Tensor, *, mask: Tensor | None, places: Tensor, cache: Cache | None, use_cache: bool,
-        beside: Mapping[str, Tensor], keep: int, states: bool, first: int,
+        beside: Mapping[str, Tensor], keep: int, states: bool, attentions: bool, first: int,
     ) -> Output:  # fmt: skip
         """See `minitrans.generation.decoding.Call`; `first` is the position id of the first token of a text (R1)."""
-        given = dict(beside)
-        types = given.pop("token_type_ids", None)
+        given, held = dict(beside), 0 if cache is None else cache.get_seq_length()
+        types, vectors = given.pop("token_type_ids", None), given.pop("inputs_embeds", None)
         if types is not None:  # new tokens are of the last type
-            held = 0 if cache is None else cache.get_seq_length()
             columns = torch.arange(held, held + tokens.shape[1], device=tokens.device)
             given["token_type_ids"] = types[:, columns.clamp(max=types.shape[1] - 1)]
+        if vectors is not None and held < vectors.shape[1]:
+            read = vectors[:, held:]
+            if tokens.shape[1] > read.shape[1]:  # without a cache
+                rows = getattr(self.base_model.embeddings, "rows", self.get_input_embeddings())
+                read = torch.cat([read, rows(tokens[:, read.shape[1] :])], dim=1)
+            given["inputs_embeds"], tokens = read, None
         output: Output = self(
             input_ids=tokens, attention_mask=mask, position_ids=places + first, past_key_values=cache,
-            use_cache=use_cache, logits_to_keep=keep, output_hidden_states=states, return_dict=True, **given,
+            use_cache=use_cache, logits_to_keep=keep, output_hidden_states=states, output_attentions=attentions,
+            return_dict=True, **given,
         )  # fmt: skip
         return output
 
@@ -306,6 +355,8 @@ class Generative(PreTrainedModel):
         if request.settings.guidance_scale == 1.0:
             return run
         if helpers.negative_prompt_ids is None:
+            if text.hidden:
+                raise ValueError("guidance_scale needs negative_prompt_ids beside inputs_embeds: give them")
             ids, mask = text.ids[:, -1:], None
         else:
             ids, mask = helpers.negative_prompt_ids, helpers.negative_prompt_attention_mask
@@ -318,7 +369,12 @@ class Generative(PreTrainedModel):
         return Guided(run, other)
 
 
-def _returned(settings: Settings, prompts: Prompts, written: Written) -> Tensor | GenerateOutput:
+def moved(vectors: Tensor, order: Tensor) -> Tensor:
+    """(B, T, D) vectors in another order of columns, (B, T')."""
+    return vectors.gather(1, order[..., None].expand(-1, -1, vectors.shape[2]))
+
+
+def _returned(settings: Settings, start: Start, written: Written, names: Mapping[str, str]) -> Tensor | GenerateOutput:
     """(N, T) prompts, then new tokens, with padding behind those that ended early."""
     lengths = {len(tokens) for tokens in written.tokens}
     if len(lengths) > 1 and settings.pad is None:
@@ -327,11 +383,12 @@ def _returned(settings: Settings, prompts: Prompts, written: Written) -> Tensor 
         )
     most = max(lengths)
     filled = [tokens + [settings.pad or 0] * (most - len(tokens)) for tokens in written.tokens]
-    ids = prompts.ids.repeat_interleave(settings.num_return_sequences, dim=0)
+    ids = start.prompts.shown.repeat_interleave(settings.num_return_sequences, dim=0)
     sequences = torch.cat([ids, torch.tensor(filled, dtype=ids.dtype, device=ids.device)], dim=1)
     if not settings.return_dict_in_generate:
         return sequences
     indices = written.beam_indices
+    seen = {name: of for of_reading, name in names.items() if any(of := written.seen.get(of_reading, ()))}
     return GenerateOutput(
         sequences,
         written.sequences_scores,
@@ -341,4 +398,6 @@ def _returned(settings: Settings, prompts: Prompts, written: Written) -> Tensor 
         if indices is None
         else torch.tensor([each + [-1] * (most - len(each)) for each in indices], device=ids.device),
         written.cache,
+        **seen,
+        **{name: made for name, made in start.seen.items() if made is not None},
     )

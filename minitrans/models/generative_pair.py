@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from minitrans.generation.settings import many
 from minitrans.generation.text import Prompts
 from minitrans.layers.cache import Cache
 from minitrans.models.arguments import refuse_unknown
-from minitrans.models.generative import Generative, Start
+from minitrans.models.generative import Generative, Start, moved
 from minitrans.models.outputs import CausalOutput
 
 
@@ -24,6 +24,14 @@ class GenerativePair(Generative):
 
     The class beside it has `pair`, whose `encode` makes the memory and whose `decoder` reads it, and `score`.
     """
+
+    seen_names = MappingProxyType(
+        {
+            "hidden_states": "decoder_hidden_states",
+            "attentions": "decoder_attentions",
+            "cross_attentions": "cross_attentions",
+        }
+    )
 
     @property
     def pair(self) -> Any:
@@ -46,22 +54,29 @@ class GenerativePair(Generative):
     def start(self, request: Request) -> Start:
         """Reads the source: (B, S) input_ids and attention_mask, or encoder_outputs and its mask."""
         inputs = dict(request.inputs)
-        ids, mask, made = (inputs.pop(name, None) for name in ("input_ids", "attention_mask", "encoder_outputs"))
+        names = ("input_ids", "attention_mask", "encoder_outputs", "inputs_embeds")
+        ids, mask, made, vectors = (inputs.pop(name, None) for name in names)
         target, target_mask = inputs.pop("decoder_input_ids", None), inputs.pop("decoder_attention_mask", None)
         cache = inputs.pop("past_key_values", None)
         further = {name: inputs.pop(name) for name in self.pair.source_words if name in inputs}
         refuse_unknown(inputs, self.pair)
-        if (ids is None) == (made is None):
-            raise ValueError("a pair writes what follows from a source: give input_ids or encoder_outputs, one of them")
+        if sum(given is not None for given in (ids, made, vectors)) != 1:
+            raise ValueError(
+                "a pair writes what follows from a source: give input_ids, inputs_embeds or encoder_outputs, one of them"
+            )
+        looks, seen = request.settings.looks, {}
         if made is None:
-            left, order = self.prompts_of(ids, mask, request, self.pair.encoder)
-            source = left.on_the_right()  # where padding moves no position
-            moved = {
-                name: replace(left, ids=each.expand(left.ids.shape).gather(1, order)).on_the_right().ids
-                for name, each in further.items()
-            }
-            made = (self.pair.encode(source.ids, source.real, **moved).last_hidden_state,)
-            mask = source.real
+            left, order = self.prompts_of(ids, mask, request, self.pair.encoder, vectors)
+            source, places = left.on_the_right()  # where padding moves no position
+            came = order.gather(1, places)
+            read = {name: each.expand(order.shape).gather(1, came) for name, each in further.items()}
+            read |= {"input_ids": source.ids} if vectors is None else {"inputs_embeds": moved(vectors, came)}
+            encoded = self.pair.encode(
+                attention_mask=source.real, output_attentions=looks["attentions"],
+                output_hidden_states=looks["hidden_states"], **read,
+            )  # fmt: skip
+            seen = {"encoder_attentions": encoded.attentions, "encoder_hidden_states": encoded.hidden_states}
+            made, mask = (encoded.last_hidden_state,), source.real
         else:
             mask = torch.ones(made[0].shape[:2], device=made[0].device) if mask is None else mask
             source = Prompts(
@@ -76,7 +91,7 @@ class GenerativePair(Generative):
                 target = torch.cat([begin, target], dim=1)
                 target_mask = torch.cat([torch.ones_like(begin), target_mask], dim=1)
             prompts, _ = self.prompts_of(target, target_mask, request)
-        return Start(prompts, source, {"memory": self.pair.seen(made[0]), "memory_mask": mask != 0}, cache)
+        return Start(prompts, source, {"memory": self.pair.seen(made[0]), "memory_mask": mask != 0}, cache, seen)
 
     def _begin(self, request: Request, rows: int, device: torch.device) -> Tensor:
         """(B, 1) the tokens that targets begin with."""
@@ -93,17 +108,18 @@ class GenerativePair(Generative):
 
     def step(
         self, tokens: Tensor, *, mask: Tensor | None, places: Tensor, cache: Cache | None, use_cache: bool,
-        beside: Mapping[str, Tensor], keep: int, states: bool, first: int,
+        beside: Mapping[str, Tensor], keep: int, states: bool, attentions: bool, first: int,
     ) -> Output:  # fmt: skip
         """See `Generative`."""
         body = self.writer(
             input_ids=tokens, attention_mask=mask, position_ids=places + first, encoder_hidden_states=beside["memory"],
             encoder_attention_mask=beside["memory_mask"], past_key_values=cache, use_cache=use_cache, padding="keep",
-            output_hidden_states=states, return_dict=True,
+            output_hidden_states=states, output_attentions=attentions, return_dict=True,
         )  # fmt: skip
         output: Any = CausalOutput(
-            None, self.score(body.last_hidden_state[:, -keep:]), body.past_key_values, hidden_states=body.hidden_states
-        )
+            None, self.score(body.last_hidden_state[:, -keep:]), body.past_key_values, hidden_states=body.hidden_states,
+            attentions=body.attentions, cross_attentions=body.cross_attentions,
+        )  # fmt: skip
         return output  # type: ignore[no-any-return]
 
     def _guided(self, request: Request, run: Running) -> Running:

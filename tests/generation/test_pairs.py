@@ -137,7 +137,7 @@ def test_the_source_is_read_once(monkeypatch: pytest.MonkeyPatch):
 
 def test_errors_say_what_to_do():
     ours, (ids, _) = models("marian")[1], sources([3])
-    with pytest.raises(ValueError, match="a pair writes what follows from a source: give input_ids or encoder_outputs"):
+    with pytest.raises(ValueError, match="a pair writes what follows from a source: give input_ids, inputs_embeds or"):
         ours.generate(max_new_tokens=3)
     with pytest.raises(
         ValueError,
