@@ -122,7 +122,8 @@ class Record:
 
     def keep(self, there: Tensor, scores: Tensor, logits: Tensor, reading: Reading | None = None) -> None:
         """(n, V) each, the next of these rows, and what was read for them."""
-        for name, of_rows in self._seen.items() if reading is not None else ():
+        for name, of_rows in self._seen.items():
+            assert reading is not None
             for place, row in enumerate(there.tolist()):
                 of_rows[row].append(tuple(layer[place] for layer in reading.seen.get(name, ())))
         for wanted, kept, values in zip(self._kinds, self._kept, (scores, logits), strict=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -80,7 +80,7 @@ class Text:
         return kept
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Self:
-        given = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        given: dict[str, Any] = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
         return replace(self, **{name: change(value) for name, value in given.items()})
 
 

@@ -267,15 +267,15 @@ class Generative(PreTrainedModel):
 
         `reader` reads them, None = who reads what is written; `vectors` (B, T, D) may stand for them.
         """
-        settings, is_known = request.settings, ids is not None or vectors is None
+        settings, is_known = request.settings, True
         if vectors is not None:
             shape = "?" if ids is None else ", ".join(map(str, ids.shape))
             if vectors.dim() != 3 or (ids is not None and ids.shape != vectors.shape[:2]):
                 raise ValueError(f"inputs_embeds must be (B, T, D) = ({shape}, D), got {tuple(vectors.shape)}")
             if request.asked.has_draft:
                 raise ValueError("a draft reads token ids: leave inputs_embeds out, or the draft")
-        if not is_known:
-            ids = vectors.new_zeros(vectors.shape[:2], dtype=torch.long)
+            if ids is None:
+                ids, is_known = vectors.new_zeros(vectors.shape[:2], dtype=torch.long), False
         if ids is None:
             if settings.bos_token_id is None:
                 raise ValueError("there is no prompt, and no bos_token_id to begin with: give input_ids")
@@ -307,14 +307,15 @@ class Generative(PreTrainedModel):
         if types is not None:  # new tokens are of the last type
             columns = torch.arange(held, held + tokens.shape[1], device=tokens.device)
             given["token_type_ids"] = types[:, columns.clamp(max=types.shape[1] - 1)]
+        ids: Tensor | None = tokens
         if vectors is not None and held < vectors.shape[1]:
             read = vectors[:, held:]
             if tokens.shape[1] > read.shape[1]:  # without a cache
                 rows = getattr(self.base_model.embeddings, "rows", self.get_input_embeddings())
                 read = torch.cat([read, rows(tokens[:, read.shape[1] :])], dim=1)
-            given["inputs_embeds"], tokens = read, None
+            given["inputs_embeds"], ids = read, None
         output: Output = self(
-            input_ids=tokens, attention_mask=mask, position_ids=places + first, past_key_values=cache,
+            input_ids=ids, attention_mask=mask, position_ids=places + first, past_key_values=cache,
             use_cache=use_cache, logits_to_keep=keep, output_hidden_states=states, output_attentions=attentions,
             return_dict=True, **given,
         )  # fmt: skip
@@ -388,7 +389,8 @@ def _returned(settings: Settings, start: Start, written: Written, names: Mapping
     if not settings.return_dict_in_generate:
         return sequences
     indices = written.beam_indices
-    seen = {name: of for of_reading, name in names.items() if any(of := written.seen.get(of_reading, ()))}
+    seen: dict[str, Any] = {name: of for key, name in names.items() if any(of := written.seen.get(key, ()))}
+    seen |= {name: made for name, made in start.seen.items() if made is not None}
     return GenerateOutput(
         sequences,
         written.sequences_scores,
@@ -399,5 +401,4 @@ def _returned(settings: Settings, start: Start, written: Written, names: Mapping
         else torch.tensor([each + [-1] * (most - len(each)) for each in indices], device=ids.device),
         written.cache,
         **seen,
-        **{name: made for name, made in start.seen.items() if made is not None},
     )
