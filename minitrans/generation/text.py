@@ -80,8 +80,10 @@ class Text:
         return kept
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Self:
-        given: dict[str, Any] = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return replace(self, **{name: change(value) for name, value in given.items()})
+        changed: dict[str, Any] = {
+            name: change(value) for name, value in vars(self).items() if isinstance(value, Tensor)
+        }
+        return replace(self, **changed)
 
 
 Processor = Callable[[Text, Tensor], Tensor]  # (text, scores (N, V)) -> scores, -inf where a token is forbidden
