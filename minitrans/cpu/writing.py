@@ -24,8 +24,8 @@ class Writer:
     def step(self, tokens: Tensor, *, cache: Cache | None, beside: Mapping[str, Tensor], **asked: Any) -> Any:
         """See `minitrans.models.generative.Generative`."""
         model: Any = self
-        besides = beside.keys() - {"memory", "memory_mask"}
-        if besides or asked["states"] or not asked["use_cache"] or cache is None or cache.capacity is not None:
+        besides = beside.keys() - {"memory", "memory_mask"} or asked["states"] or asked["attentions"]
+        if besides or not asked["use_cache"] or cache is None or cache.capacity is not None:
             return super().step(tokens, cache=cache, beside=beside, **asked)  # type: ignore[misc]
         places, real, memory_mask = asked["places"] + asked["first"], asked["mask"], beside.get("memory_mask")
         if memory_mask is not None and bool(memory_mask.all()):
