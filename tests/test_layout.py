@@ -32,6 +32,7 @@ ALLOWED: dict[str, set[str]] = {
     "generation": GROUND - {"families"} | {"layers"},  # it knows models by their calls only
     "models": GROUND | {"attention", "generation", "layers", "translator"},
     "cpu": {"errors", "attention", "layers", "models"},
+    "looking": {"errors", "attention", "layers"},  # it knows blocks, and models by their modules
     "fused": {"errors", "kernels", "attention", "layers", "models"},
     "pipelines": GROUND | {"attention", "models", "tokenizers", "translator"},
     "embedding": GROUND | {"attention", "cpu", "models", "pipelines", "tokenizers", "translator"},

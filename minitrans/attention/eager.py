@@ -45,21 +45,20 @@ class EagerAttention:
         allowed = None
         if rules.mask is not NO_MASK or layout is not None:
             allowed = rules.mask.to_dense(query.shape[2], key.shape[2], query.device, layout)
-        weights, logsumexp = _softmax(scores, allowed)
+        weights, logsumexp = self.softmax(scores, allowed)
         output = dropout(weights, rules.dropout_p) @ values  # (B, H, T, K)
 
         if layout is not None:
             output, logsumexp = output[0].transpose(0, 1), logsumexp[0].transpose(0, 1)  # (N, H, K), (N, H)
         return AttentionResult(output, weights if rules.need_weights else None, logsumexp)
 
-
-def _softmax(scores: Tensor, allowed: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Softmax over the allowed keys, and the logsumexp; a row with none gives zeros and -inf."""
-    if allowed is None:
-        return torch.softmax(scores, dim=-1), torch.logsumexp(scores, dim=-1)
-    empty = ~allowed.any(dim=-1, keepdim=True)
-    # an empty row is computed as if everything were allowed and then zeroed: -inf - -inf would be NaN, also backward
-    scores = scores.masked_fill(~(allowed | empty), -torch.inf)
-    weights = torch.softmax(scores, dim=-1).masked_fill(empty, 0.0)
-    logsumexp = torch.logsumexp(scores, dim=-1).masked_fill(empty.squeeze(-1), -torch.inf)
-    return weights, logsumexp
+    def softmax(self, scores: Tensor, allowed: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Over the allowed keys, (B, H, T, S), and the logsumexp (B, H, T); a row with none gives zeros and -inf."""
+        if allowed is None:
+            return torch.softmax(scores, dim=-1), torch.logsumexp(scores, dim=-1)
+        empty = ~allowed.any(dim=-1, keepdim=True)
+        # an empty row is computed as if everything were allowed and then zeroed: -inf - -inf would be NaN, also backward
+        scores = scores.masked_fill(~(allowed | empty), -torch.inf)
+        weights = torch.softmax(scores, dim=-1).masked_fill(empty, 0.0)
+        logsumexp = torch.logsumexp(scores, dim=-1).masked_fill(empty.squeeze(-1), -torch.inf)
+        return weights, logsumexp
