@@ -32,7 +32,7 @@ EXAMPLES = re.findall(r"<!-- executed by tests/test_readme.py -->\n```python\n(.
 
 def test_the_examples_are_found_and_short():
     lengths = [len([line for line in code.splitlines() if line.strip()]) for code in EXAMPLES]
-    assert [length <= most for length, most in zip(lengths, (15, 15, 25), strict=True)] == [True] * 3
+    assert [length <= most for length, most in zip(lengths, (15, 15, 25, 15), strict=True)] == [True] * 4
 
 
 @pytest.mark.slow
@@ -57,6 +57,10 @@ def test_the_examples_run_offline(code: str, minilm: Path, tmp_path: Path):
     if "check_attention" in code:
         assert re.match(r"\d+ checks passed", done.stdout)
         assert done.stdout.splitlines()[1] == "12 tensor(True)"
+        return
+    if "look(" in code:
+        names = ["pattern", "resid_mid", "resid_mid_norm", "resid_post", "resid_post_sum", "resid_pre"]
+        assert done.stdout == f"{names} torch.Size([2, 12, 7, 7]) True\n"
         return
     first = [[float(number) for number in re.findall(r"-?\d+\.\d+", line)] for line in done.stdout.splitlines()[:3]]
     assert first[0][1] > first[0][2] + 0.2, "lunch is closer to eating than the sky is"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import minitrans
-from minitrans.families import bodies, families_with
+from minitrans.families import families_with
 from minitrans.models.auto import model_class
 from tests.models.conftest import PREFIXES, PUBLISHED, own_fields
 from tests.models.test_pairs import FIELDS as PAIRS
@@ -19,7 +19,7 @@ SIZES = {
     "vocab_size": V, "hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 19,
     "max_position_embeddings": 24, "type_vocab_size": 2, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0,
 }  # fmt: skip
-FAMILIES = (*bodies(), *families_with("ForSeq2SeqLM"))
+FAMILIES = families_with("Model")
 
 
 def tiny(family: str) -> tuple[torch.nn.Module, dict[str, Tensor]]:
