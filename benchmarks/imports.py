@@ -14,9 +14,10 @@ PACKAGES = {"minitrans": ROOT, "weights_convert": ROOT, "minitrans_kernels": ROO
 # the rooms of the house from the ground up: an import of a room further down this list is an arrow that points up
 ROOMS = (
     "minitrans", "minitrans.errors", "minitrans.families", "minitrans.files", "minitrans.hub", "minitrans.words",
-    "minitrans_kernels", "weights_convert", "minitrans.attention", "minitrans.packing", "minitrans.layers", "minitrans.testing",
-    "minitrans.tokenizers", "minitrans.generation", "minitrans.models", "minitrans.cpu", "minitrans.fused", "minitrans.looking",
-    "minitrans.pipelines", "minitrans.embedding", "minitrans.checkpoints", "minitrans.training", "minitrans.lab", "minitrans.cli", "minitrans.__main__",
+    "minitrans_kernels", "weights_convert", "minitrans.attention", "minitrans.packing", "minitrans.layers",
+    "minitrans.testing", "minitrans.tokenizers", "minitrans.generation", "minitrans.models", "minitrans.cpu",
+    "minitrans.fused", "minitrans.looking", "minitrans.pipelines", "minitrans.embedding", "minitrans.checkpoints",
+    "minitrans.training", "minitrans.lab", "minitrans.cli", "minitrans.__main__",
 )  # fmt: skip
 KINDS = ("top", "deferred", "types", "table")
 _TABLE_ENTRY = re.compile(rf"(?:{'|'.join(PACKAGES)})(?:\.\w+)*")
