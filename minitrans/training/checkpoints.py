@@ -21,10 +21,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.state_dict_loader import load as read_shards
+from torch.distributed.checkpoint.state_dict_saver import save as write_shards
 
 from minitrans.errors import CheckpointError
 from minitrans.files import is_inside, printable, read_json, require_regular_file
@@ -138,7 +139,7 @@ class Checkpoints:
                 raise CheckpointError(f"{where}: {printable(name)}: expected {mine}, found {there}")
         reader = HuggingFaceStorageReader(str(self.path(step)))
         with _quietly():
-            dcp.load(dict(tensors), storage_reader=reader, no_dist=self.ranks.size == 1)
+            read_shards(dict(tensors), storage_reader=reader, no_dist=self.ranks.size == 1)
 
     def load_weights(self, step: int, tensors: Mapping[str, Tensor]) -> None:
         """The same, but not for what only an optimiser needs. Raises CheckpointError where the folder is not whole."""
@@ -148,7 +149,7 @@ class Checkpoints:
             name: each for name, each in tensors.items() if name.startswith(("weights.", "buffers.", "average."))
         }
         with _quietly():
-            dcp.load(weights, storage_reader=reader, no_dist=self.ranks.size == 1)
+            read_shards(weights, storage_reader=reader, no_dist=self.ranks.size == 1)
 
     def saved(self, step: int) -> dict[str, Any]:
         """What a checkpoint holds, by name."""
@@ -159,7 +160,7 @@ class Checkpoints:
         writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
         try:
             with _quietly():
-                dcp.save(dict(tensors), storage_writer=writer, no_dist=self.ranks.size == 1)
+                write_shards(dict(tensors), storage_writer=writer, no_dist=self.ranks.size == 1)
         except CheckpointException as error:
             first = next(iter(error.failures.values()))[0]
             raise first if isinstance(first, OSError) else OSError(str(first)) from None

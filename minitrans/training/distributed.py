@@ -12,7 +12,9 @@ from typing import Any, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.rendezvous import rendezvous
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
@@ -49,12 +51,12 @@ class Ranks:
 
     def __init__(self, device: torch.device, timeout: float) -> None:
         self.device, self.rank, self.size = device, 0, 1
-        self._store: dist.Store | None = None
+        self._store: Any = None
         if not dist.is_available() or not (dist.is_initialized() or int(os.environ.get("WORLD_SIZE", "1")) > 1):
             return
         if not dist.is_initialized():
             wait = timedelta(seconds=timeout)
-            self._store, rank, size = next(iter(dist.rendezvous("env://", timeout=wait)))
+            self._store, rank, size = next(iter(rendezvous("env://", timeout=wait)))
             backend = "nccl" if device.type == "cuda" else "gloo"
             dist.init_process_group(backend, store=self._store, rank=rank, world_size=size, timeout=wait)
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
@@ -81,7 +83,7 @@ class Ranks:
             raise ValueError("ranks would leave out different layers, and wait for each other: use parallel='ddp'")
         # its hooks dislike views among a model's outputs; nobody here writes to outputs in place
         warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
-        mesh = dist.init_device_mesh(self.device.type, (self.size,))
+        mesh = init_device_mesh(self.device.type, (self.size,))
         for block in (block for stack in stacks for block in stack.layer):
             fully_shard(block, mesh=mesh)
         fully_shard(learner.model, mesh=mesh)
@@ -150,7 +152,7 @@ class Ranks:
         if self.size == 1 or self._store is None:
             return True
         try:
-            return self._store.add("minitrans/failures", 1) == 1
+            return int(self._store.add("minitrans/failures", 1)) == 1
         except RuntimeError:  # the store was in the process that was lost: the lowest that is left speaks
             return self.rank == 1
 

@@ -95,7 +95,7 @@ def learn(run: Run, evaluate: Evaluate | None, signals: Signals) -> Report:
                 loss, norm, tokens = do_step(run, numbers)
                 run.step, run.at = run.step + 1, run.at + 1
                 report.losses.append(loss)
-                rate = run.schedule.get_last_lr()[-1]
+                rate = float(run.schedule.get_last_lr()[-1])
                 log.step(run.step, run.epoch, loss, tokens, norm=norm, learning_rate=rate)
                 asked = run.ranks.largest(signals.received)
                 ends, at_end = run.step == run.total, run.at == len(steps)
@@ -113,12 +113,12 @@ def learn(run: Run, evaluate: Evaluate | None, signals: Signals) -> Report:
                 if ends or run.best.exhausted:
                     break
     report.steps, report.ended = run.step, "patience" if run.best.exhausted else "done"
-    report.best = None if run.best.step is None else (run.best.step, run.best.value)
+    report.best = run.best.found
     run.finish()
     return report
 
 
-def do_step(run: Run, numbers: Sequence[int]) -> tuple[float, float, int]:
+def do_step(run: Run, numbers: list[int]) -> tuple[float, float, int]:
     """One step of the optimiser on these examples: its loss, the norm of its gradients, and how many tokens it read."""
     torch.manual_seed(seed_from(run.settings.seed, run.step, run.ranks.rank))  # dropout, whatever came before
     parts = run.order.parts(numbers, run.ranks.size, run.settings.accumulation)

@@ -106,12 +106,10 @@ class HeadObjective:
             asked = {name: each for name, each in batch.items() if name not in ENDS}
             scores = model(**asked, return_dict=True)
             lowest = torch.finfo(scores.start_logits.dtype).min
-            spans = (
-                each.masked_fill(batch["attention_mask"] == 0, lowest)
-                for each in (scores.start_logits, scores.end_logits)
-            )
-            return span_loss(*spans, *_real_ends(batch), items=tuple(alone))
-        output = model(**batch, num_items_in_batch=tuple(alone), return_dict=True)
+            padding = batch["attention_mask"] == 0
+            start, end = (each.masked_fill(padding, lowest) for each in (scores.start_logits, scores.end_logits))
+            return span_loss(start, end, *_real_ends(batch), (alone[0], alone[1]))
+        output = model(**batch, num_items_in_batch=(alone[0], alone[1]), return_dict=True)
         both: Tensor = output.loss + output.mc_loss if self.doubled else output.loss
         return both
 

@@ -46,7 +46,7 @@ class Run:
         if settings.gradient_checkpointing:
             self.model.gradient_checkpointing_enable()
         if settings.compile:
-            model.compile()
+            nn.Module.compile(model)
         self.learner = Learner(model, objective)
         self.module = ranks.wrap(self.learner, settings.parallel)
         learning = {name: each for name, each in self.learner.named_parameters() if each.requires_grad}
@@ -106,7 +106,7 @@ class Run:
         """The metrics of the weights that would be kept."""
         self.model.eval()
         with torch.no_grad(), self.ema.applied():
-            metrics = self.ranks.from_lead(dict(evaluate(self.model)))
+            metrics: Mapping[str, float] = self.ranks.from_lead(dict(evaluate(self.model)))
         self.model.train()
         return metrics
 

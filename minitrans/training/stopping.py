@@ -47,6 +47,11 @@ class Best:
         return better
 
     @property
+    def found(self) -> tuple[int, float] | None:
+        """Its step and its value."""
+        return None if self.step is None or self.value is None else (self.step, self.value)
+
+    @property
     def exhausted(self) -> bool:
         """Whether patience is at its end."""
         return self.patience is not None and self.waited >= self.patience

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -39,7 +40,7 @@ def gradients(head: str, ranks: Ranks, parallel: Any, accumulation: int) -> tupl
 def all_gradients(out: Path) -> None:
     """Of every head, for copies and for shards, with fewer and with more parts than there are examples."""
     ranks = Ranks(torch.device("cpu"), 60)
-    for parallel, accumulation in (("ddp", 1), ("ddp", 4), ("fsdp", 2)):
+    for parallel, accumulation in (("ddp", 4), ("fsdp", 2)):
         for head in HEADS:
             loss, found = gradients(head, ranks, parallel, accumulation)
             if ranks.leads:
@@ -52,15 +53,21 @@ def all_gradients(out: Path) -> None:
 def small_training(out: Path, told: dict[str, Any]) -> None:
     """With dropout, clipping, an average and an evaluation. `told` may ask for trouble, on one rank at one step:
 
-    {"kill": step, "rank": rank, "how": "kill", "raise", "wait", "nan" or the number of a signal}.
+    {"rank": which, "how": "other data", "full"; or, at the n-th example that is "read", "raise", "wait" or the name of a signal}.
     """
     model = model_with("two losses").float()
+    dropout = told.pop("dropout", 0.1)
     for module in model.modules():
         if isinstance(module, nn.Dropout):
-            module.p = 0.1
-    trouble = told.pop("trouble", None)
-    resume, seed = told.pop("resume", False), told.pop("data", 0)
-    examples = [{**each, "token_type_ids": [seed] * len(each["input_ids"])} for each in examples_of("two losses")] * 3
+            module.p = dropout
+    trouble = told.pop("trouble", None) or {"rank": -1}
+    mine = trouble["rank"] == int(os.environ.get("RANK", "0"))
+    resume, here = told.pop("resume", False), trouble["how"] if mine else ""
+    examples = examples_of("two losses") * 3
+    if here == "other data":
+        examples[0] = examples[1]
+    if here == "full":
+        os.fsync = full
     base = {
         "batch_size": 4,
         "epochs": 2,
@@ -85,26 +92,27 @@ def small_training(out: Path, told: dict[str, Any]) -> None:
 class Troubled(Examples):
     """Examples of which the n-th that is read brings trouble to its rank."""
 
-    def __init__(self, examples: list[dict[str, Any]], trouble: dict[str, Any] | None) -> None:
+    def __init__(self, examples: list[dict[str, Any]], trouble: dict[str, Any]) -> None:
         super().__init__(examples)
         self.trouble, self.read = trouble, 0
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         self.read += 1
         told = self.trouble
-        if told is not None and told["rank"] == int(os.environ.get("RANK", "0")) and self.read == told["read"]:
+        if told["rank"] == int(os.environ.get("RANK", "0")) and self.read == told.get("read"):
             how = told["how"]
             if how == "raise":
                 raise ValueError("the data is bad")
             if how == "wait":
-                time.sleep(600)
+                time.sleep(8)
             os.kill(os.getpid(), getattr(signal, how))
         return super().__getitem__(index)
 
 
+def full(*given: Any) -> None:
+    """What a disk without room says."""
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
 if __name__ == "__main__":
-    folder = Path(sys.argv[2])
-    if sys.argv[1] == "gradients":
-        all_gradients(folder)
-    else:
-        small_training(folder, json.loads(sys.argv[3]))
+    small_training(Path(sys.argv[1]), json.loads(sys.argv[2]))
