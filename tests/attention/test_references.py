@@ -166,3 +166,91 @@ def test_buckets_are_those_of_reformer(draw: Draw) -> None:
     expected = theirs._hash_vectors(x, rounds, None).view(B, 1, rounds, T).permute(2, 0, 1, 3)
     assert torch.equal(found, expected - buckets * torch.arange(rounds)[:, None, None, None])
     assert len(found.unique()) == buckets
+
+
+REAL = torch.arange(T).expand(B, -1) < torch.tensor([[T], [T - 4]])
+
+
+def hidden(causal: bool) -> Tensor:
+    """(B, 1, T, T): -inf where no token may look, as the reference adds it."""
+    allowed = REAL[:, None, None, :].expand(-1, -1, T, -1)
+    allowed = allowed & torch.ones(T, T, dtype=torch.bool).tril() if causal else allowed
+    return torch.zeros(B, 1, T, T, dtype=torch.float64).masked_fill(~allowed, -torch.inf)
+
+
+def test_linear_biases_are_those_of_bloom(block: Callable[..., MultiHeadAttention], draw: Draw) -> None:
+    """Theirs grow with the place of the key: in a row of a causal softmax that is the distance."""
+    from transformers.models.bloom.modeling_bloom import build_alibi_tensor
+
+    ours, x = block("alibi"), draw(B, T, D)
+    query, key = (ours._split(part(x)) for part in (ours.query, ours.key))
+    bias = build_alibi_tensor(REAL.long(), H, torch.float64).view(B, H, 1, T)
+    expected = torch.softmax(query @ key.mT * K**-0.5 + bias + hidden(True), dim=-1)
+    found = ours(x, Context(AttentionMask(REAL, causal=True), need_weights=True)).weights
+    assert found is not None
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-7)  # their slopes are float32
+
+
+def test_shaw_is_that_of_wav2vec2_bert(block: Callable[..., MultiHeadAttention], draw: Draw) -> None:
+    from transformers import Wav2Vec2BertConfig
+    from transformers.models.wav2vec2_bert.modeling_wav2vec2_bert import Wav2Vec2BertSelfAttention
+
+    config = Wav2Vec2BertConfig(
+        hidden_size=D, num_attention_heads=H, position_embeddings_type="relative_key", attention_dropout=0.0,
+        left_max_position_embeddings=3, right_max_position_embeddings=3, attn_implementation="eager",
+    )  # fmt: skip
+    theirs, ours = Wav2Vec2BertSelfAttention(config).double(), block({"name": "shaw", "reach": 3})
+    for mine, other in ((ours.query, "q"), (ours.key, "k"), (ours.value, "v"), (ours.output, "out")):
+        getattr(theirs, f"linear_{other}").load_state_dict(mine.state_dict())
+    theirs.distance_embedding.weight.data.copy_(ours.variants[0].vectors)  # type: ignore[arg-type]
+    x = draw(B, T, D)
+    found, expected = ours(x, Context(AttentionMask(REAL))).output, theirs(x, hidden(False))[0]
+    torch.testing.assert_close(found[REAL], expected[REAL], rtol=1e-10, atol=1e-10)
+    mine, other = (gradients(y, REAL, x, *of) for y, of in (
+        (found, [ours.variants[0].vectors]), (expected, [theirs.distance_embedding.weight]),
+    ))  # fmt: skip
+    torch.testing.assert_close(mine, other, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_sinks_are_those_of_gpt_oss(causal: bool, block: Callable[..., MultiHeadAttention], draw: Draw) -> None:
+    from transformers.models.gpt_oss.modeling_gpt_oss import eager_attention_forward
+
+    ours, x = block("sink", num_kv_heads=2), draw(B, T, D)
+    logit: Any = ours.variants[0].logit
+    theirs = torch.nn.Module()
+    theirs.sinks, theirs.num_key_value_groups = logit, 2  # type: ignore[assignment]
+    parts = [ours._split(part(x)) for part in (ours.query, ours.key, ours.value)]
+    mixed, weights = eager_attention_forward(theirs, *parts, hidden(causal), scaling=K**-0.5)
+    found = ours(x, Context(AttentionMask(REAL, causal=causal), need_weights=True))
+    expected = ours.output(mixed.flatten(2))
+    torch.testing.assert_close(found.output[REAL], expected[REAL], rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(found.weights, weights, rtol=1e-10, atol=1e-10)
+    both = [gradients(y, REAL, x, logit) for y in (found.output, expected)]
+    torch.testing.assert_close(*both, rtol=1e-9, atol=1e-9)
+
+
+def test_gates_are_those_of_qwen3_next(block: Callable[..., MultiHeadAttention], draw: Draw) -> None:
+    """Without their norms of queries and keys, and with positions that do not turn."""
+    from transformers import Qwen3NextConfig
+    from transformers.models.qwen3_next.modeling_qwen3_next import Qwen3NextAttention
+
+    config = Qwen3NextConfig(
+        hidden_size=D, num_attention_heads=H, num_key_value_heads=2, head_dim=K, attention_bias=True,
+        attn_implementation="sdpa",  # eager rounds to float32
+    )  # fmt: skip
+    theirs = Qwen3NextAttention(config, 0).double()
+    theirs.q_norm, theirs.k_norm = torch.nn.Identity(), torch.nn.Identity()
+    ours: Any = block({"name": "gated_output", "factor": 1.0}, num_kv_heads=2)
+    gate = ours.variants[0].gate
+    with torch.no_grad():
+        for name in ("weight", "bias"):
+            both = [getattr(part, name).unflatten(0, (H, K)) for part in (ours.query, gate)]
+            getattr(theirs.q_proj, name).copy_(torch.cat(both, dim=1).flatten(0, 1))
+            for mine, other in ((ours.key, theirs.k_proj), (ours.value, theirs.v_proj), (ours.output, theirs.o_proj)):
+                getattr(other, name).copy_(getattr(mine, name))
+    x, still = draw(B, T, D), torch.ones(B, T, K, dtype=torch.float64)
+    expected = theirs(x, (still, 0 * still), hidden(False))[0]
+    found = ours(x, Context(AttentionMask(REAL))).output
+    torch.testing.assert_close(found[REAL], expected[REAL], rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(*(gradients(y, REAL, x) for y in (found, expected)), rtol=1e-9, atol=1e-9)
