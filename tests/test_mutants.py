@@ -204,13 +204,13 @@ MUTANTS = {
         ["tests/models/test_longformer.py", "-k", "L4"],
     ),
     "BB1 short texts attend to all": (
-        "minitrans/models/big_bird.py", "if length <= short:", "if length <= 0:", ["tests/models/test_big_bird.py", "-k", "BB1"],
+        "minitrans/attention/block_sparse.py", "if length <= short:", "if length <= 0:", ["tests/models/test_big_bird.py", "-k", "BB1"],
     ),
     "BB2 the first block counts so often": (
-        "minitrans/models/big_bird.py", "counts[:, 1:-1, 0] += self.random", "pass", ["tests/models/test_big_bird.py", "-k", "BB2"],
+        "minitrans/attention/block_sparse.py", "counts[:, 1:-1, 0] += self.random", "pass", ["tests/models/test_big_bird.py", "-k", "BB2"],
     ),
     "BB2 a layer draws by its number": (
-        "minitrans/models/big_bird.py", "_drawn(self.sizes.layer,", "_drawn(0,", ["tests/models/test_big_bird.py", "-k", "BB2"],
+        "minitrans/attention/block_sparse.py", "_drawn(self.sizes.layer,", "_drawn(0,", ["tests/models/test_big_bird.py", "-k", "BB2"],
     ),
     "BB3 embeddings are normalised after their dropout": (
         "minitrans/models/big_bird.py", "normed: Tensor = self.LayerNorm(x)", "normed: Tensor = self.dropout(self.LayerNorm(x))",
