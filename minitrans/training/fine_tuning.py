@@ -15,7 +15,6 @@ from typing import Any
 from torch import nn
 
 from minitrans.files import printable, read_json, write_json
-from minitrans.tokenizers.auto import AutoTokenizer
 from minitrans.training.configuration import Configuration, configure
 from minitrans.training.logs import JSONL
 from minitrans.training.loop import Report, train
@@ -60,6 +59,7 @@ def fine_tune(
     """
     told = configure(task, **settings) if isinstance(task, str) else task
     recipe, folder = told.recipe, Path(out)
+    chosen = recipe.adjusted(told.settings)
     records = recipe.read(_paths(data))
     others = recipe.read(_paths(dev)) if _paths(dev) else None
     body, words = recipe.load(_text(model), _text(tokenizer), told.architecture, records)
@@ -73,7 +73,7 @@ def fine_tune(
 
     start = time.perf_counter()
     report = train(
-        body, objective, source, told.settings, evaluate=evaluate if others else None, out=folder, resume=resume,
+        body, objective, source, chosen, evaluate=evaluate if others else None, out=folder, resume=resume,
         identity={"vocabulary": _hash(words.backend_tokenizer.to_str()), "recipe": _hash(repr(recipe))},
     )  # fmt: skip
     seconds = time.perf_counter() - start
@@ -82,7 +82,7 @@ def fine_tune(
     if int(os.environ.get("RANK", "0")) == 0:
         recipe.save(body.eval(), words, folder)
         told_of = {
-            "task": _name(recipe), "recipe": asdict(recipe), "settings": asdict(told.settings), "model": _text(model),
+            "task": _name(recipe), "recipe": asdict(recipe), "settings": asdict(chosen), "model": _text(model),
             "data": [*map(str, _paths(data))], "dev": [*map(str, _paths(dev))], "examples": len(source),
             "steps": report.steps, "seconds": round(seconds, 1), "tokens_per_second": _speed(folder),
             "metrics": dict(report.metrics),
@@ -112,8 +112,8 @@ def evaluate_checkpoint(
     chosen = task or stored["task"]
     own = stored["recipe"] if chosen == stored.get("task") else {}
     recipe = configure(chosen, **{**own, **settings}).recipe
-    model = recipe.auto.from_pretrained(name).to(device)
-    return recipe.score(model, AutoTokenizer.from_pretrained(name), recipe.read(_paths(data)))
+    model, tokenizer = recipe.reload(str(name))
+    return recipe.score(model.to(device), tokenizer, recipe.read(_paths(data)))
 
 
 def _speed(folder: Path) -> float | None:

@@ -15,8 +15,12 @@ RECIPES = {
     "tag": "Tag",
     "answer": "Answer",
     "regress": "Regress",
+    "mlm": "Mlm",
+    "electra": "Electra",
     "lm": "Lm",
     "seq2seq": "Seq2Seq",
+    "embed": "Embed",
+    "distill": "Distill",
 }
 
 

@@ -70,6 +70,12 @@ def lm(draw: random.Random, rows: int) -> str:
     return "".join(f"{draw.choice(GOOD)} hen {' '.join(said(draw))} {draw.choice(GOOD)} hen\n" for _ in range(rows))
 
 
+def documents(draw: random.Random, rows: int) -> str:
+    """Each with sentences of its own word."""
+    kinds = [draw.choice(WORDS) for _ in range(rows)]
+    return "\n".join("".join(f"{kind} cat {kind} dog\n" for _ in range(3)) for kind in kinds)
+
+
 def seq2seq(draw: random.Random, rows: int) -> str:
     """What a text is."""
     table = [marked(draw) for _ in range(rows)]
@@ -101,6 +107,15 @@ CASES: dict[str, tuple[str, Callable[[random.Random, int], str], dict[str, Any],
     "regress": ("x.csv", regress, {}, "spearman", 80),
     "tag": ("x.conll", tag, {}, "f1", 90),
     "answer": ("x.json", answer, {"epochs": 8}, "exact_match", 80),
+    "mlm": ("x.txt", documents, {"epochs": 10, "max_length": 32}, "perplexity", -8),
+    "electra": (
+        "x.txt",
+        documents,
+        {"architecture": {**ENCODER, "model_type": "electra"}, "max_length": 32},
+        "loss",
+        -60,
+    ),
+    "embed": ("x.csv", embed, {}, "spearman", 80),
     "lm": ("x.txt", lm, {"architecture": DECODER, "max_length": 32, "epochs": 30}, "perplexity", -8),
     "seq2seq": (
         "x.jsonl",
@@ -133,6 +148,18 @@ def test_learns_and_scores_again(task: str, words: Path, tmp_path: Path):
     assert value >= enough if enough > 0 else value <= -enough, report.metrics
     again = evaluate_checkpoint(out, dev)
     assert again == pytest.approx(dict(report.metrics))
+
+
+def test_a_small_classifier_learns_from_a_large_one(words: Path, tmp_path: Path):
+    data = tmp_path / "train.tsv"
+    data.write_text(classify(random.Random(1), 160), encoding="utf-8")
+    fine_tune("classify", data, tmp_path / "large", dev=data, tokenizer=words, architecture=ENCODER, **FAST)
+    small = {"tokenizer": words, "architecture": {**ENCODER, "hidden_size": 16}, **FAST, "dev": data}
+    alone = {**small, "hard": 0.0, "epochs": 12}  # soft targets, and no labels
+    told = fine_tune("distill", data, tmp_path / "small", teacher=str(tmp_path / "large"), **alone)
+    assert told.metrics["accuracy"] >= 90
+    with pytest.raises(ValueError, match="teacher: say which"):
+        fine_tune("distill", data, tmp_path / "none", **small)
 
 
 def test_the_model_is_a_checkpoint_like_any(words: Path, tmp_path: Path):

@@ -21,6 +21,7 @@ from minitrans.training.data.source import Source
 from minitrans.training.data.table import read_table
 from minitrans.training.metrics import Scores
 from minitrans.training.objective import HeadObjective, Objective
+from minitrans.training.settings import TrainingSettings
 
 LONGEST = 512  # tokens of an example, unless the configuration says otherwise
 
@@ -52,6 +53,14 @@ class Recipe:
         """What the data ask of the model's configuration, such as its classes."""
         return {}
 
+    def adjusted(self, settings: TrainingSettings) -> TrainingSettings:
+        """The settings of the loop, with what the task itself asks for."""
+        return settings
+
+    def model_class(self) -> Any:
+        """What loads the model."""
+        return self.auto
+
     def load(
         self, name: str | None, tokenizer: str | None, architecture: Mapping[str, Any], records: Records
     ) -> tuple[PreTrainedModel, Tokenizer]:
@@ -72,13 +81,13 @@ class Recipe:
         read: Tokenizer = AutoTokenizer.from_pretrained(words)
         fields = {**self.config(records), **architecture}
         if name is not None:
-            model: PreTrainedModel = self.auto.from_pretrained(name, **fields)
+            model: PreTrainedModel = self.model_class().from_pretrained(name, **fields)
         elif "model_type" not in fields:
             raise ValueError(
                 "architecture: a fresh model needs model_type, such as 'bert', and fields of its configuration"
             )
         else:
-            model = self.auto.from_config(AutoConfig.for_model(**{**ids_of(read), **fields}))
+            model = self.model_class().from_config(AutoConfig.for_model(**{**ids_of(read), **fields}))
         if tokenizer is not None and len(read) != model.config.vocab_size:
             model.resize_token_embeddings(len(read))
         read.model_input_names = [
@@ -88,6 +97,10 @@ class Recipe:
             read.model_max_length = self.length(model, read)
         model.padding = "remove"
         return model, read
+
+    def reload(self, name: str) -> tuple[PreTrainedModel, Tokenizer]:
+        """What `save` wrote."""
+        return self.model_class().from_pretrained(name), AutoTokenizer.from_pretrained(name)
 
     def length(self, model: PreTrainedModel, tokenizer: Tokenizer) -> int:
         """Tokens of the longest example."""
