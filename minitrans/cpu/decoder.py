@@ -26,6 +26,7 @@ from minitrans.errors import NotSupportedError
 from minitrans.layers.block import Block
 from minitrans.layers.cache import Cache, CrossCache, GrowingCache, LayerCache
 from minitrans.layers.feed_forward import FeedForward
+from minitrans.layers.half_precision import ClampedBlock, ClampedEnd
 from minitrans.layers.multi_head_attention import MultiHeadAttention
 from minitrans.layers.norms import LayerNorm, OffsetRMSNorm, RMSNorm
 from minitrans.layers.position_bias import BucketBias
@@ -406,7 +407,11 @@ def why_not(blocks: Iterable[nn.Module]) -> str:
     """Why these blocks cannot be prepared; empty where they can."""
     for block in blocks:
         attention, network = getattr(block, "attention", None), getattr(block, "feed_forward", None)
-        if type(block) is not Block or type(attention) is not MultiHeadAttention or type(network) is not FeedForward:
+        if (
+            type(block) not in (Block, ClampedBlock, ClampedEnd)
+            or type(attention) is not MultiHeadAttention
+            or type(network) is not FeedForward
+        ):
             return f"its blocks are {type(block).__name__}, only a Block of attention and feed-forward is served"
         parts = [attention.output, network.down]
         norms = [block.attention_LayerNorm, block.feed_forward_LayerNorm]

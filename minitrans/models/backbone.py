@@ -243,6 +243,7 @@ def build_block(
     norm_first: bool = False,
     scale: float | None = None,
     own: Iterable[Variant] = (),
+    kind: type[Block] = Block,
     **dropouts: float,
 ) -> Block:
     """One block of the sizes of `config`, with a cross-attention where a decoder has one (B1, B7).
@@ -252,6 +253,7 @@ def build_block(
         norm_first: see `Block`.
         scale: see `MultiHeadAttention`.
         own: see `MultiHeadAttention`.
+        kind: of block.
         dropouts: `dropout` and `feed_forward_dropout`, where they differ from `config.hidden_dropout_prob`.
     """
     width, heads = config.hidden_size, config.num_attention_heads
@@ -261,7 +263,7 @@ def build_block(
         with_key = config.position_embedding_type == "relative_key_query"
         distances = DistanceEmbedding(config.max_position_embeddings, width // heads, with_key=with_key)
     crosses = config.add_cross_attention
-    return Block(
+    return kind(
         MultiHeadAttention(width, heads, dropout=dropout, scale=scale, distance_embedding=distances, own=own),
         FeedForward(width, config.intermediate_size, act=config.hidden_act, dropout=config.activation_dropout),
         [LayerNorm(width, eps) for _ in range(3 if crosses else 2)],

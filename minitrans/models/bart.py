@@ -13,7 +13,9 @@ from typing import Any, ClassVar, cast
 
 from torch import Tensor, nn
 
+from minitrans.layers.block import Block
 from minitrans.layers.embeddings import TokenEmbeddings
+from minitrans.layers.half_precision import ClampedEnd
 from minitrans.layers.norms import LayerNorm
 from minitrans.layers.positions import OffsetPositions
 from minitrans.layers.stack import Stack
@@ -77,6 +79,7 @@ class BartConfig(PairConfig):
     bos_token_id: int | None = 0
     eos_token_id: int | list[int] | None = 2
     decoder_start_token_id: int | None = 2
+    forced_eos_token_id: int | list[int] | None = 2  # what generation ends a text with that has reached its length
 
     @property
     def shares_tables(self) -> bool:
@@ -108,7 +111,8 @@ class BartSide(Backbone):
             norm=LayerNorm(width, EPS) if self.normed_embeddings else None,
             dropout=config.hidden_dropout_prob,
         )  # fmt: skip
-        blocks = (build_block(config, norm_first=self.norm_first) for _ in range(config.num_hidden_layers))
+        kind = Block if config.is_decoder else ClampedEnd
+        blocks = (build_block(config, norm_first=self.norm_first, kind=kind) for _ in range(config.num_hidden_layers))
         norm = LayerNorm(width, EPS) if self.norm_first else None
         self.encoder = Stack(blocks, norm, layer_drop=config.layer_drop)
 

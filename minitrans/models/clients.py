@@ -29,7 +29,7 @@ class ForClients(nn.Module):
     config: Any
     main_input_name: ClassVar[str] = "input_ids"
     supports_gradient_checkpointing: ClassVar[bool] = True
-    _no_split_modules: ClassVar[list[str]] = ["Block"]  # what sharding wraps
+    _no_split_modules: ClassVar[list[str]] = ["Block", "ClampedBlock", "ClampedEnd"]  # what sharding wraps
     _keys_to_ignore_on_save: ClassVar[None] = None
     _hooks_for_gradients: tuple[RemovableHandle, ...] = ()
 

@@ -148,6 +148,7 @@ _SILENT: dict[str, Any] = {
     "attention_head_size": None,
     "cls_dropout": None,
     "conv_act": "tanh",
+    "share_encoder_decoder_embeddings": True,
     "conv_groups": 1,
     "conv_kernel_size": 0,
     "norm_rel_ebd": "none",

@@ -31,7 +31,9 @@ class PairConfig(EncoderConfig):
         *EncoderConfig.rules,
         (("pruned_heads",), lambda pruned, c: not pruned, "empty: the heads of a pair are not pruned; use head_mask"),
     )  # fmt: skip
-    steering: ClassVar[frozenset[str]] = EncoderConfig.steering | {"use_cache", "decoder_start_token_id"}
+    steering: ClassVar[frozenset[str]] = EncoderConfig.steering | {
+        "use_cache", "decoder_start_token_id", "forced_eos_token_id",
+    }  # fmt: skip
     # BERT's name -> the field that holds it for the decoder, where that is another than the encoder's
     of_decoder: ClassVar[Mapping[str, str]] = {}
 

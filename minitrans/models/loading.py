@@ -262,7 +262,9 @@ def materialise(model: Any, dtype: torch.dtype, device: torch.device | str | Non
     device = torch.device("cpu" if device is None else device)
     made: dict[int, nn.Parameter] = {}
     blank = {name for name, parameter in model.named_parameters(remove_duplicate=False) if parameter.is_meta}
+    given = dtype
     for module in list(model.modules()):
+        dtype = getattr(module, "kept", given) if given == torch.float16 else given
         for name, parameter in list(module.named_parameters(recurse=False)):
             if id(parameter) not in made:
                 values = (

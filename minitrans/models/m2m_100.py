@@ -36,6 +36,7 @@ class M2M100Config(bart.BartConfig):
     attention_dropout: float = 0.1
     scale_embedding: bool = True
     num_labels: int = 2
+    forced_eos_token_id: int | list[int] | None = None
 
 
 class M2M100Side(bart.BartSide):

@@ -40,6 +40,7 @@ class MarianConfig(bart.BartConfig):
     bos_token_id: int | None = None
     eos_token_id: int | list[int] | None = 0
     decoder_start_token_id: int | None = 58100
+    forced_eos_token_id: int | list[int] | None = 0
 
     def __post_init__(self) -> None:
         if self.decoder_vocab_size is None or self.share_encoder_decoder_embeddings:
@@ -82,14 +83,6 @@ class MarianMTModel(pair_tasks.BiasedGeneration, tasks.TaskModel):
     """Marian with a projection that scores the next token of the translation."""
 
     body_class = cast("Any", MarianModel)
-
-    def resize_token_embeddings(self, *size: Any, **options: Any) -> nn.Embedding:
-        """As of any model, where both sides share a table. Raises ValueError where each has its own."""
-        if not self.config.share_encoder_decoder_embeddings:
-            raise ValueError(
-                "source and target have a vocabulary each, share_encoder_decoder_embeddings=False: not resized"
-            )
-        return super().resize_token_embeddings(*size, **options)
 
 
 class MarianDecoderModel(bart.BartDecoderModel):

@@ -68,6 +68,12 @@ class PairHead(PreTrainedModel):
         """See `EncoderDecoder.encode`."""
         return EncoderDecoder.encode(self.pair, input_ids, attention_mask, **options)
 
+    def resize_token_embeddings(self, *size: Any, **options: Any) -> nn.Embedding:
+        """As of any model, where both sides share a table. Raises ValueError where each has its own."""
+        if not self.config.shares_tables:
+            raise ValueError("source and target have a table of tokens each: not resized")
+        return super().resize_token_embeddings(*size, **options)
+
     def run_pair(self, *given: Any, **options: Any) -> PairOutput:
         """What the pair gives, with names: `self.pair` may be this very model, whose own forward scores it."""
         output: PairOutput = EncoderDecoder.forward(self.pair, *given, **{**options, "return_dict": True})

@@ -27,6 +27,7 @@ class PegasusConfig(bart.BartConfig):
     bos_token_id: int | None = None
     eos_token_id: int | list[int] | None = 1
     decoder_start_token_id: int | None = 0
+    forced_eos_token_id: int | list[int] | None = 1
 
 
 class PegasusSide(bart.BartSide):

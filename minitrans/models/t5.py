@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from minitrans.layers.block import Block
 from minitrans.layers.embeddings import TokenEmbeddings
 from minitrans.layers.feed_forward import FeedForward
+from minitrans.layers.half_precision import ClampedBlock, WideLinear
 from minitrans.layers.multi_head_attention import CrossAttention, MultiHeadAttention
 from minitrans.layers.norms import RMSNorm
 from minitrans.layers.position_bias import BucketBias
@@ -62,6 +63,7 @@ class T5Config(PairConfig):
     layer_norm_epsilon: float = 1e-6
     initializer_factor: float = 1.0  # of the deviations of fresh weights
     feed_forward_proj: str = "relu"
+    share_encoder_decoder_embeddings: bool = True  # source and target have one token table
     scale_decoder_outputs: bool | None = None  # divide what is scored by the root of D; None = where it is tied (T4)
     pad_token_id: int | None = 0
     eos_token_id: int | list[int] | None = 1
@@ -71,7 +73,13 @@ class T5Config(PairConfig):
         self.num_decoder_layers = self.num_layers if self.num_decoder_layers is None else self.num_decoder_layers
         if self.scale_decoder_outputs is None:
             self.scale_decoder_outputs = self.tie_word_embeddings
+        self.tie_word_embeddings &= self.share_encoder_decoder_embeddings  # else there is no one table to be tied to
         super().__post_init__()
+
+    @property
+    def shares_tables(self) -> bool:
+        """Whether they are one."""
+        return self.share_encoder_decoder_embeddings
 
     @property
     def is_gated(self) -> bool:
@@ -141,9 +149,11 @@ class T5Side(Backbone):
         sizes: dict[str, Any] = {"head_width": config.d_kv, "bias": False, "dropout": rate, "scale": 1.0}
         crosses = config.add_cross_attention
         act, gated = config.hidden_act, config.is_gated
-        return Block(
+        network = FeedForward(width, config.d_ff, act=act, gated=gated, bias=False, dropout=rate)
+        network.down = WideLinear(config.d_ff, width, bias=False)
+        return ClampedBlock(
             MultiHeadAttention(width, config.num_heads, distance_embedding=self.own_distances(config), **sizes),
-            FeedForward(width, config.d_ff, act=act, gated=gated, bias=False, dropout=rate),
+            network,
             [RMSNorm(width, eps) for _ in range(3 if crosses else 2)],
             cross_attention=CrossAttention(width, config.num_heads, **sizes) if crosses else None,
             norm_first=True,

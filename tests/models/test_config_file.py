@@ -62,6 +62,7 @@ def test_no_key_has_two_meanings() -> None:
         "use_cache",
         "sep_token_id",
         "decoder_start_token_id",
+        "forced_eos_token_id",
     }  # of the families that have no cache, or no such token
     assert fields & set(CHANGES_NUMBERS) == {
         "is_decoder", "is_encoder_decoder", "add_cross_attention", "position_embedding_type", "rope_parameters", "rope_scaling", "rope_theta",

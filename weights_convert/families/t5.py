@@ -7,6 +7,7 @@ from typing import Any
 from weights_convert.families.family import OTHER_HEAD, Family, drop_linear, linear, unused
 from weights_convert.rules import Drop, Rename, TableRow, Tied
 
+_SHARE = "share_encoder_decoder_embeddings"
 _NOT_READ = "cross-attention has no distances: the reference does not read it either (T5)"
 
 
@@ -36,7 +37,10 @@ def _side(name: str, feed_forward: int, gated: bool) -> tuple[TableRow, ...]:
 
 def _table(config: Any) -> tuple[TableRow, ...]:
     theirs, ours = "decoder.block.{layer}.layer.1", "decoder.encoder.layer.{layer}"
-    tied = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
+    shared, one = "shared.weight", config.share_encoder_decoder_embeddings
+    apart = Tied(
+        "lm_head.weight", shared, "both"
+    )  # a head that the file lacks is that table, whatever the others are (T4)
     decoder = (
         *_side("decoder", 2, config.is_gated),
         *_attention(f"{theirs}.EncDecAttention", f"{ours}.cross_attention"),
@@ -47,12 +51,12 @@ def _table(config: Any) -> tuple[TableRow, ...]:
         *decoder,
         Drop("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight", _NOT_READ),
         Rename("lm_head.weight", "lm_head.weight"),
-        *(Tied(name, "shared.weight") for name in tied),
         *(
-            (Tied("lm_head.weight", "shared.weight", switch="tie_word_embeddings"),)
-            if config.tie_word_embeddings
-            else ()
+            Tied(f"{side}.embed_tokens.weight", shared, "second" if one else "both", _SHARE if one else None)
+            for side in ("encoder", "decoder")
         ),
+        *((Tied("lm_head.weight", shared, switch="tie_word_embeddings"),) if config.tie_word_embeddings else ()),
+        *(() if one else (apart,)),
         *linear("classification_head.dense", "classification_head.dense"),
         *linear("classification_head.out_proj", "classification_head.out_proj"),
         *linear("classifier", "classifier"),
