@@ -45,8 +45,10 @@ def fill_parameters(job: Translation, parameters: Mapping[str, torch.Tensor], *,
         rows = _fill(job, step, values, copied, hashes)
         return [replace(row, tied_to=tied_to.get(row.target)) for row in rows]
 
-    with ThreadPoolExecutor(1 if job.checkpoint.pickled else torch.get_num_threads()) as pool:
-        rows = {row.target: row for some in pool.map(fill, steps) for row in some}
+    threads = 1 if job.checkpoint.pickled else torch.get_num_threads()
+    with ThreadPoolExecutor(threads) as pool:
+        filled_steps = pool.map(fill, steps) if threads > 1 else map(fill, steps)
+        rows = {row.target: row for some in filled_steps for row in some}
     job.report.rows = [rows[name] for name in parameters if name in rows]
 
 

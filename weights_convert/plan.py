@@ -110,9 +110,9 @@ def instances(rules: Sequence[Rule], available: Mapping[str, TensorInfo]) -> Ite
     for index, rule in enumerate(rules):
         for template in rule.sources:
             whole = "{" not in template  # such a name needs no search: shared layers have a row each
-            by_ending.setdefault(template if whole else template.rpartition(".")[2], []).append((index, template))
+            by_ending.setdefault(template if whole else _ending(template), []).append((index, template))
     for name in available:
-        ending = name.rpartition(".")[2]
+        ending = _ending(name)
         rows = by_ending.get(name, []) + (by_ending.get(ending, []) if ending != name else [])
         for index, template in rows:
             numbers = match(template, name)
@@ -121,6 +121,11 @@ def instances(rules: Sequence[Rule], available: Mapping[str, TensorInfo]) -> Ite
             seen.add((index, tuple(numbers.items())))
             rule = rules[index]
             yield Step(rule, _filled(rule.sources, numbers), _filled(rule.targets, numbers))
+
+
+def _ending(name: str) -> str:
+    """The last two segments, where a number or a placeholder is any."""
+    return ".".join("{}" if part.isdigit() or part[:1] == "{" else part for part in name.rsplit(".", 2)[-2:])
 
 
 def _filled(templates: Sequence[str], numbers: Numbers) -> tuple[str, ...]:

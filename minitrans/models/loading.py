@@ -225,16 +225,20 @@ def _adopt(model: Any, fresh: set[str]) -> None:
 class _NoInitialisation(TorchFunctionMode):
     """Leaves out random initialisation: on a tensor without memory it does nothing, slowly (it loads torch's compiler)."""
 
-    skipped = (
-        nn.init.normal_,
-        nn.init.uniform_,
-        nn.init.trunc_normal_,
-        nn.init.kaiming_uniform_,
-        nn.init.kaiming_normal_,
-        nn.init.xavier_uniform_,
-        nn.init.xavier_normal_,
-        torch.Tensor.normal_,
-        torch.Tensor.uniform_,
+    skipped = frozenset(
+        (
+            nn.init.normal_,
+            nn.init.uniform_,
+            nn.init.trunc_normal_,
+            nn.init.kaiming_uniform_,
+            nn.init.kaiming_normal_,
+            nn.init.xavier_uniform_,
+            nn.init.xavier_normal_,
+            torch.Tensor.normal_,
+            torch.Tensor.uniform_,
+            torch.Tensor.zero_,
+            torch.Tensor.fill_,
+        )
     )
 
     def __torch_function__(
