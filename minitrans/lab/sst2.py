@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minitrans.files import printable
 from minitrans.lab.bench import Bench
 from minitrans.lab.probe import Probed, probed
 from minitrans.lab.specs import Subject
+from minitrans.training.data.encoding import class_of
+from minitrans.training.data.table import read_table
 
 TRAIN, DEV = "sst2/train.tsv", "sst2/dev.tsv"
 
@@ -25,16 +26,8 @@ def sst2(bench: Bench, subject: Subject, seed: int, *, train: int = 2000) -> dic
 
 def read_sentences(path: Path) -> tuple[list[str], Tensor]:
     """Sentences and labels of a file with a header: label, tab, sentence. Raises ValueError, naming the line that is none."""
-    sentences, labels = [], []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines()[1:], 2):
-        label, tab, sentence = line.partition("\t")
-        if label not in ("0", "1") or not tab:
-            raise ValueError(
-                f"{printable(path)}: line {number}: expected 0 or 1, tab, sentence, got {printable(line, 60)}"
-            )
-        labels.append(int(label))
-        sentences.append(sentence)
-    return sentences, torch.tensor(labels)
+    rows = read_table(path, ("label", "sentence"))[1:]  # headers differ
+    return rows.column("sentence"), torch.tensor(rows.map(lambda row: class_of(row["label"], ("0", "1"))))
 
 
 @lru_cache

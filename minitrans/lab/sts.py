@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from minitrans.files import printable
+from minitrans.training.data.table import read_table
 
 TEST_FILE, TRAIN_FILE = "stsb-en-test.csv", "stsb-en-train.csv"
 
@@ -27,18 +27,8 @@ def read_pairs(path: Path) -> list[Pair]:
     Raises:
         ValueError: naming the line that is something else.
     """
-    pairs = []
-    with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.reader(file)
-        for row in reader:
-            try:
-                first, second, score = row
-                pairs.append(Pair(first, second, float(score)))
-            except ValueError:
-                raise ValueError(
-                    f"{printable(path)}: line {reader.line_num}: expected sentence, sentence, number, "
-                    f"found {len(row)} fields: {printable(row, 80)}"
-                ) from None
+    rows = read_table(path, ("first", "second", "score"))
+    pairs = rows.map(lambda row: Pair(row["first"], row["second"], float(row["score"])))
     if len(pairs) < 2:
         raise ValueError(f"{printable(path)}: expected at least two pairs, found {len(pairs)}")
     return pairs

@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minitrans.files import printable
 from minitrans.lab.bench import Bench
 from minitrans.lab.capture import states_of
 from minitrans.lab.probe import Probed, probed
 from minitrans.lab.specs import Subject
 from minitrans.pipelines.base import padded
+from minitrans.training.data.conll import read_conll
+from minitrans.training.data.encoding import class_of
 
 TRAIN, TEST = "wnut17train.conll", "emerging.test.annotated"
 KINDS = ("corporation", "creative-work", "group", "location", "person", "product")
@@ -33,17 +34,9 @@ def wnut17(bench: Bench, subject: Subject, seed: int, *, train: int = 1000) -> d
 
 def read_tagged(path: Path) -> list[Sentence]:
     """Sentences of a file of words and tags. Raises ValueError, naming the line that is something else."""
-    found: list[Sentence] = [([], [])]
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
-        word, _, tag = line.strip().partition("\t")
-        if not word:
-            found.append(([], []))
-            continue
-        if tag not in TAGS:
-            raise ValueError(f"{printable(path)}: line {number}: expected word, tab, tag, got {printable(line, 60)}")
-        found[-1][0].append(word)
-        found[-1][1].append(tag)
-    return [sentence for sentence in found if sentence[0]]
+    sentences = read_conll(path)
+    sentences.map(lambda row: [class_of(tag, TAGS) for tag in row["tags"]])  # refuses others
+    return [(row["words"], row["tags"]) for row in sentences]
 
 
 def entities(tags: Sequence[str]) -> set[Entity]:

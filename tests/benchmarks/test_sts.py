@@ -60,9 +60,9 @@ def test_quoted_commas_are_read(tmp_path: Path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a,b,1\nc,d\n", "line 2: expected sentence, sentence, number, found 2 fields"),
+        ("a,b,1\nc,d\n", "line 2: expected 3 fields (first, second, score), found 2"),
         ("a,b,x\n", "line 1"),
-        ("", "found 0"),
+        ("", "found none"),
     ],
 )
 def test_other_files_are_refused(tmp_path: Path, text: str, message: str):

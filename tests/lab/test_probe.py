@@ -61,12 +61,12 @@ def test_entities_are_whole():
 
 
 def test_files_that_are_something_else_are_named(tmp_path: Path):
-    file = tmp_path / "file"
+    file = tmp_path / "file.tsv"
     file.write_text("label\tsentence\n1\tfine\n2\tno\n")
-    with pytest.raises(ValueError, match="line 3: expected 0 or 1"):
+    with pytest.raises(ValueError, match="line 3: expected a label of 0, 1"):
         read_sentences(file)
     file.write_text("word\tO\nword\tB-nothing\n")
-    with pytest.raises(ValueError, match="line 2: expected word, tab, tag"):
+    with pytest.raises(ValueError, match="line 1: expected a label of O.*found .B-nothing"):
         read_tagged(file)
 
 

@@ -234,14 +234,14 @@ def _placed(examples: list[Example], records: Records) -> Examples:
 def _label(row: Record, label: str, names: Sequence[str] | None) -> int | float:
     value = _value(row, label)
     if names is not None:
-        return _class(value, names)
+        return class_of(value, names)
     try:
         return float(value)
     except (TypeError, ValueError):
         raise ValueError(f"{label}: expected a number, found {printable(repr(value), 60)}") from None
 
 
-def _class(value: Any, names: Sequence[str]) -> int:
+def class_of(value: Any, names: Sequence[str]) -> int:
     """The number of a class that is given by its name, or by that number."""
     if isinstance(value, int) and 0 <= value < len(names) and str(value) not in names:
         return value
@@ -259,7 +259,7 @@ def _value(row: Record, column: str) -> Any:
 def _tags(row: Record, words: str, tags: str, names: Sequence[str]) -> list[int]:
     if len(_value(row, words)) != len(_value(row, tags)):
         raise ValueError(f"expected a tag for each of {len(row[words])} words, found {len(row[tags])} tags")
-    return [_class(tag, names) for tag in row[tags]]
+    return [class_of(tag, names) for tag in row[tags]]
 
 
 def _answer(row: Record) -> tuple[int, int] | None:
