@@ -72,7 +72,7 @@ def build(family: str, seed: int = 0, **changes: Any) -> Pair:
     config_name, model_name, sizes = CLASSES[family]
     fields = {**sizes, **changes}
     with torch.random.fork_rng():
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         config = getattr(transformers, config_name)(**fields)
         config._attn_implementation = "eager"
         reference = getattr(transformers, model_name)(config).double().eval()
@@ -83,6 +83,19 @@ def build(family: str, seed: int = 0, **changes: Any) -> Pair:
     ours = getattr(minitrans, model_name)(getattr(minitrans, config_name)(**fields)).double().eval()
     ours.load_reference_state_dict(reference.state_dict())
     return Pair(family, reference, ours)
+
+
+@cache
+def one_layer(family: str, seed: int) -> Any:
+    """A model of ours alone, quickly made."""
+    config_name, model_name, sizes = CLASSES[family]
+    depth = {"n_layer" if family == "gpt2" else "num_hidden_layers": 1}
+    model = getattr(minitrans, model_name)(getattr(minitrans, config_name)(**{**sizes, **depth})).double().eval()
+    numbers = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=numbers, dtype=parameter.dtype) * 0.4)
+    return model
 
 
 @pytest.fixture(scope="session")

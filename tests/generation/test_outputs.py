@@ -48,9 +48,9 @@ def prompts(rows: int = 2) -> Tensor:
 def test_steps_are_the_references(pair: Callable[..., Any], family: str, search: str):
     both, ids = pair(family, 1), prompts()
     call = {"max_new_tokens": 5, "eos_token_id": None, "pad_token_id": PAD, **SEARCHES[search], **ASKED}
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)
     expected = both.of_reference(ids, **call)
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)
     got = both.ours.generate(ids, **call)
     assert got.sequences.tolist() == expected.sequences.tolist()
     close(got.hidden_states, expected.hidden_states)
@@ -65,10 +65,10 @@ def test_steps_of_pairs_are_the_references(family: str, search: str):
     (reference, ours), (ids, mask) = models(family, 1), sources([3, 6, 5])
     call = {"attention_mask": mask, "max_new_tokens": 5, "eos_token_id": None, "forced_eos_token_id": None}
     call |= {**SEARCHES[search], **ASKED}
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)
     with without_float32():
         expected = reference.generate(ids, **call)
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)
     got = ours.generate(ids, **call)
     assert got.sequences.tolist() == expected.sequences.tolist()
     rows = mask.bool()
@@ -124,13 +124,13 @@ def test_a_prompt_may_be_vectors(pair: Callable[..., Any], family: str, search: 
         more = {"repetition_penalty": 1.5, "no_repeat_ngram_size": 2, "eos_token_id": None, "seed": None}
         call = {name: value for name, value in {**call, **more}.items() if value is not None}
         settings = {**call, "attention_mask": torch.ones_like(ids), "eos_token_id": None}
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)
         theirs = (
             pair(family, 1).reference.generate(inputs_embeds=vectors.detach(), **settings)
             if family != "roberta"
             else None
         )
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)
         mine = model.generate(inputs_embeds=vectors, **settings)
         assert theirs is None or mine.tolist() == theirs.tolist()  # it forgets RoBERTa's positions
 

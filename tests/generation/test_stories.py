@@ -30,9 +30,9 @@ def test_a_story_is_the_references(shared_data: Path, call: dict[str, Any]):
     ours = minitrans.AutoModelForCausalLM.from_pretrained(folder)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(folder)
     for ids in (torch.tensor([[1]]), torch.tensor([[1, *PROMPT], [1, *PROMPT[::-1]]])):
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)
         expected = theirs.generate(ids, attention_mask=torch.ones_like(ids), pad_token_id=0, **call)
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)
         assert (
             ours.generate(ids, attention_mask=torch.ones_like(ids), pad_token_id=0, **call).tolist()
             == expected.tolist()
