@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from minitrans.files import printable
 from minitrans.generation.text import Processor, Text
 
 FORBIDDEN = -torch.inf
@@ -74,11 +75,13 @@ def only_allowed(allowed: Callable[[int, Tensor], Sequence[int]]) -> Processor:
         mask = torch.full_like(scores, FORBIDDEN)
         for row, prompt in enumerate(text.prompt.tolist()):
             tokens = allowed(prompt, text.ids[row, max(int(text.first[row]), text.hidden) :])
-            if len(tokens) == 0:
+            ids = [] if tokens is None else [int(token) for token in tokens]
+            if not ids or not 0 <= min(ids) <= max(ids) < scores.shape[1]:
                 raise ValueError(
-                    f"prefix_allowed_tokens_fn allows no token to go on with in prompt {prompt}: list one at least"
+                    f"prefix_allowed_tokens_fn must list one token at least to go on with, ids below {scores.shape[1]}; for "
+                    f"prompt {prompt} it gave {printable(repr(tokens))}"
                 )
-            mask[row, list(tokens)] = 0.0
+            mask[row, ids] = 0.0
         masked = scores + mask
         stuck = masked.amax(dim=-1).isneginf()
         return torch.where(stuck[:, None], mask, masked)

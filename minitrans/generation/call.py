@@ -13,9 +13,10 @@ from minitrans.generation.config import OTHERS, GenerationConfig
 from minitrans.generation.job import Streamer
 from minitrans.generation.processing import Wanted, processors
 from minitrans.generation.search import Asked
-from minitrans.generation.settings import NAMES, Settings, check_values, settings_of, strings
+from minitrans.generation.settings import NAMES, Rules, Settings, check_values, settings_of, strings
 from minitrans.generation.stopping import after, any_of, ended_by, ended_by_text, full, of_user
 from minitrans.generation.text import Processor, Prompts, Stop
+from minitrans.layers.cache import Cache
 from minitrans.words import read_words
 
 
@@ -35,6 +36,22 @@ class Helpers:
 
 
 _HELPERS = tuple(item.name for item in fields(Helpers))
+WORDS = (*NAMES, *_HELPERS, "generation_config")  # of a call, besides the inputs of the model
+
+_TENSORS = ("inputs_embeds", "attention_mask", "decoder_input_ids", "decoder_attention_mask", "encoder_hidden_states",
+            "negative_prompt_ids", "negative_prompt_attention_mask", "token_type_ids")  # fmt: skip
+# What a call gives besides settings: a value that is not None must satisfy its test
+GIVEN: Rules = (
+    (("input_ids",), lambda value: not hasattr(value, "keys"), "a tensor: call generate(**inputs)"),
+    (("logits_processor", "stopping_criteria"), lambda value: all(map(callable, value)), "a list of functions"),
+    (("prefix_allowed_tokens_fn",), callable, "a function (number of the prompt, ids) -> token ids"),
+    (("tokenizer",), lambda value: callable(value.decode), "a tokenizer, which decodes"),
+    (("generator",), lambda value: isinstance(value, torch.Generator), "a torch.Generator"),
+    (("past_key_values",), lambda value: isinstance(value, Cache), "past_key_values of an output of this library"),
+    (("encoder_outputs",), lambda value: value[0].dim() == 3, "an output of encode, or a tuple that begins with (B, S, D)"),
+    (_TENSORS, lambda value: isinstance(value, Tensor), "a tensor"),
+    (("generation_config",), lambda value: isinstance(value, GenerationConfig), "a GenerationConfig: GenerationConfig(**it)"),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -63,6 +80,7 @@ class Request:
         _, rest = read_words(OTHERS, words, "generate", {})
         given = {name: value for name, value in rest.items() if name in NAMES}
         check_values(given)
+        check_values({**words, "generation_config": configs[-1] if configs else None}, GIVEN)
         values: dict[str, Any] = {}
         for each in (*(config.to_dict() for config in configs if config is not None), given):
             values |= each

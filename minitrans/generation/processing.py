@@ -70,7 +70,11 @@ def _first_new(wanted: Wanted) -> Callable[[Text], Tensor]:
 def _own(wanted: Wanted) -> Processor:
     def process(text: Text, scores: Tensor) -> Tensor:
         for processor in wanted.own:
-            scores = processor(text.tokens, scores)
+            processed = processor(text.tokens, scores)
+            if getattr(processed, "shape", None) != scores.shape:
+                told = f"(N, V) = {tuple(scores.shape)}, got {getattr(processed, 'shape', type(processed).__name__)}"
+                raise ValueError(f"a processor of logits_processor must return scores {told}")
+            scores = processed
         return scores
 
     return process

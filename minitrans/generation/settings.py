@@ -5,7 +5,7 @@ The names are the reference's; `frequency_penalty`, `presence_penalty`, `seed` a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -167,13 +167,35 @@ RULES: tuple[tuple[tuple[str, ...], Test, str], ...] = (
 )  # fmt: skip
 
 
-def check_values(values: Mapping[str, Any]) -> None:
-    """Raises ValueError for a setting that cannot be, naming it and what is accepted."""
-    for names, test, words in RULES:
+Rules = tuple[tuple[tuple[str, ...], Test, str], ...]
+
+
+def check_values(values: Mapping[str, Any], rules: Rules = RULES) -> None:
+    """Raises ValueError for a value that cannot be, naming it and what is accepted."""
+    for names, test, words in rules:
         for name in names:
             value = values.get(name)
             if value is not None and not _passes(test, value):
                 raise ValueError(f"{name} must be {words}, got {printable(repr(value))}")
+
+
+_OF_TOKENS = (
+    "forced_bos_token_id", "forced_eos_token_id", "decoder_start_token_id", "suppress_tokens", "begin_suppress_tokens",
+    "bad_words_ids", "force_words_ids",
+)  # fmt: skip
+
+
+def check_tokens(settings: Settings, vocabulary: int) -> None:
+    """Raises ValueError for a token id that a vocabulary does not have, naming the setting."""
+    told = {name: getattr(settings, name) for name in _OF_TOKENS}
+    for name, value in {**told, "sequence_bias": [*biases(settings.sequence_bias or ())]}.items():
+        if any(token >= vocabulary for token in _flat(value)):
+            raise ValueError(f"{name} must be of ids below vocab_size={vocabulary}, got {printable(repr(value))}")
+
+
+def _flat(value: Any) -> Iterator[int]:
+    for each in () if value is None else (value,) if isinstance(value, int) else value:
+        yield from (each,) if isinstance(each, int) else _flat(each)
 
 
 def settings_of(values: Mapping[str, Any]) -> Settings:

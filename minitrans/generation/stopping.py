@@ -55,8 +55,10 @@ def of_user(criterion: Callable[..., Any]) -> Stop:
     """A criterion of the reference's kind: (ids (N, T), scores = None) -> (N) bool, or one for all."""
 
     def ended(text: Text) -> Tensor:
-        told = torch.as_tensor(criterion(text.tokens, None), device=text.ids.device)
-        return told.bool().expand(len(text.ids))
+        told = criterion(text.tokens, None)
+        if not isinstance(told, bool) and getattr(told, "shape", None) not in ((), (1,), (len(text.ids),)):
+            raise ValueError(f"a criterion of stopping_criteria must return True, False, or (N) bool, got {told!r:.80}")
+        return torch.as_tensor(told, device=text.ids.device).bool().expand(len(text.ids))
 
     return ended
 

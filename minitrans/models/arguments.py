@@ -52,11 +52,14 @@ def in_order(base: Any, names: str) -> Callable[..., Any]:
     return reordered
 
 
-def refuse_unknown(words: Iterable[str], body: Any) -> None:
-    """Raises TypeError for a word that neither the forward of a body knows nor one of the heads, naming the nearest that is."""
+def refuse_unknown(words: Iterable[str], body: Any, others: Iterable[str] = ()) -> None:
+    """Raises TypeError for a word that neither the forward of a body knows nor one of the heads, naming the nearest that is.
+
+    `others` are what the call takes besides.
+    """
     known = [name for name in inspect.signature(body.forward).parameters if name != "others"]
     for word in sorted(set(words) - IGNORED_WORDS):
-        near = difflib.get_close_matches(word, [*known, *LABELS], n=1)
+        near = difflib.get_close_matches(word, [*known, *LABELS, *others], n=1)
         hint = f"did you mean {near[0]}?" if near else f"the body takes {', '.join(known)}"
         hint = "this model has no loss for it; take one with the head that has" if word in LABELS else hint
         raise TypeError(f"{type(body).__name__} has no argument {word!r}: {hint}")

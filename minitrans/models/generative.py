@@ -11,7 +11,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from minitrans.generation.call import Request, room
+from minitrans.generation.call import WORDS, Request, room
 from minitrans.generation.config import FILE, GenerationConfig, read_generation_config
 from minitrans.generation.decoding import Call, Guided, Output, Running
 from minitrans.generation.dola import Contrasted
@@ -20,7 +20,7 @@ from minitrans.generation.job import Drafter, Job, Written
 from minitrans.generation.noise import noise_of
 from minitrans.generation.processing import in_turn
 from minitrans.generation.search import search_of
-from minitrans.generation.settings import NAMES, Settings
+from minitrans.generation.settings import NAMES, Settings, check_tokens
 from minitrans.generation.text import Prompts, Text
 from minitrans.layers.cache import Cache
 from minitrans.models.arguments import refuse_unknown
@@ -158,6 +158,7 @@ class Generative(PreTrainedModel):
         """
         request = self._request(inputs, generation_config, given)
         search = search_of(request.asked, request.given)
+        check_tokens(request.settings, self.writer.config.vocab_size)
         start = self.start(request)
         text = start.prompts.text(room(request.settings, start.prompts.lengths, self.longest_text))
         job = Job(
@@ -253,7 +254,7 @@ class Generative(PreTrainedModel):
                 "holds padding ids"
             )
         beside = {name: inputs.pop(name) for name in self.memory_names if name in inputs}
-        refuse_unknown(inputs, self.base_model)
+        refuse_unknown(inputs, self.base_model, WORDS)
         if types is not None:
             beside["token_type_ids"] = types.expand(prompts.ids.shape).gather(1, order)[:, -most:]
         if vectors is not None:
@@ -340,10 +341,15 @@ class Generative(PreTrainedModel):
             return None if settings.prompt_lookup_num_tokens is None else PromptLookup(settings, sources)
         if settings.prompt_lookup_num_tokens is not None:
             raise ValueError("give assistant_model or prompt_lookup_num_tokens, got both")
-        if not isinstance(assistant, Generative) or assistant.config.vocab_size != self.config.vocab_size:
-            told = getattr(getattr(assistant, "config", None), "vocab_size", type(assistant).__name__)
+        own = self.writer.config.vocab_size
+        kin = isinstance(assistant, Generative) and (assistant.writer is assistant.base_model) == (
+            self.writer is self.base_model
+        )
+        told = assistant.writer.config.vocab_size if kin else type(assistant).__name__
+        if told != own:
+            kind = "decoder" if self.writer is self.base_model else "pair"
             raise ValueError(
-                f"assistant_model must be a model that writes, with the same vocabulary of {self.config.vocab_size}, got {told}"
+                f"assistant_model must be a {kind} that writes, with the same vocabulary of {own}, got {told}"
             )
         process = in_turn(each for _, each in request.processors(start.source))
         return DraftModel(Running(assistant.reader(), text, assistant.start(request).beside), process, settings)

@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minitrans.generation.call import Request
+from minitrans.generation.call import WORDS, Request
 from minitrans.generation.decoding import Output, Running
 from minitrans.generation.settings import many
 from minitrans.generation.text import Prompts
 from minitrans.layers.cache import Cache
 from minitrans.models.arguments import refuse_unknown
 from minitrans.models.generative import Generative, Start, moved
+from minitrans.models.inputs import check_shape
 from minitrans.models.outputs import CausalOutput
 
 
@@ -59,7 +60,7 @@ class GenerativePair(Generative):
         target, target_mask = inputs.pop("decoder_input_ids", None), inputs.pop("decoder_attention_mask", None)
         cache = inputs.pop("past_key_values", None)
         further = {name: inputs.pop(name) for name in self.pair.source_words if name in inputs}
-        refuse_unknown(inputs, self.pair)
+        refuse_unknown(inputs, self.pair, WORDS)
         if sum(given is not None for given in (ids, made, vectors)) != 1:
             raise ValueError(
                 "a pair writes what follows from a source: give input_ids, inputs_embeds or encoder_outputs, one of them"
@@ -86,6 +87,7 @@ class GenerativePair(Generative):
         if target is None:
             prompts = Prompts(begin, torch.ones_like(begin, dtype=torch.bool))
         else:
+            check_shape("decoder_input_ids", target, "(B, T)", (len(begin), target.shape[-1]))
             target_mask = torch.ones_like(target) if target_mask is None else target_mask
             if bool((target[:, :1] != begin).all()):
                 target = torch.cat([begin, target], dim=1)

@@ -148,6 +148,13 @@ def test_errors_say_what_to_do():
         ours.generate(ids, decoder_start_token_id=[3, 4])
     with pytest.raises(ValueError, match="guidance_scale moves away from another prompt, and a pair has none"):
         ours.generate(ids, guidance_scale=2.0)
+    for call, words in (
+        ({"decoder_start_token_id": 23}, "decoder_start_token_id must be of ids below vocab_size=23"),
+        ({"decoder_input_ids": ids.expand(2, 6)}, r"decoder_input_ids must be \(B, T\) = \(1, 6\), got \(2, 6\)"),
+        ({"encoder_outputs": torch.zeros(1, 3, 12)}, "encoder_outputs must be an output of encode, or a tuple"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            ours.generate(**({} if "encoder_outputs" in call else {"input_ids": ids}), **call)
     with pytest.raises(TypeError, match="no argument 'atention_mask'"):
         ours.generate(ids, atention_mask=ids)
     with pytest.raises(

@@ -150,5 +150,5 @@ def test_only_allowed_tokens():
     scores[1, [1, 7]] = -torch.inf
     masked = process({}, allowed=allowed)(text(torch.tensor([[4, 5, 6], [7, 8, 9], [2, 3, 4]]), 2), scores)
     assert [row.isfinite().nonzero().flatten().tolist() for row in masked] == [[0, 7], [1, 7], [2, 7]]
-    with pytest.raises(ValueError, match="prefix_allowed_tokens_fn allows no token to go on with in prompt 0"):
+    with pytest.raises(ValueError, match="must list one token at least .* for prompt 0 it gave"):
         process({}, allowed=lambda prompt, ids: [])(text(torch.tensor([[4, 5, 6]])), scores[:1])

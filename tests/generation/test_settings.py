@@ -85,6 +85,34 @@ def test_what_does_not_go_together(pair: Callable[..., Any], call: dict[str, Any
         pair("bert").ours.generate(IDS, **{"max_new_tokens": None, **call})
 
 
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        *(({name: value}, f"{name} must be of ids below vocab_size=23") for name, value in {
+            "forced_bos_token_id": 23, "forced_eos_token_id": [2, 23], "suppress_tokens": [23], "begin_suppress_tokens": [23],
+            "bad_words_ids": [[4, 23]], "sequence_bias": {(23,): 1.0}}.items()),
+        ({"force_words_ids": [[5], [[6], [23]]], "num_beams": 2}, "force_words_ids must be of ids below"),
+        ({"stopping_criteria": lambda ids, scores: True}, "stopping_criteria must be a list of functions"),
+        ({"stopping_criteria": [lambda ids, scores: "x"]}, r"must return True, False, or \(N\) bool, got 'x'"),
+        ({"stopping_criteria": [lambda ids, scores: torch.ones(3)]}, "must return True, False, or"),
+        ({"logits_processor": lambda ids, scores: scores}, "logits_processor must be a list of functions"),
+        ({"logits_processor": [lambda ids, scores: None]}, r"must return scores \(N, V\) = \(1, 23\), got NoneType"),
+        ({"logits_processor": [lambda ids, scores: scores[:, 1:]]}, r"must return scores \(N, V\) = \(1, 23\), got .*22"),
+        ({"prefix_allowed_tokens_fn": lambda prompt, ids: None}, "must list one token at least .* for prompt 0 it gave None"),
+        ({"prefix_allowed_tokens_fn": lambda prompt, ids: [4, 23]}, "ids below 23; for prompt 0 it gave"),
+        ({"generation_config": {"top_p": 0.5}}, "generation_config must be a GenerationConfig"),
+        ({"tokenizer": "bert", "stop_strings": "x"}, "tokenizer must be a tokenizer, which decodes"),
+        ({"past_key_values": ((1, 2),)}, "past_key_values must be past_key_values of an output"),
+        ({"generator": 3, "do_sample": True}, "generator must be a torch.Generator"),
+        ({"inputs_embeds": [[1.0]]}, "inputs_embeds must be a tensor"),
+        ({"negative_prompt_ids": [[3]], "guidance_scale": 2.0}, "negative_prompt_ids must be a tensor"),
+    ],
+)  # fmt: skip
+def test_what_a_call_gives_besides(pair: Callable[..., Any], call: dict[str, Any], words: str):
+    with pytest.raises(ValueError, match=words):
+        pair("bert").ours.generate(IDS, **{"max_new_tokens": 3, **call})
+
+
 def test_inputs_that_are_none(pair: Callable[..., Any]):
     model = pair("bert").ours
     with pytest.raises(ValueError, match=r"input_ids must be \(B, T\), with one token at least, got \(4,\)"):
@@ -93,6 +121,10 @@ def test_inputs_that_are_none(pair: Callable[..., Any]):
         model.generate(IDS + 15)
     with pytest.raises(TypeError, match="no argument 'max_tokens'"):
         model.generate(IDS, max_tokens=3)
+    with pytest.raises(TypeError, match="did you mean num_beams?"):
+        model.generate(IDS, num_beam=3)
+    with pytest.raises(ValueError, match=r"input_ids must be a tensor: call generate\(\*\*inputs\)"):
+        model.generate({"input_ids": IDS})
     with pytest.raises(ValueError, match="a prompt has 61 tokens, the model has positions for 60: cut it"):
         model.generate(IDS[:, :1].expand(1, 61))
     with pytest.raises(ValueError, match="no bos_token_id to begin with: give input_ids"):
