@@ -143,8 +143,12 @@ class Ranks:
         """
         try:
             yield
-        except Exception:
+        except Exception as error:
             if self._is_first_to_fail():
+                if self.size > 1:
+                    error.add_note(
+                        f"rank {self.rank} of {self.size}; if it waited for another one, that was lost or took too long"
+                    )
                 raise
             raise SystemExit(1) from None
 

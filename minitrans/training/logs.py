@@ -83,7 +83,7 @@ class Log:
 
 def flat(values: Mapping[str, Any]) -> dict[str, float]:
     """The numbers, those in a dict by its name and theirs."""
-    found = {}
+    found: dict[str, float] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):
             found |= {f"{name}/{inner}": number for inner, number in flat(value).items()}

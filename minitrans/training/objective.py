@@ -175,7 +175,7 @@ def _ends(config: Any, batch: Batch) -> list[Tensor]:
     return [(places < length).sum() for places in _real_ends(batch)]
 
 
-def _real_ends(batch: Batch) -> list[Tensor]:
+def _real_ends(batch: Batch) -> tuple[Tensor, Tensor]:
     """(B) each: where answers begin and end; the length of the batch where that is outside the text, so that it is left out."""
     length, real = batch["input_ids"].shape[1], batch["attention_mask"] == 1
     found = []
@@ -183,7 +183,8 @@ def _real_ends(batch: Batch) -> list[Tensor]:
         places = batch[name].flatten().clamp(0, length)
         inside = real.gather(1, places.clamp(max=length - 1)[:, None])[:, 0]
         found.append(places.where(inside, length))
-    return found
+    start, end = found
+    return start, end
 
 
 def _real_tokens(config: Any, batch: Batch) -> list[Tensor]:

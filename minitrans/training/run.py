@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import save_file
@@ -44,10 +44,10 @@ class Run:
             add_lora(model, settings.lora_rank, settings.lora_alpha, settings.lora_targets, settings.lora_learns)
         freeze(model, settings.freeze)
         if settings.gradient_checkpointing:
-            self.model.gradient_checkpointing_enable()
-        if settings.compile:
-            nn.Module.compile(model)
+            cast("Any", model).gradient_checkpointing_enable()
         self.learner = Learner(model, objective)
+        if settings.compile:
+            self.learner.compile(dynamic=True)
         self.module = ranks.wrap(self.learner, settings.parallel)
         learning = {name: each for name, each in self.learner.named_parameters() if each.requires_grad}
         self.learning = list(learning.values())

@@ -50,7 +50,7 @@ def identity_of(
         source: its `fingerprint`.
         besides: hashes of what else is to be the same, as {"vocabulary": ...}.
     """
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     fields = config.to_dict() if hasattr(config, "to_dict") else {}
     told = {name: value for name, value in asdict(settings).items() if name not in FREE}
     given = {f"model.{name}": value for name, value in fields.items() if name != "_name_or_path"}

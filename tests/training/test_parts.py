@@ -237,6 +237,17 @@ def test_blocks_computed_twice_change_no_bit() -> None:
     assert losses(gradient_checkpointing=True) == losses()
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
+def test_a_compiled_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One graph for all sizes; the backend that writes C++ takes minutes, and is torch's to test."""
+    real = nn.Module.compile
+    monkeypatch.setattr(nn.Module, "compile", lambda self, **told: real(self, backend="aot_eager", **told))
+    losses = run(head="masked", compile=True).losses
+    torch.compiler.reset()
+    assert losses == pytest.approx(run(head="masked").losses, rel=1e-12)
+
+
 def test_fields_out_of_range() -> None:
     for name, (low, _) in RANGES.items():
         with pytest.raises(ValueError, match=f"{name} must be between"):
