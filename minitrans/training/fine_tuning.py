@@ -16,6 +16,7 @@ from torch import nn
 
 from minitrans.files import printable, read_json, write_json
 from minitrans.training.configuration import Configuration, configure
+from minitrans.training.data.fitting import require_fit
 from minitrans.training.logs import JSONL
 from minitrans.training.loop import Report, train
 from minitrans.training.metrics import Scores
@@ -65,6 +66,7 @@ def fine_tune(
     body, words = recipe.load(_text(model), _text(tokenizer), told.architecture, records)
     body.to(device)
     source = recipe.examples(records, body, words)
+    require_fit(source, body)
     objective = recipe.objective(body, words)
 
     def evaluate(trained: nn.Module) -> Mapping[str, float]:

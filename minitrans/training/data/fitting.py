@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
+
+from torch import nn
 
 from minitrans.layers.losses import IGNORED
+from minitrans.models.pretrained import PreTrainedModel
 from minitrans.training.data.source import Source
 
 
-def require_fit(source: Source, *, vocabulary: int, positions: int | None = None, classes: int | None = None) -> None:
-    """Goes through the data once.
+def require_fit(source: Source, model: nn.Module, classes: int | None = None) -> None:
+    """Goes through the data once: ids must be below the vocabulary's size, and there must be a position for every token.
 
     Args:
         source: the examples.
-        vocabulary: V; ids must be below.
-        positions: that the model has for one text; None = there is no end of them.
+        model: one of ours, or a module that holds some, of which the first is asked.
         classes: below which labels must be, one a text or one a token; None = labels are no classes.
 
     Raises:
         ValueError: naming the first example that does not fit, or if no example has a label where there should be some.
     """
+    inside = next(module for module in model.modules() if isinstance(module, PreTrainedModel))
+    vocabulary, positions = inside.config.vocab_size, cast("int | None", inside.base_model.longest)
     learnt = classes is None
     for index in range(len(source)):
         example = source[index]

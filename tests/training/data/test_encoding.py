@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import nn
 
 from minitrans.layers.losses import IGNORED
+from minitrans.models.bert import BertConfig, BertModel
 from minitrans.tokenizers.auto import BertTokenizer, GPT2Tokenizer
 from minitrans.training.data import encoding
 from minitrans.training.data.fitting import require_fit
@@ -126,7 +128,9 @@ def test_data_that_does_not_fit_is_refused_with_its_place():
     with pytest.raises(ValueError, match="examples: example 1: expected at least one token"):
         Examples([{"input_ids": [1]}, {"input_ids": []}])
     good = {"input_ids": [1, 2, 3], "labels": [0, IGNORED, 1]}
-    require_fit(Examples([good]), vocabulary=4, positions=3, classes=2)
+    sizes = {"hidden_size": 4, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 4}
+    model = BertModel(BertConfig(vocab_size=4, max_position_embeddings=3, **sizes))
+    require_fit(Examples([good]), nn.ModuleList([model]), classes=2)
     faults = {
         r"row 1: token id 4 is not in \[0, 4\)": {"input_ids": [4], "labels": [0]},
         r"row 1: token id -1 is not in": {"input_ids": [-1], "labels": [0]},
@@ -135,6 +139,6 @@ def test_data_that_does_not_fit_is_refused_with_its_place():
     }
     for message, bad in faults.items():
         with pytest.raises(ValueError, match=message):
-            require_fit(Examples([good, bad], ["row 0", "row 1"]), vocabulary=4, positions=3, classes=2)
+            require_fit(Examples([good, bad], ["row 0", "row 1"]), model, classes=2)
     with pytest.raises(ValueError, match="all labels are -100, there is nothing to learn"):
-        require_fit(Examples([{"input_ids": [1], "labels": [IGNORED]}]), vocabulary=4, classes=2)
+        require_fit(Examples([{"input_ids": [1], "labels": [IGNORED]}]), model, classes=2)

@@ -116,6 +116,9 @@ def test_words_are_hidden_whole(choose: Any, model: BertForMaskedLM):
     words = torch.tensor(example["word_starts"]).cumsum(0)
     for word in words.unique():
         assert len(chosen[words == word].unique()) == 1
+    behind_special = {"input_ids": [2, 7, 8, 3], "word_starts": [1, 0, 0, 1]}  # where offsets show no gap
+    always = whole_words(1.0) if choose.__qualname__.startswith("whole") else choose
+    assert Masked(model, TOKENIZER, always).prepare(behind_special, seeded(0))["labels"].tolist() == [-100, 7, 8, -100]
 
 
 def test_lengths_of_spans_are_geometric(model: BertForMaskedLM):
