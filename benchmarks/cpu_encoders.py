@@ -53,6 +53,7 @@ OBJECTS = (
 HEADING = (
     "provider", "tokens/s", "quartiles", "x transformers", "of the GEMM limit", "least cosine", "s to load", "peak MB",
 )  # fmt: skip
+BOUNDS = ("of ours", "best peer of its kind", "x that peer", "projections alone, x that peer")
 LEAST_COSINE = 0.98  # below, a provider computes something else
 _REST = 0.1  # seconds after which threads of the provider before have stopped waiting for work
 LIMITS = "limits"  # the process that measures the projections alone
@@ -289,8 +290,26 @@ def main(
         for order in ("sorted", "unsorted"):
             measured[order] = measure(pipes, said, order, task, exact, repeats)
             typer.echo(f"\n{order}\n{table(HEADING, list(map(_cells, measured[order])))}")
+            typer.echo(f"\n{table(BOUNDS, bounds(measured[order]))}")
     work = {"sentences": len(rows), "tokens": sum(map(len, rows)), "batch_size": batch_size, "repeats": repeats}
     save(target, "cpu_encoders", **work, results=measured, absent=absent)
+
+
+def bounds(rows: list[dict[str, Any]]) -> list[list[object]]:
+    """Of each precision of ours: its rate and that of its projections alone, all else free, against the best peer of its kind."""
+    rates = {row["provider"]: row["tokens_per_second"]["median"] for row in rows if "tokens_per_second" in row}
+    found: list[list[object]] = []
+    for row in rows:
+        name, low = row["provider"], row["precision"] != "float32"
+        if name not in rates or not name.startswith("minitrans prepared"):
+            continue
+        of_kind = {each["provider"] for each in rows if (each["precision"] != "float32") is low} & rates.keys()
+        peers = {peer: rates[peer] for peer in of_kind if not peer.startswith("minitrans")}
+        if peers:
+            best = max(peers, key=peers.__getitem__)
+            ours = rates[name] / peers[best]
+            found.append([name, best, shown(ours), shown(ours / row["share_of_gemm"])])
+    return found
 
 
 def _cells(row: dict[str, Any]) -> list[object]:

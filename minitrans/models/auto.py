@@ -106,7 +106,7 @@ class AutoConfig:
             ValueError: for another model type than the class has, one that is known unless `exist_ok`, or a class that is not
                 derived from the configuration of a family.
         """
-        parents = [each.model_type for each in config.__mro__[1:] if getattr(each, "model_type", None) in FAMILIES]
+        parents = [kind for each in config.__mro__[1:] if (kind := getattr(each, "model_type", "")) in FAMILIES]
         wrong = {
             f"{config.__name__}.model_type is {config.model_type!r}, not {model_type!r}": config.model_type
             != model_type,

@@ -91,7 +91,7 @@ class ModelOutput(dict[str, Any]):
     def _refuse(self, *given: Any, **named: Any) -> NoReturn:
         raise TypeError(f"entries of {type(self).__name__} are assigned by name; dict(output) gives a dict to change")
 
-    __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refuse  # type: ignore[assignment]
+    __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refuse
 
 
 def _names(output: ModelOutput) -> list[str]:

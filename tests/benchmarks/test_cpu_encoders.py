@@ -113,3 +113,19 @@ def test_a_peer_that_is_not_there_says_why(when: str, tiny_bert: Path, monkeypat
     task = cpu_encoders.Task(tiny_bert, ROWS, 2, torch.get_num_threads())
     cpu_encoders.serve("absent", task, SimpleNamespace(send=said.append))  # type: ignore[arg-type]
     assert said == ["ImportError: no module named there"]
+
+
+def test_what_the_projections_alone_would_permit() -> None:
+    def row(name: str, precision: str, rate: float, share: float) -> dict[str, Any]:
+        return {"provider": name, "precision": precision, "tokens_per_second": {"median": rate}, "share_of_gemm": share}
+
+    rows = [
+        row("a", "float32", 10.0, 0.5), row("b", "float32", 20.0, 0.5), row("c", "int8", 50.0, 0.5),
+        {"provider": "d", "precision": "float32", "cosine": 0.1}, row("minitrans", "float32", 30.0, 0.5),
+        row("minitrans prepared float32", "float32", 40.0, 0.8), row("minitrans prepared int8", "int8", 60.0, 0.6),
+    ]  # fmt: skip
+    assert cpu_encoders.bounds(rows) == [
+        ["minitrans prepared float32", "b", "2", "2.5"],
+        ["minitrans prepared int8", "c", "1.2", "2"],
+    ]
+    assert cpu_encoders.bounds(rows[-1:]) == []

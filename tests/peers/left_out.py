@@ -12,6 +12,7 @@ MODELS: dict[str, str] = {
     "test_cannot_load_with_meta_device_context_manager": "a model loads with its values, whatever the default device is",
     "test_causal_lm_loss_honors_shift_labels": "labels are shifted by the model: it has no argument shift_labels",
     "test_config_attn_implementation_setter": _BACKEND,
+    "test_generation_tester_mixin_inheritance": "their suite of generation is another; ours is tests/generation",
     "test_gradient_checkpointing_enable_disable": _RUN_AGAIN,
     "test_load_with_mismatched_shapes": _BUILT,
     "test_model_get_set_embeddings": "a token table of another size than the head above it has is refused",
