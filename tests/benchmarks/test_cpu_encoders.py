@@ -125,7 +125,7 @@ def test_what_the_projections_alone_would_permit() -> None:
         row("minitrans prepared float32", "float32", 40.0, 0.8), row("minitrans prepared int8", "int8", 60.0, 0.6),
     ]  # fmt: skip
     assert cpu_encoders.bounds(rows) == [
-        ["minitrans prepared float32", "b", "2", "2.5"],
-        ["minitrans prepared int8", "c", "1.2", "2"],
+        ["minitrans prepared float32", "b", "2.00", "2.50"],
+        ["minitrans prepared int8", "c", "1.20", "2.00"],
     ]
     assert cpu_encoders.bounds(rows[-1:]) == []
