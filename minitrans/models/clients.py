@@ -43,6 +43,11 @@ class ForClients(nn.Module):
         """Of the parameters."""
         return next(self.parameters()).device
 
+    @property
+    def num_labels(self) -> int:
+        """The configuration's."""
+        return int(self.config.num_labels)
+
     @classmethod
     def can_generate(cls) -> bool:
         """Whether it has a `generate`: see `generative.py` for those that have."""

@@ -305,6 +305,10 @@ class PreTrainedModel(ForClients):
             if isinstance(module, MultiHeadAttention):
                 module.set_backend(backend)
 
+    def set_attn_implementation(self, attn_implementation: str) -> None:
+        """`set_backend` by the reference's name. Raises NotSupportedError for one that is not offered, saying what to do."""
+        self.set_backend(LOADING["attn_implementation"].means(attn_implementation))
+
     def install_attention(self, attention: VariantSpec, backend: str = "auto", dropout: float | None = None) -> None:
         """What `set_attention` does to the blocks of a body."""
         raise NotImplementedError

@@ -437,3 +437,15 @@ def test_padding_without_a_mask_is_said_where_a_forward_asks(caplog: pytest.LogC
     assert not caplog.records
     model.warn_if_padding_and_no_attention_mask(padded, None)
     assert "pad_token_id=0 and there is no attention_mask" in caplog.text
+
+
+def test_what_scripts_ask_of_a_model() -> None:
+    model = build(BertForSequenceClassification).eval()
+    assert (model.num_labels, model.bert.num_labels) == (2, 2)
+    expected = model(IDS).logits
+    for name, backend in (("eager", "eager"), ("sdpa", "sdpa")):
+        model.set_attn_implementation(name)
+        assert {module.backend for module in model.bert.attentions} == {backend}
+        torch.testing.assert_close(model(IDS).logits, expected)
+    with pytest.raises(NotSupportedError, match="say attn_implementation='sdpa'"):
+        model.set_attn_implementation("flash_attention_2")
