@@ -2,8 +2,9 @@
 
     python -m benchmarks.structure
 
-What one forward of a small BERT enters and executes; circles and arrows that point up among all imports; the share of the code
-that checks its input; lines; what `attend` costs beside a bare call of torch; what `import minitrans` costs on top of torch.
+What one forward of a small BERT and of a small GPT-2 enters and executes; circles and arrows that point up among all imports;
+the share of the code that checks its input; lines; what `attend` costs beside a bare call of torch; what `import minitrans` costs
+on top of torch.
 """
 
 from __future__ import annotations
@@ -68,17 +69,30 @@ def executed(call: Callable[[], object]) -> dict[str, set[int]]:
     return found
 
 
-@torch.no_grad()
-def forward() -> dict[str, dict[str, int]]:
-    """Lines executed in each module by one eager forward of BERT, for a batch without padding and one with."""
+def bert() -> Any:
+    """The body."""
     from minitrans import BertConfig, BertModel
 
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
-    model: Any = BertModel(BertConfig(vocab_size=99, **sizes)).eval()
+    return BertModel(BertConfig(vocab_size=99, **sizes))
+
+
+def gpt2() -> Any:
+    """The language model."""
+    from minitrans import GPT2Config, GPT2LMHeadModel
+
+    return GPT2LMHeadModel(GPT2Config(vocab_size=99, n_embd=32, n_layer=2, n_head=4))
+
+
+@torch.no_grad()
+def forward(build: Callable[[], Any] = bert) -> dict[str, dict[str, int]]:
+    """Lines executed in each module by one eager forward, for a batch without padding and one with."""
+    model = build().eval()
     model.set_attention(backend="eager")
     ids = torch.arange(5, 29).view(2, 12)
-    types, ones = torch.zeros_like(ids), torch.ones_like(ids)
-    types[:, 6:] = 1
+    ones, types = torch.ones_like(ids), {}
+    if model.config.model_type == "bert":
+        types["token_type_ids"] = (torch.arange(12) >= 6).long().expand(2, -1)
     padded = ones.clone()
     padded[1, 8:] = 0
     batches: dict[str, dict[str, Any]] = {
@@ -87,7 +101,7 @@ def forward() -> dict[str, dict[str, int]]:
     found = {}
     for name, given in batches.items():
         for _ in range(2):  # what the first imports is no part of a forward
-            lines = executed(lambda: model(input_ids=ids, token_type_ids=types, **given))  # noqa: B023
+            lines = executed(lambda: model(input_ids=ids, **types, **given))  # noqa: B023
         found[name] = {module: len(lines[module]) for module in sorted(lines, key=lambda each: -len(lines[each]))}
     return found
 
@@ -169,12 +183,14 @@ def _package(module: str) -> str:
 def shape() -> dict[str, Any]:
     """All that does not depend on the machine."""
     edges = graph()
-    ran = forward()
+    ran, written = forward(), forward(gpt2)
     packages = sums(of=_package)
     above = sums(of=lambda module: _package(module) if module not in BASEMENT else None)["minitrans"]
     return {
         "files_entered": max(map(len, ran.values())),
         "lines_executed": max(sum(lines.values()) for lines in ran.values()),
+        "files_entered_by_gpt2": max(map(len, written.values())),
+        "lines_executed_by_gpt2": max(sum(lines.values()) for lines in written.values()),
         "circles": len(circles(edges)),
         "up_arrows": len(up_arrows(edges)),
         "checks_percent": 100 * packages["minitrans"][2] / packages["minitrans"][1],
@@ -229,7 +245,8 @@ def import_seconds(runs: int = 7) -> dict[str, dict[str, float]]:
 def tables(found: dict[str, Any]) -> Iterator[str]:
     """What was measured, in markdown."""
     names = (
-        "files_entered", "lines_executed", "circles", "up_arrows", "checks_percent", "checks_percent_above_the_basement", "lines",
+        "files_entered", "lines_executed", "files_entered_by_gpt2", "lines_executed_by_gpt2", "circles", "up_arrows",
+        "checks_percent", "checks_percent_above_the_basement", "lines",
     )  # fmt: skip
     rows = [[name.replace("_", " "), found[name]] for name in names]
     timed = {

@@ -17,6 +17,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PARITY = "tests/models/test_parity.py"
+PAIRS = "tests/models/test_pairs.py"
 TURNING = "tests/models/test_turning_families.py"
 
 # rule -> (file, what stands there, what a slip would write, the tests that must notice)
@@ -273,6 +274,38 @@ MUTANTS = {
     ),
     "S7 halves with an offset divide by half - 1": (
         "minitrans/layers/positions.py", "/ (half - 1)", "/ half", ["tests/layers", "-k", "position or sinus"],
+    ),
+    "T1 a norm squares in float32": (
+        "minitrans/layers/norms.py", "wide = x if x.dtype == torch.float64 else x.float()", "wide = x",
+        [PAIRS, "-k", "float16 and t5"],
+    ),
+    "T2 what looks back only has all buckets for that side": (
+        "minitrans/models/t5.py", "bidirectional=not config.is_decoder", "bidirectional=True",
+        [PAIRS, "-k", "forward and t5-Model-plain"],
+    ),
+    "T3 a gated GELU is the tanh form": (
+        "minitrans/models/t5.py", '"gelu_new" if self.feed_forward_proj', '"gelu" if self.feed_forward_proj',
+        [PAIRS, "-k", "forward and t5-Model-other"],
+    ),
+    "T3 infinite sums are brought back": (
+        "minitrans/layers/half_precision.py", "return clamped(super()._after(norm, x), always=False)", "return super()._after(norm, x)",
+        [PAIRS, "-k", "float16 and umt5"],
+    ),
+    "T3 float16 keeps a projection in float32": (
+        "minitrans/models/loading.py", 'getattr(module, "kept", given) if', "given if",
+        [PAIRS, "-k", "float16 and t5"],
+    ),
+    "T4 what a tied projection scores is scaled": (
+        "minitrans/models/t5.py", "hidden * self.config.d_model**-0.5 if", "hidden if",
+        [PAIRS, "-k", "forward and t5-ForSeq2SeqLM-plain"],
+    ),
+    "T4 tables that differ are three": (
+        "minitrans/models/t5.py", "return self.share_encoder_decoder_embeddings", "return True",
+        [PAIRS, "-k", "T4 and t5"],
+    ),
+    "T5 ignored labels are read as padding": (
+        "minitrans/models/encoder_decoder.py", "shifted == IGNORED, pad)", "shifted == IGNORED, 0)",
+        [PAIRS, "-k", "forward and t5-ForSeq2SeqLM-plain"],
     ),
     "G1 GPT-2's matrices are turned": (
         "weights_convert/families/gpt2.py", "Transpose(f", "Rename(f", ["tests/models/test_decoders.py", "-k", "square_matrix"],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -17,7 +19,7 @@ def clamped(x: Tensor, *, always: bool) -> Tensor:
     if x.dtype != torch.float16:
         return x
     most = torch.finfo(x.dtype).max
-    limit = most - MARGIN if always else torch.where(x.isfinite().all(), most, most - MARGIN)
+    limit: Any = most - MARGIN if always else torch.where(x.isfinite().all(), most, most - MARGIN)
     return torch.clamp(x, min=-limit, max=limit)
 
 

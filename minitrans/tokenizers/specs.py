@@ -29,6 +29,7 @@ class TokenizerSpec:
         add_normalizer_and_decoder: gives a bare model the rest of the family's pipeline.
         extra_tokens: special tokens without a name, such as the codes of languages.
         mask_lstrip: whether the mask token swallows the space on its left (R8).
+        padding_side: unless the files say otherwise.
     """
 
     name: str
@@ -41,6 +42,7 @@ class TokenizerSpec:
     add_normalizer_and_decoder: Callable[[Backend, Mapping[str, Any], Mapping[str, str]], None] | None = None
     mask_lstrip: bool = False
     extra_tokens: tuple[str, ...] = ()
+    padding_side: str = "right"
 
 
 _BERT_TOKENS = {
@@ -105,6 +107,7 @@ LLAMA = TokenizerSpec(
     options={"add_prefix_space": True, "legacy": False, "add_bos_token": True, "add_eos_token": False},
     build=sentencepiece_bpe.build,
     add_normalizer_and_decoder=sentencepiece_bpe.add_spaces_and_decoder,
+    padding_side="left",
 )
 GEMMA = replace(
     LLAMA,

@@ -156,7 +156,7 @@ class Tokenizer(Vocabulary):
         self._options = options
         self.name_or_path: str = plain.get("name_or_path", "")
         self.model_max_length: int = plain.get("model_max_length", folder.UNBOUNDED)
-        self.padding_side: str = plain.get("padding_side", "right")
+        self.padding_side: str = plain.get("padding_side", self.spec.padding_side)
         self.truncation_side: str = plain.get("truncation_side", "right")
         self.clean_up_tokenization_spaces: bool = plain.get("clean_up_tokenization_spaces", False)
         self.split_special_tokens: bool = plain.get("split_special_tokens", False)

@@ -21,6 +21,8 @@ def shape() -> dict[str, Any]:
     [
         ("files_entered", 10),
         ("lines_executed", 170),
+        ("files_entered_by_gpt2", 20),
+        ("lines_executed_by_gpt2", 252),
         ("circles", 0),
         ("up_arrows", 0),
         ("checks_percent", 7.99),

@@ -154,7 +154,7 @@ def batch(family: str, *, left: bool = True) -> dict[str, Tensor]:
     ids = torch.randint(4, V, (B, S), generator=generator)
     mask = torch.ones(B, S, dtype=torch.long)
     mask[1, 6:] = 0
-    ids[:, 5] = 2  # one end token in every row
+    ids[:, 4:6] = 2  # two end tokens in every row, of which the last stands for it
     if left:
         mask[2, :3] = 0
     return {"input_ids": ids.masked_fill(mask == 0, 1), "attention_mask": mask}

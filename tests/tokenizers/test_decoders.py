@@ -120,3 +120,33 @@ def test_a_model_of_the_other_kind(sp_folder: Path, sentencepiece_folder: Path, 
     (tmp_path / "tokenizer.model").write_bytes((sentencepiece_folder / "sentencepiece.bpe.model").read_bytes())
     with pytest.raises(CheckpointError, match=r"model_type: expected 2 \(BPE\), found 1"):
         ours.LlamaTokenizer.from_pretrained(tmp_path)
+
+
+def test_gemma_from_its_model_file(tmp_path: Path, shared_data: Path, odd: list[str]) -> None:
+    """Its layout: padding, end, beginning, unknown and a mask come first; no space stands before a text."""
+    model, texts = io.BytesIO(), [line for language in LANGUAGES for line in lines(shared_data, language, 300)]
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(texts), model_writer=model, vocab_size=800, model_type="bpe", byte_fallback=True, minloglevel=2,
+        normalization_rule_name="identity", remove_extra_whitespaces=False, split_digits=True, num_threads=1, pad_id=0, eos_id=1,
+        bos_id=2, unk_id=3, eos_piece="<eos>", bos_piece="<bos>", user_defined_symbols=["<mask>"], add_dummy_prefix=False,
+    )  # fmt: skip
+    (tmp_path / "tokenizer.model").write_bytes(model.getvalue())
+    texts += [*(text for text in odd if text.strip()), "  two  spaces ", "中文 かな", "12345", "a <mask> b<eos>"]
+    mine = ours.GemmaTokenizer.from_pretrained(tmp_path)
+    check_equal(mine, transformers.GemmaTokenizer.from_pretrained(tmp_path, add_bos_token=True), texts)
+    assert mine("a")["input_ids"][0] == mine.bos_token_id == 2
+    assert mine.padding_side == ours.LlamaTokenizer.spec.padding_side == "left"
+    mine.save_pretrained(tmp_path / "saved")
+    for kind in (AutoTokenizer, transformers.AutoTokenizer):
+        again = kind.from_pretrained(tmp_path / "saved")
+        assert again(texts)["input_ids"] == mine(texts)["input_ids"], kind
+
+
+@pytest.mark.parametrize(("name", "folder"), [("T5Tokenizer", "t5-small"), ("BartTokenizer", "roberta-base")])
+def test_pairs_in_many_languages(name: str, folder: str, shared_data: Path, odd: list[str]) -> None:
+    """With the published vocabularies."""
+    mine, theirs = (
+        getattr(module, name).from_pretrained(shared_data / "tokenizers" / folder) for module in (ours, transformers)
+    )
+    texts = [line for language in LANGUAGES for line in lines(shared_data, language, 250)]
+    check_equal(mine, theirs, [*texts, *(text for text in odd if "<mask>" not in text), "Ünïcode  中文 かな ελληνικά"])
