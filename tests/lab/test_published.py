@@ -46,3 +46,16 @@ def test_the_table_is_whole_and_each_run_is_of_one_clean_commit():
     for rows in (FIRST, SECOND):
         assert {(row["commit"], row["dirty"]) for row in rows} == {(rows[0]["commit"], False)}
         assert rows[0]["exact"] == pytest.approx(82.03, abs=0.005)
+
+
+def test_hedgehog_is_healed_in_five_runs_and_the_exact_model_gains_nothing_by_the_same_steps():
+    rows = _rows("lab-hedgehog-2026-11-28-cpu-2.jsonl")
+    scores = {
+        (row["variant"], row["seed"], point["stage"], point["step"]): point["score"]
+        for row in rows for point in row["curve"]
+    }  # fmt: skip
+    for seed in range(5):
+        assert scores["hedgehog", seed, "swap", 0] == pytest.approx(58.05, abs=0.3)
+        assert scores["hedgehog", seed, "transfer", 200] >= 80
+        assert scores["hedgehog", seed, "tune", 200] >= 81.5
+    assert scores["full", 0, "tune", 200] == pytest.approx(82.03, abs=0.3)
