@@ -1,7 +1,7 @@
 """Masks drawn once against masks drawn anew, and pairs with next-sentence prediction against full sentences without, as in
 "RoBERTa" (Liu et al. 2019, sections 4.1 and 4.2): small models, a part of WikiText-2, equal steps, several seeds.
 
-    python -m benchmarks.pre_training WIKITEXT2 --json
+    python -m benchmarks.pre_training WIKITEXT2
 
 What is compared is the loss of masked tokens on held-out articles, always on the same masks: on inputs as the model learnt
 them, and on full sentences, which are the same for all.
@@ -33,18 +33,19 @@ from minitrans.training.data.records import Records
 from minitrans.training.data.source import Examples
 from minitrans.training.evaluation import mean_losses
 from minitrans.training.loop import train
-from minitrans.training.objectives.pre_training import PreTraining
+from minitrans.training.objectives.pre_training import Inputs, PreTraining
 from minitrans.training.settings import TrainingSettings
 from minitrans.training.tokenizers import train_tokenizer
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 HEADING = r" = [^=].* = "  # of an article of WikiText
+INPUTS: tuple[Inputs, ...] = ("next sentence", "full sentences")
 ARMS = {
     f"{inputs}, {'static' if static else 'dynamic'}": PreTraining(inputs, static=static)
-    for inputs, static in product(("next sentence", "full sentences"), (True, False))
+    for inputs, static in product(INPUTS, (True, False))
 }
-SIZES = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 256}
+SIZES: dict[str, Any] = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 256}
 LOOKS, HELD_OUT = 5, 384  # at a model on the way, and at so many inputs
 
 
@@ -64,6 +65,12 @@ def pre_training(
     """Train every arm with every seed, and write a JSON file and a curve (.svg) beside it.
 
     Columns: arm, seed, held-out loss of masked tokens on its own inputs, on full sentences, seconds.
+
+    Examples:
+
+        python -m benchmarks.pre_training wikitext2
+
+        python -m benchmarks.pre_training wikitext2 --steps 2000 --articles 100
     """
     torch.set_num_threads(1)
     settings = {
@@ -137,7 +144,7 @@ def _run(arm: str, seed: int, tokenizer: Any, texts: tuple[Records, Records], se
 
 
 def table(rows: list[Row]) -> str:
-    """Mean and deviation of the seeds, and paired differences to the arm above that has the same inputs."""
+    """Mean and deviation of the seeds."""
     lines = []
     for arm in ARMS:
         cells = [arm]
