@@ -20,6 +20,7 @@ from minitrans.attention.context import Context
 from minitrans.attention.mask import AttentionMask
 from minitrans.attention.recording import being_exported
 from minitrans.cpu.attention import attend_in_rows
+from minitrans.cpu.decoder import FusedNetwork
 from minitrans.cpu.feed_forward import FloatFeedForward, IntegerFeedForward
 from minitrans.cpu.linear import POSTS, EvenLinear, FloatLinear
 from minitrans.cpu.rows import Rectangle, Rows, lay_out, with_distances
@@ -61,11 +62,13 @@ class FusedBlock:
         first, second = (cast("LayerNorm", norm) for norm in (block.attention_LayerNorm, block.feed_forward_LayerNorm))
         self.query_key_value = _pack(projections, floats, None if reach is None else reach.query)
         self.output = _pack([attention.output], floats, None if reach is None else reach.output)
-        self.network = (
-            FloatFeedForward(network, floats)
-            if reach is None or network.act not in POSTS
-            else IntegerFeedForward(network, (reach.up, reach.down))
-        )
+        self.network: FloatFeedForward | IntegerFeedForward | FusedNetwork
+        if reach is None:
+            self.network = FloatFeedForward(network, floats)
+        elif network.act in POSTS:
+            self.network = IntegerFeedForward(network, (reach.up, reach.down))
+        else:
+            self.network = FusedNetwork(network, dtype, {network.up: reach.up, network.down: reach.down})
         self.norms = [_Norm(norm, floats) for norm in (first, second)]
         self.norm_first = block.norm_first
 
