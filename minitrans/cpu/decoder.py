@@ -323,12 +323,12 @@ class FusedDecoder(nn.Module):
             raise NotSupportedError(f"a prepared decoder does not go with {names}; use the model it was prepared from")
         given, shape = x.dtype, x.shape
         of_pass = Pass(context, shape[:2], self.distances, self.floats, self.turns)
-        x = x.reshape(-1, shape[2]).to(self.floats)
-        states = [x] if keep_states else []
+        x = x.reshape(-1, shape[2]).to(self.floats, copy=True)  # a block may reuse the memory of its input
+        states = [x.clone()] if keep_states else []
         for place, index in enumerate(self.order):
             x = self.blocks[index](x, of_pass, None if cache is None else cache.layers[place])
             if keep_states:
-                states.append(x)
+                states.append(x.clone())
         x = x if self.norm is None else self.norm(x)
         if keep_states:
             states[-1] = x  # M7
@@ -348,7 +348,7 @@ class FusedHead(nn.Module):
     def __init__(self, linear: nn.Linear, bias: Tensor | None, dtype: str, reach: Reaches) -> None:
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
-        self.project: StepLinear | Any = step_linear([linear], dtype, reach, bias=bias)
+        self.project: StepLinear | Any = step_linear([linear], dtype, reach, bias=bias, is_last=True)
         self.floats = torch.bfloat16 if dtype == "bfloat16" else torch.float32
 
     def forward(self, hidden: Tensor) -> Tensor:

@@ -24,6 +24,8 @@ POSTS: dict[Activation, Post] = {
 Reaches = Mapping[nn.Module, Tensor]
 StepLinear = Callable[..., Tensor]  # (x (N, in), other (N, out) = None) -> (N, out)
 _SMALL = 2**17  # weights; below, a call of oneDNN costs more than the product
+_STEP = 64  # of the input, in products with 8-bit weights: torch reads beyond others
+_FEW = 8  # rows that are multiplied with 8-bit weights as they are
 LEAST_OF_POSTS = -0.171  # no function above goes below, GELU comes near
 
 
@@ -186,6 +188,34 @@ class ActingLinear:
         return y if self.act is None else self.act(y)
 
 
+class FewRowsInteger:
+    """The same with weights in 8 bits: a few rows are bfloat16, several are 8 bits too.
+
+    Few rows cost what it takes to read the weights, so that their inputs need not be integers; and the call is a shorter one.
+
+    Args:
+        weight: (out, in) float32.
+        bias: (out) float32.
+        act: what is applied to the output.
+        reach: (in) how large each input gets.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, act: Activation | None, reach: Tensor) -> None:
+        self.scales = (weight.abs().amax(dim=1).clamp_min(torch.finfo(torch.float32).tiny) / 127).bfloat16()
+        self.numbers = (weight / self.scales.float()[:, None]).round().clamp_(-127, 127).to(torch.int8)
+        self.bias, self.act = bias, act
+        self.many = ActingLinear(EvenLinear, weight, bias, act, reach)
+
+    def __call__(self, x: Tensor, other: Tensor | None = None) -> Tensor:
+        """(N, in) -> (N, out)."""
+        if len(x) > _FEW:
+            return self.many(x, other)
+        y = torch._weight_int8pack_mm(x.bfloat16(), self.numbers, self.scales).float()
+        y = y if self.bias is None else y.add_(self.bias)
+        y = y if other is None else y.add_(other)
+        return y if self.act is None else self.act(y)
+
+
 def step_linear(
     linears: Sequence[nn.Linear],
     dtype: str,
@@ -193,6 +223,7 @@ def step_linear(
     act: Activation | None = None,
     *,
     bias: Tensor | None = None,
+    is_last: bool = False,
 ) -> StepLinear:
     """One layer whose output is that of all of these, side by side, for the few rows of a decoder's step.
 
@@ -202,6 +233,7 @@ def step_linear(
         reach: of the inputs, for "int8".
         act: what is applied to the output.
         bias: (out) in place of their own.
+        is_last: whether the output is scores of a vocabulary.
     """
     weight = torch.cat([each.weight.detach() for each in linears])
     if bias is None and any(each.bias is not None for each in linears):
@@ -213,7 +245,10 @@ def step_linear(
         return ActingLinear(FloatLinear, weight.bfloat16(), None if bias is None else bias.bfloat16(), act)
     weight, bias = weight.float(), None if bias is None else bias.float()
     if dtype == "int8" and weight.numel() >= _SMALL:
-        return ActingLinear(EvenLinear, weight, bias, act, reach[linears[0]])
+        # scores of a vocabulary are not rounded to bfloat16: many would be equal
+        if is_last or weight.shape[1] % _STEP:
+            return ActingLinear(EvenLinear, weight, bias, act, reach[linears[0]])
+        return FewRowsInteger(weight, bias, act, reach[linears[0]])
     return FewRowsLinear(weight, bias, act)
 
 
@@ -227,6 +262,8 @@ def check_operators(dtype: str) -> None:
             found = FloatLinear(weight.to(kind), None)(x.to(kind)).float()
             if dtype == "int8":
                 found = EvenLinear(weight, None, x[0])(x)
+                wide = torch.ones(2, _STEP)
+                found = torch.minimum(found, FewRowsInteger(wide, None, None, wide[0])(wide[:1]) * 2 / _STEP)
         except (AttributeError, NotImplementedError, RuntimeError) as error:
             reason = (str(error).splitlines() or ["no reason given"])[0]
             raise NotSupportedError(

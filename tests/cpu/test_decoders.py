@@ -185,3 +185,18 @@ def test_int8_of_a_trained_model(stories: Any, monkeypatch: pytest.MonkeyPatch):
     for dtype, least in (("bfloat16", 0.95), ("int8", 0.9)):
         found = prepare(stories, dtype)(input_ids=text).logits.argmax(-1)[:, :-1]
         assert (found == text[:, 1:]).double().mean() >= least
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+def test_states_and_inputs_are_not_written_over(dtype: str, monkeypatch: pytest.MonkeyPatch):
+    """Sums are made in the memory of their terms where that is free."""
+    monkeypatch.setattr(linear, "_SMALL", 0)
+    model = model_of("gpt2")
+    fast, vectors = prepare(model, dtype), torch.randn(3, 9, 64, generator=torch.Generator().manual_seed(2))
+    kept = vectors.clone()
+    found = fast(inputs_embeds=vectors, output_hidden_states=True).hidden_states
+    with torch.no_grad():
+        expected = model(inputs_embeds=vectors, output_hidden_states=True).hidden_states
+    assert torch.equal(vectors, kept)
+    for one, other in zip(found, expected, strict=True):
+        assert float((one - other).norm() / other.norm()) < {"float32": 1e-5, "bfloat16": 0.02, "int8": 0.1}[dtype]
