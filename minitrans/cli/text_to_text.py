@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from minitrans.cli import options
+from minitrans.cli.errors import note
 from minitrans.cli.options import Runtime, takes_model
 from minitrans.cli.text import given_texts, progress, show
 
@@ -15,6 +16,10 @@ NewTokens = Annotated[
     int | None, typer.Option("--max-new-tokens", "-n", min=1, help="How many tokens; default: the checkpoint's, or 20.")
 ]
 Beams = Annotated[int | None, typer.Option(min=1, help="Search with so many beams; default: the checkpoint's, or 1.")]
+
+Truncate = Annotated[
+    bool, typer.Option("--truncate", help="Cut texts that are too long for the model, and say how many.")
+]
 
 
 @takes_model(batch_size=8)
@@ -29,6 +34,7 @@ def translate(
     target: Annotated[str | None, typer.Option("--to", metavar="CODE", help="Language to translate into.")] = None,
     max_new_tokens: NewTokens = None,
     beams: Beams = None,
+    truncate: Truncate = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Translate texts. Columns: text number, translation.
@@ -39,8 +45,13 @@ def translate(
 
         minitrans translate --file texts.txt -m ./t5 --direction en_to_de --beams 4
     """
-    told = {"direction": direction and f"translation_{direction}", "src_lang": source, "tgt_lang": target}
-    _write(runtime, "translation", texts, file, as_json, max_new_tokens=max_new_tokens, num_beams=beams, **told)
+    told: dict[str, Any] = {
+        "direction": direction and f"translation_{direction}",
+        "src_lang": source,
+        "tgt_lang": target,
+    }
+    told |= {"truncation": truncate, "max_new_tokens": max_new_tokens, "num_beams": beams}
+    _write(runtime, "translation", texts, file, as_json, **told)
 
 
 @takes_model(batch_size=8)
@@ -50,6 +61,7 @@ def summarize(
     file: options.TextFile = None,
     max_new_tokens: NewTokens = None,
     beams: Beams = None,
+    truncate: Truncate = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Summarize texts. Columns: text number, summary.
@@ -58,7 +70,8 @@ def summarize(
 
         minitrans summarize --file articles.txt -m ./bart -n 60 --beams 4
     """
-    _write(runtime, "summarization", texts, file, as_json, max_new_tokens=max_new_tokens, num_beams=beams)
+    told = {"truncation": truncate, "max_new_tokens": max_new_tokens, "num_beams": beams}
+    _write(runtime, "summarization", texts, file, as_json, **told)
 
 
 def _write(runtime: Runtime, task: str, texts: list[str] | None, file: Any, as_json: bool, **settings: Any) -> None:
@@ -69,5 +82,7 @@ def _write(runtime: Runtime, task: str, texts: list[str] | None, file: Any, as_j
     pipe = load_pipeline(runtime, task)
     with progress("writing", len(given)) as advance:
         found = pipe(given, progress=advance, **settings)
+    if pipe.truncated:
+        note(f"cut to {pipe.max_length} tokens: {pipe.truncated} of {len(given)} texts")
     rows = [{"number": number, "text": next(iter(each.values()))} for number, each in enumerate(found, start=1)]
     show(rows, as_json=as_json)

@@ -145,11 +145,12 @@ class Pipeline:
         encoded = self.tokenizer(list(texts), verbose=False, **options)
         rows = rows_of(encoded)
         self.truncated = sum(bool(encoded[index].overflowing) for index in range(len(rows)))
-        longest = max(len(row["input_ids"]) for row in rows)
+        number, longest = max(enumerate(len(row["input_ids"]) for row in rows), key=lambda each: each[1])
         if longest > self.max_length:
+            which = f"text {number + 1} of {len(rows)}" if len(rows) > 1 else "a text"
             raise ValueError(
-                f"a text: expected at most {self.max_length} tokens, found {longest}; shorten it, or have it cut with "
-                "truncation=True where the task allows it"
+                f"{which}: expected at most {self.max_length} tokens, found {longest}; shorten it, or have it cut with "
+                "truncation=True (--truncate) where the task allows it"
             )
         return rows
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
 from torch import Tensor
 
+from minitrans.files import printable
 from minitrans.models.auto import AutoModelForSeq2SeqLM
 from minitrans.pipelines.base import Each, Pipeline
 from minitrans.tokenizers.translation import TranslationTokenizer
+
+DIRECTION = re.compile("translation_[^_]+_to_[^_]+")
 
 
 class TextToText(Pipeline):
@@ -83,9 +87,12 @@ class TextToText(Pipeline):
 
     def own_settings(self, task: str | None = None) -> dict[str, Any]:
         """What config.json says for a task: settings of `generate`, and a prefix."""
-        known = self.model.config.get("task_specific_params")
-        found = known.get(task or self.task) if isinstance(known, Mapping) else None
+        found = self._settings_of_tasks().get(task or self.task)
         return dict(found) if isinstance(found, Mapping) else {}
+
+    def _settings_of_tasks(self) -> Mapping[Any, Any]:
+        known = self.model.config.get("task_specific_params")
+        return known if isinstance(known, Mapping) else {}
 
 
 class Summarization(TextToText):
@@ -121,8 +128,12 @@ class Translation(TextToText):
             options: the other arguments.
 
         Raises:
-            ValueError: for a language of a model that has none.
+            ValueError: for a language of a model that has none, and for a direction that is none of the model's.
         """
+        known = [name for name in self._settings_of_tasks() if DIRECTION.fullmatch(name)]
+        if direction is not None and (direction not in known if known else not DIRECTION.fullmatch(direction)):
+            expected = ", ".join(known) or "translation_XX_to_YY"
+            raise ValueError(f"direction: expected {expected}, got {printable(direction)}")
         tokenizer = self.tokenizer
         if src_lang is not None or tgt_lang is not None:
             if not isinstance(tokenizer, TranslationTokenizer):

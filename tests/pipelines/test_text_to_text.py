@@ -89,6 +89,8 @@ def test_the_settings_of_a_task(folder: str):
     assert summary(TEXTS[0], num_beams=1, prefix="") == [{"summary_text": plain}]
     german = minitrans.pipeline("translation_en_to_de", folder, dtype="float64", max_new_tokens=5)
     assert german(TEXTS[0]) == [{"translation_text": by_hand(folder, f"Ada {TEXTS[0]}", max_new_tokens=5)}]
+    with pytest.raises(ValueError, match="direction: expected translation_en_to_de, got translation_en_to_fr"):
+        minitrans.pipeline("translation_en_to_fr", folder)("a")
     with pytest.raises(ValueError, match="BartTokenizer has no languages: leave src_lang and tgt_lang out"):
         german(TEXTS[0], tgt_lang="de_DE")
 
@@ -129,3 +131,9 @@ def test_on_the_command_line(folder: str, run):
     german = run("translate", TEXTS[0], "-m", folder, "-n", 4, "--direction", "en_to_de", "--json")
     assert json.loads(german.out)["text"] == by_hand(folder, f"Ada {TEXTS[0]}", max_new_tokens=4)
     run("translate", TEXTS[0], "-m", folder, "--to", "de_DE").refused("BartTokenizer has no languages")
+    run("translate", TEXTS[0], "-m", folder, "--direction", "en_fr").refused("expected translation_en_to_de")
+    several = ("summarize", TEXTS[0], "the cat " * 40, "-m", folder, "-n", 2)
+    run(*several).refused("text 2 of 2: expected at most 32 tokens", "--truncate")
+    cut = run(*several, "--truncate")
+    assert (cut.code, cut.out.count("\n")) == (0, 2)
+    assert cut.err == "minitrans: note: cut to 32 tokens: 1 of 2 texts\n"
