@@ -307,6 +307,46 @@ MUTANTS = {
         "minitrans/models/encoder_decoder.py", "shifted == IGNORED, pad)", "shifted == IGNORED, 0)",
         [PAIRS, "-k", "forward and t5-ForSeq2SeqLM-plain"],
     ),
+    "S1 BART's norms have an eps of their own": (
+        "minitrans/models/bart.py", "EPS = 1e-5", "EPS = 1e-12",
+        [PAIRS, "-k", "forward and bart-Model-plain"],
+    ),
+    "S1 positions are counted from row 2": (
+        "minitrans/layers/positions.py", "super().forward(positions + self.offset)", "super().forward(positions + 1)",
+        [PAIRS, "-k", "forward and bart-Model-plain"],
+    ),
+    "S2 BART's blocks are post-norm": (
+        "minitrans/models/bart.py", "norm_first=self.norm_first, kind", "norm_first=True, kind",
+        [PAIRS, "-k", "forward and bart-Model-plain"],
+    ),
+    "S2 pre-norm encoders are always brought back": (
+        "minitrans/layers/half_precision.py", "always=self.norm_first", "always=False",
+        [PAIRS, "-k", "float16 and mbart"],
+    ),
+    "S3 token embeddings are scaled": (
+        "minitrans/models/bart.py", "math.sqrt(width) if config.scale_embedding else 1.0", "1.0",
+        [PAIRS, "-k", "forward and bart-Model-other"],
+    ),
+    "S3 a bias stands beside the projection": (
+        "minitrans/models/pair_tasks.py", "super().score(hidden) + self.final_logits_bias", "super().score(hidden)",
+        [PAIRS, "-k", "forward and bart-ForSeq2SeqLM-plain"],
+    ),
+    "S4 mBART's target begins with its last token": (
+        "minitrans/models/mbart.py", "last = (ids != pad).sum(dim=1, keepdim=True) - 1", "last = torch.zeros_like(ids[:, :1])",
+        [PAIRS, "-k", "what_the_decoder_reads"],
+    ),
+    "S5 a text is classified by its last end token": (
+        "minitrans/models/pair_tasks.py", "(torch.arange(ends.shape[1], device=ends.device) * ends).argmax", "ends.int().argmax",
+        [PAIRS, "-k", "forward and bart-ForSequenceClassification-plain"],
+    ),
+    "S6 sines come first, then cosines": (
+        "minitrans/models/marian.py", '"halves")', '"interleaved")',
+        [PAIRS, "-k", "forward and marian-Model-plain"],
+    ),
+    "S7 padding has no place": (
+        "minitrans/models/m2m_100.py", "real = (tokens != PADDING).long()", "real = (tokens != -1).long()",
+        [PAIRS, "-k", "forward and m2m_100-Model-plain"],
+    ),
     "G1 GPT-2's matrices are turned": (
         "weights_convert/families/gpt2.py", "Transpose(f", "Rename(f", ["tests/models/test_decoders.py", "-k", "square_matrix"],
     ),
