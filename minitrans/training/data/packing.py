@@ -63,7 +63,7 @@ def full_sentences(
     for document in documents:
         if not across:
             finish()
-        elif 0 < len(ids) < room:
+        elif ids:
             ids.append(last)
             starts.append(1)
         for sentence in cut_long(document, room):
