@@ -266,7 +266,12 @@ class AutoTokenizer:
         """
         found, overrides = read_words(words.FINDING, overrides, "AutoTokenizer.from_pretrained", {})
         config, model_type = found.pop("config", None), found.pop("tokenizer_type", None)
+        trusted = found.pop("trust_remote_code", False)
         folder = local_folder(pretrained_model_name_or_path, patterns=PATTERNS, **found)
+        if trusted and "auto_map" in read_if_there(folder / CONFIG_FILE):
+            raise NotSupportedError(
+                "trust_remote_code=True is not offered: code of a checkpoint is never run; leave it out, or name the class"
+            )
         if model_type is not None and model_type not in FAMILIES:
             raise ValueError(f"tokenizer_type={model_type!r}: expected one of {', '.join(FAMILIES)}")
         kind = known_classes()[FAMILIES[model_type].tokenizer] if model_type else tokenizer_class(folder, config)

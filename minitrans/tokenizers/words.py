@@ -5,7 +5,6 @@ from __future__ import annotations
 from minitrans.words import PUSHING, WHERE, Word, ignored, refused
 
 _INTERNAL = "what the reference's classes tell each other"
-_OF_CODE = "code of a checkpoint is never run; leave it out"
 _OF_MODELS = "a tokenizer has no weights"
 _OF_CALLS = "says nothing at loading, in the reference too; pass it when the tokenizer is called"
 _OF_OTHERS = "an option of other families' vocabularies"
@@ -33,7 +32,7 @@ SETTINGS: dict[str, Word] = {
     "sp_model_kwargs": refused("pieces are never sampled; leave it out", {}),
     "chat_template": refused(_CHAT),
     **{f"add_{end}": refused(_TEMPLATE) for end in ENDS},
-    "trust_remote_code": refused(_OF_CODE, False),
+    "trust_remote_code": ignored("code of a checkpoint is never run, and this class was asked for"),
     "code_revision": ignored("code of a checkpoint is never run"),
     "gguf_file": refused("use the checkpoint that the GGUF file was made from"),
     "mistral_format": refused("only tokenizer.json and the families' own files are read", False),
@@ -58,6 +57,7 @@ WITHOUT: dict[str, Word] = {end: refused(_TEMPLATE, False) for end in ENDS}
 FINDING: dict[str, Word] = {
     **WHERE,
     "config": Word("a model's configuration, read instead of config.json", "config"),
+    "trust_remote_code": Word("refused where the checkpoint names code, which is never run", "trust_remote_code"),
     "tokenizer_type": Word("the model_type whose tokenizer to take, whatever the files say", "tokenizer_type"),
 }
 

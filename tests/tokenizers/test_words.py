@@ -263,3 +263,8 @@ def test_a_token_that_a_family_lacks_is_not_added(bert_folder: Path, bert: BertT
         assert BertTokenizer.from_pretrained(bert_folder, **{f"add_{end}": False})(TEXT) == bert(TEXT)
         with pytest.raises(NotSupportedError, match="template"):
             RobertaTokenizer.from_pretrained(roberta_folder, **{f"add_{end}": False})
+
+
+def test_trust_in_code_that_is_not_there_asks_for_nothing(bert_folder: Path, bert: BertTokenizer) -> None:
+    for kind in (BertTokenizer, AutoTokenizer):
+        assert kind.from_pretrained(bert_folder, trust_remote_code=True)(TEXT) == bert(TEXT)
