@@ -37,14 +37,15 @@ class Tester:
 
     Args:
         family: our model type.
+        is_pair: whether it is an encoder and a decoder.
         fields: of the configuration, besides the sizes.
     """
 
     batch_size, seq_length, num_hidden_layers, hidden_size, num_attention_heads, num_choices = 5, 7, 2, 32, 4, 3
     is_training, vocab_size, num_labels, encoder_seq_length, key_length = True, 99, 2, 7, 7
 
-    def __init__(self, family: str, **fields: Any) -> None:
-        self.fields = fields
+    def __init__(self, family: str, is_pair: bool, **fields: Any) -> None:
+        self.fields, self.is_encoder_decoder = fields, is_pair
         self.config_class: Any = getattr(transformers, f"{FAMILIES[family].prefix}Config")
 
     def get_config(self) -> Any:
@@ -54,21 +55,30 @@ class Tester:
             "num_attention_heads": self.num_attention_heads, "intermediate_size": 37, "max_position_embeddings": 50,
             "hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1,
         }  # fmt: skip
-        return self.config_class(**{**sizes, **self.fields})
+        of_pairs = {"decoder_layers": 2, "decoder_attention_heads": 4, "decoder_ffn_dim": 37, "d_kv": 8}
+        own = {name: value for name, value in of_pairs.items() if hasattr(self.config_class, name)}
+        return self.config_class(**{**sizes, **own, **self.fields})
 
     def prepare_config_and_inputs_for_common(self) -> tuple[Any, dict[str, torch.Tensor]]:
         """A configuration, and ids and a mask with padding at the end."""
         ids = torch.randint(3, self.vocab_size, (self.batch_size, self.seq_length))
         mask = torch.ones_like(ids)
         mask[1, 4:] = 0
-        return self.get_config(), {"input_ids": ids, "attention_mask": mask}
+        given = {"input_ids": ids, "attention_mask": mask}
+        if self.is_encoder_decoder:
+            ids[:, -1] = 2  # by which a text is classified
+            given |= {"decoder_input_ids": ids.flip(1), "decoder_attention_mask": mask}
+        return self.get_config(), given
 
 
 def suite(family: str, *, decoders: bool) -> type[unittest.TestCase]:
     """Their common tests, of the encoders of a family, or of its decoders, which are configured as such."""
     row = FAMILIES[family]
     heads = [head for head in row.heads if (head == "ForCausalLM") is decoders]
+    is_pair = "ForSeq2SeqLM" in row.heads and not decoders
     fields = {"is_decoder": True, "use_cache": False} if decoders else {}
+    if decoders and "ForSeq2SeqLM" in row.heads:
+        fields["is_encoder_decoder"] = False
 
     classes = tuple(getattr(transformers, row.class_name(head)) for head in heads)
     if OURS and (theirs := [each for each in classes if not each.__module__.startswith("minitrans.")]):
@@ -76,9 +86,10 @@ def suite(family: str, *, decoders: bool) -> type[unittest.TestCase]:
 
     class Suite(common.ModelTesterMixin, unittest.TestCase):  # type: ignore[misc, name-defined]
         all_model_classes = classes
+        is_encoder_decoder = is_pair
 
         def setUp(self) -> None:
-            self.model_tester = Tester(family, **fields)
+            self.model_tester = Tester(family, is_pair=is_pair, **fields)
 
         def _prepare_for_class(self, inputs: dict[str, Any], model_class: type, return_labels: bool = False) -> Any:
             """With the labels of both losses, where a model is pretrained by two."""
