@@ -57,6 +57,8 @@ class Tester:
         }  # fmt: skip
         of_pairs = {"decoder_layers": 2, "decoder_attention_heads": 4, "decoder_ffn_dim": 37, "d_kv": 8}
         own = {name: value for name, value in of_pairs.items() if hasattr(self.config_class, name)}
+        if getattr(self.config_class, "pad_token_id", 0) is None:
+            own["pad_token_id"] = 0  # by which classifiers of decoders find the end of a text
         return self.config_class(**{**sizes, **own, **self.fields})
 
     def prepare_config_and_inputs_for_common(self) -> tuple[Any, dict[str, torch.Tensor]]:
