@@ -48,6 +48,7 @@ ALLOWED: dict[str, set[str]] = {
         "embedding",
         "generation",
         "lab",
+        "looking",
         "models",
         "pipelines",
         "tokenizers",

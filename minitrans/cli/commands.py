@@ -17,6 +17,7 @@ from minitrans.cli.options import Command, Group
 from minitrans.cli.tasks import answer, classify, fill_mask, tag
 from minitrans.cli.text_to_text import summarize, translate
 from minitrans.cli.train import evaluate, train, train_tokenizer
+from minitrans.cli.view import attention, view
 
 app = typer.Typer(
     name="minitrans",
@@ -40,6 +41,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "tag": tag,
     "answer": answer,
     "generate": generate,
+    "view": view,
+    "attention": attention,
     "translate": translate,
     "summarize": summarize,
     "train": train,

@@ -21,7 +21,9 @@ from minitrans.cli.options import DTYPES, Runtime, attention_spec
 from minitrans.cli.text import busy
 from minitrans.embedding.encoder import Encoder
 from minitrans.embedding.folder import body_place, read_head, read_recipe
+from minitrans.families import class_names
 from minitrans.files import printable
+from minitrans.models.auto import AutoConfig, AutoModel, class_by_name
 from minitrans.models.pretrained import PreTrainedModel
 from minitrans.pipelines.auto import pipeline_class
 from minitrans.pipelines.base import Loaded, Pipeline
@@ -52,6 +54,29 @@ def load(runtime: Runtime, task: type[Pipeline] = Pipeline) -> Loaded:
     for line in replace(report, fresh=swapped).warnings:
         note(f"{printable(runtime.model)}: {line}")
     return loaded
+
+
+class _AsStored:
+    """The class that a checkpoint was written by, head and all; of one that does not say, the body."""
+
+    @staticmethod
+    def from_pretrained(name_or_path: str, **options: Any) -> PreTrainedModel:
+        """See `PreTrainedModel.from_pretrained`."""
+        names = AutoConfig.from_pretrained(name_or_path).architectures or []
+        known = [name for name in names if name in class_names()]
+        model: PreTrainedModel = (class_by_name(known[0]) if known else AutoModel).from_pretrained(
+            name_or_path, **options
+        )
+        return model
+
+
+class _Whole(Pipeline):
+    auto_class = _AsStored
+
+
+def load_whole(runtime: Runtime) -> Loaded:
+    """The model as it was stored, with the head it has. Raises as `load` does."""
+    return load(runtime, _Whole)
 
 
 def load_pipeline(runtime: Runtime, task: str) -> Any:

@@ -20,16 +20,22 @@ def head_statistics(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
     """(L, H) each, means over the real tokens: `entropy` in nats, `distance` in tokens, `largest` and `first`, a weight each."""
     with look(model, "pattern") as seen:
         model(**batch)
-    pattern = seen.stack("pattern")  # (L, B, H, T, S)
-    length = pattern.shape[-1]
-    apart = (torch.arange(length)[:, None] - torch.arange(length)).abs().to(pattern)
+    real = _real(batch, seen["pattern", 0])
+    return statistics_of(seen.stack("pattern"), real)
+
+
+def statistics_of(pattern: Tensor, real: Tensor | None = None) -> dict[str, Tensor]:
+    """The same of (L, B, H, T, S), means over the tokens of `real` (B, T); or of one text, (L, H, T, S)."""
+    if real is None:
+        pattern, real = pattern[:, None], pattern.new_ones(1, pattern.shape[-2])
+    rows, columns = (torch.arange(size) for size in pattern.shape[-2:])
     found = {
         "entropy": torch.special.entr(pattern).sum(-1),
-        "distance": (pattern * apart).sum(-1),
+        "distance": (pattern * (rows[:, None] - columns).abs().to(pattern)).sum(-1),
         "largest": pattern.amax(-1),
         "first": pattern[..., 0],
-    }  # fmt: skip
-    real = _real(batch, pattern)[:, None, :]  # (B, 1, T)
+    }
+    real = real[:, None, :]  # (B, 1, T)
     return {name: (each * real).sum((1, 3)) / real.sum() for name, each in found.items()}
 
 

@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import re
-import shutil
-import subprocess
-from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -17,8 +12,8 @@ import pytest
 from minitrans.files import write_json
 from minitrans.lab.report import write_report
 from minitrans.testing.contract import FORMS
+from tests.browser import measured
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 HOSTILE = """<script>document.title = "obeyed"</script><img src="http://example.invalid/x.png"><b class='x'>bold</b>"""
 # written behind the page: what a reader would see of it, as one attribute
 MEASURE = """<script>
@@ -120,29 +115,9 @@ def test_every_element_is_closed_and_nothing_is_fetched(page: Path):
     assert "@import" not in text
 
 
-def browser() -> str:
-    found = next((path for name in NAMES if (path := shutil.which(name))), None)
-    if found is None:
-        pytest.skip(f"no browser: {', '.join(NAMES)}")
-    return found
-
-
 def visit(page: Path, folder: Path, width: int) -> dict[str, Any]:
-    """What the browser shows of the page, and a picture of it in the folder."""
-    measured = folder / "measured.html"
-    measured.write_text(page.read_text() + MEASURE)
-    quiet = "--disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
-    command = [
-        browser(), "--headless", "--no-sandbox", *quiet.split(), f"--user-data-dir={folder / 'profile'}",
-        f"--window-size={width},1200", "--enable-logging=stderr", "--dump-dom", measured.as_uri(),
-    ]  # fmt: skip
-    home = {**os.environ, "HOME": str(folder)}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True, env=home)
-    assert ":CONSOLE" not in done.stderr, done.stderr  # no complaint of the page
-    found = re.search(r'data-measured="([^"]*)"', done.stdout)
-    assert found is not None, done.stdout[-2000:]
-    seen: dict[str, Any] = json.loads(unescape(found[1]))
-    return seen
+    """What the browser shows of the page."""
+    return measured(page.read_text() + MEASURE, folder, width)
 
 
 @pytest.mark.parametrize("width", [1200, 500])
