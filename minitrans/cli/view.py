@@ -38,7 +38,7 @@ def view(
 
     Examples:
 
-        minitrans view "The cat sat on the mat." --model bert-base-uncased --out cat.html
+        minitrans view "The cat sat." --model bert-base-uncased --out cat.html
 
         minitrans view "The cat sat." -m ./bert --compare sigmoid
     """
@@ -70,7 +70,7 @@ def attention(runtime: Runtime, text: Text, layer: Layer = -1, head: Head = None
 
     Examples:
 
-        minitrans attention "The cat sat on the mat." --model bert-base-uncased --layer 3 --head 5
+        minitrans attention "The cat sat." -m bert-base-uncased --layer 3
     """
     _print(runtime, text, layer, head)
 

@@ -6,7 +6,7 @@ import base64
 import gzip
 import json
 from collections.abc import Callable, Mapping, Sequence
-from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -57,7 +57,7 @@ def page(
         data["lens"] = {"tokens": list(*tokens.values()), "layers": _lens(model, batch, word)}
     # what could end the element that holds it, or be taken for the end of a line, is written by its number
     text_of_data = json.dumps(data, ensure_ascii=True).replace("<", "\\u003c")
-    template = files("minitrans.looking").joinpath("view.html").read_text(encoding="utf-8")
+    template = Path(__file__).with_name("view.html").read_text(encoding="utf-8")
     return template.replace("@DATA@", text_of_data)
 
 
