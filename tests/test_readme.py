@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from ast import literal_eval
 from pathlib import Path
 
 import pytest
@@ -52,7 +53,9 @@ def test_the_examples_run_offline(code: str, minilm: Path, tmp_path: Path):
         "HF_HUB_OFFLINE": "1",
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "kernels")]),
     }
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False, cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     if "check_attention" in code:
         assert re.match(r"\d+ checks passed", done.stdout)
@@ -61,6 +64,12 @@ def test_the_examples_run_offline(code: str, minilm: Path, tmp_path: Path):
     if "look(" in code:
         names = ["pattern", "resid_mid", "resid_mid_norm", "resid_post", "resid_post_sum", "resid_pre"]
         assert done.stdout == f"{names} torch.Size([2, 12, 7, 7]) True\n"
+        return
+    if "fine_tune" in code:
+        learnt, again, told = done.stdout.splitlines()
+        assert literal_eval(learnt) == literal_eval(again)
+        assert literal_eval(learnt)["accuracy"] == 100
+        assert literal_eval(told)[0]["label"] == "good"
         return
     first = [[float(number) for number in re.findall(r"-?\d+\.\d+", line)] for line in done.stdout.splitlines()[:3]]
     assert first[0][1] > first[0][2] + 0.2, "lunch is closer to eating than the sky is"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from torch.nn import functional as F
 
 from minitrans.embedding import Encoder
 from minitrans.embedding import recipe as embedding
-from minitrans.files import write_json
+from minitrans.files import atomic_write, write_json
 from minitrans.models.auto import AutoModel
 from minitrans.models.pretrained import PreTrainedModel
 from minitrans.tokenizers.tokenizer import Tokenizer
@@ -94,7 +95,8 @@ class Embed(Recipe):
         ]
         for _, path in places:
             (folder / path).mkdir(exist_ok=True)
-        write_json(folder / "modules.json", modules)
+        with atomic_write(folder / "modules.json") as temporary:
+            temporary.write_text(json.dumps(modules, indent=2) + "\n", encoding="utf-8")
         write_json(
             folder / "sentence_bert_config.json",
             {"max_seq_length": self.length(model, tokenizer), "do_lower_case": False},
