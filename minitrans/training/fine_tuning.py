@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from minitrans.files import printable, read_json, write_json
@@ -63,6 +64,7 @@ def fine_tune(
     chosen = recipe.adjusted(told.settings)
     records = recipe.read(_paths(data))
     others = recipe.read(_paths(dev)) if _paths(dev) else None
+    torch.manual_seed(chosen.seed)  # weights that no checkpoint has
     body, words = recipe.load(_text(model), _text(tokenizer), told.architecture, records)
     body.to(device)
     source = recipe.examples(records, body, words)
