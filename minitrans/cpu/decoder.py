@@ -26,7 +26,7 @@ from minitrans.errors import NotSupportedError
 from minitrans.layers.block import Block
 from minitrans.layers.cache import Cache, CrossCache, GrowingCache, LayerCache
 from minitrans.layers.feed_forward import FeedForward
-from minitrans.layers.half_precision import ClampedBlock, ClampedEnd
+from minitrans.layers.half_precision import ClampedBlock, ClampedEnd, WideLinear
 from minitrans.layers.multi_head_attention import MultiHeadAttention
 from minitrans.layers.norms import LayerNorm, OffsetRMSNorm, RMSNorm
 from minitrans.layers.position_bias import BucketBias
@@ -420,7 +420,7 @@ def why_not(blocks: Iterable[nn.Module]) -> str:
             "it is not on the CPU": attention.query.weight.device.type != "cpu",
             "its weights are float64": attention.query.weight.dtype == torch.float64,
             "its norms are neither LayerNorm nor RMSNorm": not all(isinstance(norm, LayerNorm | RMSNorm) for norm in norms),
-            "its projections are not linear": not all(type(part) is nn.Linear for part in parts),
+            "its projections are not linear": not all(type(part) in (nn.Linear, WideLinear) for part in parts),
             "its attention is not full": bool(attention.variants) or attention.softcap is not None or any(map(_computes, own)),
             "it has relative positions": not isinstance(attention.distance_embedding, BucketBias | None),
         }  # fmt: skip
