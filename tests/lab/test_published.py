@@ -59,3 +59,9 @@ def test_hedgehog_is_healed_in_five_runs_and_the_exact_model_gains_nothing_by_th
         assert scores["hedgehog", seed, "transfer", 200] >= 80
         assert scores["hedgehog", seed, "tune", 200] >= 81.5
     assert scores["full", 0, "tune", 200] == pytest.approx(82.03, abs=0.3)
+
+
+def test_sigmoid_is_healed_by_sixty_steps_as_it_was_elsewhere():
+    rows = {row["variant"]: row for row in _rows("lab-sigmoid-2026-11-28-cpu.jsonl")}
+    assert rows["sigmoid"]["score"] == pytest.approx(80.72, abs=0.3)
+    assert rows["full"]["score"] == pytest.approx(82.03, abs=0.005)
