@@ -104,7 +104,7 @@ def _given(runtime: Runtime, text: str, target: str | None) -> tuple[Any, Any, A
 
     loaded = load_whole(runtime)
     tokenizer, model = loaded.tokenizer, loaded.model
-    limit = {"truncation": True, "max_length": loaded.max_length, "return_tensors": "pt"}
+    limit: dict[str, Any] = {"truncation": True, "max_length": loaded.max_length, "return_tensors": "pt"}
     batch = dict(tokenizer(checked(text, "TEXT"), **limit).to(model.device))
     if batch["input_ids"].shape[1] == loaded.max_length:
         note(f"cut to {loaded.max_length} tokens, if it was longer")
