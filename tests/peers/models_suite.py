@@ -68,7 +68,7 @@ class Tester:
         mask[1, 4:] = 0
         given = {"input_ids": ids, "attention_mask": mask}
         if self.is_encoder_decoder:
-            ids[:, -1] = 2  # by which a text is classified
+            ids[:, -1] = self.get_config().eos_token_id  # by which a text is classified
             given |= {"decoder_input_ids": ids.flip(1), "decoder_attention_mask": mask}
         return self.get_config(), given
 
