@@ -42,8 +42,8 @@ _EXPORTS = {
     "BatchEncoding": "minitrans.tokenizers.batch_encoding",
     "Tokenizer": "minitrans.tokenizers.tokenizer",
     **{
-        f"{row.tokenizer}{suffix}": "minitrans.tokenizers.auto"
-        for row in FAMILIES.values()
+        f"{name}{suffix}": "minitrans.tokenizers.auto"
+        for name in (*(row.tokenizer for row in FAMILIES.values()), "MBart50Tokenizer", "NllbTokenizer")
         for suffix in ("", "Fast")
     },
     "PreTrainedTokenizerFast": "minitrans.tokenizers.auto",

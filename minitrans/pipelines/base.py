@@ -27,6 +27,7 @@ Row = Mapping[str, Any]  # what the tokenizer says of one text: input_ids and pe
 Compute = Callable[..., Iterable[Tensor]]
 Finish = Callable[[int, Tensor], Any]
 Each = Callable[[Sequence[Row], Compute, Finish], list[Any]]
+NO_LIMIT = 2**31 - 1  # tokens, where neither has one: what a tokenizer can be told
 WINDOW = 16  # batches of a stream that are sorted by length together
 
 
@@ -183,7 +184,7 @@ def rows_of(encoded: BatchEncoding) -> list[Row]:
 
 def longest_input(model: PreTrainedModel, tokenizer: Tokenizer) -> int:
     """How many tokens the model takes: its positions (R2: less those up to padding's), or the tokenizer's limit if smaller."""
-    limits = (tokenizer.model_max_length, cast("int | None", model.base_model.longest))
+    limits = (NO_LIMIT, tokenizer.model_max_length, cast("int | None", model.base_model.longest))
     return min(limit for limit in limits if limit is not None)
 
 
