@@ -51,7 +51,7 @@ class NomicBertConfig(BertSizesConfig):
         (("type_vocab_size",), *SIZE),
         rope.RULE,
         (
-            ("rotary_emb_base",), lambda base, c: base in (None, c.rope_parameters["rope_theta"]),
+            ("rotary_emb_base",), lambda base, c: base in (None, c.rope["rope_theta"]),
             "the rope_theta of rope_parameters, or left out",
         ),
         (("rotary_emb_fraction",), lambda part, c: 0 < part <= 1, "in (0, 1]"),
@@ -99,7 +99,7 @@ class NomicBertConfig(BertSizesConfig):
     @property
     def rope(self) -> dict[str, Any]:
         """How queries and keys turn."""
-        return rope.described(self.rope_parameters, self.max_position_embeddings)
+        return rope.described(self.rope_parameters, self.max_position_embeddings, self.rotary_emb_base or 1000.0)
 
     @property
     def head_dropout(self) -> float:

@@ -137,7 +137,6 @@ ROWS: list[tuple[str, Damage, tuple[str, ...]]] = [
     ("G pruned layers by the thousand", keys(num_hidden_layers=1000, num_attention_heads=10_000, hidden_size=10_000, pruned_heads={str(n): [0] for n in range(1000)}), (CONFIG, "num_hidden_layers")),
     ("G architectures an object", keys(architectures={"0": "BertModel"}), (CONFIG, "architectures")),
     ("G architectures numbers", keys(architectures=[1]), (CONFIG, "architectures")),
-    ("G decoder's tables absent", keys(is_decoder=True, add_cross_attention=True), ("cross", "found none")),
     ("G is_decoder text", keys(is_decoder="yes"), (CONFIG, "is_decoder")),
 ]  # fmt: skip
 

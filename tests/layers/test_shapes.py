@@ -21,6 +21,7 @@ from minitrans.layers import (
     embeddings,
     feed_forward,
     fourier,
+    half_precision,
     heads,
     multi_head_attention,
     norms,
@@ -39,8 +40,8 @@ def memory() -> Context:
     return Context(mask=AttentionMask(causal=True), memory=torch.randn(B, S, D), need_weights=True)
 
 
-def make_block(*, crosses: bool = False) -> block.Block:
-    return block.Block(
+def make_block(*, crosses: bool = False, kind: type[block.Block] = block.Block) -> block.Block:
+    return kind(
         multi_head_attention.MultiHeadAttention(D, H),
         feed_forward.FeedForward(D, F),
         [norms.LayerNorm(D) for _ in range(3)],
@@ -55,6 +56,7 @@ def ids(*shape: int, below: int = V) -> Tensor:
 Case = tuple[Callable[[], nn.Module], Callable[[Any], Any], tuple[int, ...]]
 CASES: dict[str, Case] = {
     "LayerNorm": (lambda: norms.LayerNorm(D), lambda m: m(torch.randn(B, T, D)), (B, T, D)),
+    "WideLinear": (lambda: half_precision.WideLinear(D, F), lambda m: m(torch.randn(B, T, D)), (B, T, F)),
     "RMSNorm": (lambda: norms.RMSNorm(D), lambda m: m(torch.randn(B, T, D)), (B, T, D)),
     "FeedForward": (lambda: feed_forward.FeedForward(D, F), lambda m: m(torch.randn(B, T, D)), (B, T, D)),
     "FeedForward gated": (
@@ -86,6 +88,12 @@ CASES: dict[str, Case] = {
         lambda: multi_head_attention.CrossAttention(D, H), lambda m: m(torch.randn(B, T, D), memory()).weights, (B, H, T, S)
     ),
     "Block": (lambda: make_block(), lambda m: m(torch.randn(B, T, D), CAUSAL), (B, T, D)),
+    "ClampedBlock": (
+        lambda: make_block(kind=half_precision.ClampedBlock), lambda m: m(torch.randn(B, T, D), CAUSAL), (B, T, D)
+    ),
+    "ClampedEnd": (
+        lambda: make_block(kind=half_precision.ClampedEnd), lambda m: m(torch.randn(B, T, D), CAUSAL), (B, T, D)
+    ),
     "Block packed": (lambda: make_block(), lambda m: m(torch.randn(N, D), PACKED), (N, D)),
     "Block crossing": (lambda: make_block(crosses=True), lambda m: m(torch.randn(B, T, D), memory()), (B, T, D)),
     "Stack": (

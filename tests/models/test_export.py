@@ -409,7 +409,7 @@ def test_reading_an_output_inside_a_graph() -> None:
 
     def step(ids: Tensor) -> tuple[Tensor, ...]:
         out = net(ids, labels=ids)
-        loss, logits = out
+        loss, logits = out.to_tuple()
         assert "loss" in out
         assert list(out) == ["loss", "logits"]
         return loss + out["loss"], logits, out.get("logits"), *out[:1]
