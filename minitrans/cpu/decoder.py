@@ -63,8 +63,7 @@ class Pass:
     ) -> None:
         self.context, self.dtype = context, dtype
         self.batch, self.length = grid
-        self.bias = context.bias if bias is None or context.bias is None else summed(context.bias, bias)
-        self.bias = bias if context.bias is None else self.bias
+        self.bias = context.bias if bias is None else summed(context.bias, bias)
         self.own: Scores | None = None
         self.cross: Scores | None = None
         self.turns, self.angles = turns, dict[str, tuple[Tensor, Tensor]]()
