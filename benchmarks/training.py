@@ -74,14 +74,20 @@ def main(
     typer.echo(f"{equal_steps} losses in float64: the largest relative difference is {gap:.1e}")
     if gap > EQUAL:
         raise ValueError(f"the losses differ by {gap:.1e}: nothing was timed")
-    rows = [measure(folder, mix, steps, batch, longest) for mix in mixes.split(",")]
+    found: dict[str, Any] = {"batch": batch, "steps": steps, "equal_steps": equal_steps, "longest": longest, "gap": gap}
+    found |= {"rows": [], "memory": [], "finished": False}
+    save(target, "training", **found)  # and after each part: a run that is cut off keeps what it has
+    for mix in mixes.split(","):
+        found["rows"].append(measure(folder, mix, steps, batch, longest))
+        save(target, "training", **found)
     names = ("lengths", "fill", "transformers", "minitrans", "ratio")
-    typer.echo(table(names, [[row[name] for name in names] for row in rows]))
-    held = [{"step": name, "megabytes": memory_of(folder, settings, batch)} for name, settings in MEMORY.items()]
-    held = held if memory else []
-    if held:
-        typer.echo(table(("step", "megabytes"), [list(row.values()) for row in held]))
-    save(target, "training", batch=batch, steps=steps, equal_steps=equal_steps, gap=gap, rows=rows, memory=held)
+    typer.echo(table(names, [[row[name] for name in names] for row in found["rows"]]))
+    for name, settings in MEMORY.items() if memory else ():
+        found["memory"].append({"step": name, "megabytes": memory_of(folder, settings, batch)})
+        save(target, "training", **found)
+    if memory:
+        typer.echo(table(("step", "megabytes"), [list(row.values()) for row in found["memory"]]))
+    save(target, "training", **found | {"finished": True})
 
 
 def draw(mix: str, count: int, batch: int, longest: int) -> list[dict[str, Tensor]]:
