@@ -12,7 +12,6 @@ Memory is the most that a fresh process of ours held during steps, less what it 
 from __future__ import annotations
 
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -24,7 +23,7 @@ import torch
 import typer
 from torch import Tensor
 
-from benchmarks.measuring import quantiles
+from benchmarks.measuring import memory_mb, quantiles
 from benchmarks.models import draw_lengths
 from benchmarks.options import AsJson, Results
 from benchmarks.record import RESULTS, ROOT, result_file, save
@@ -185,12 +184,12 @@ def held(folder: str, settings: dict[str, Any], batch: int, length: int = 128) -
     steps(1)
     before = _peak()
     steps(batch, **settings)
-    sys.stdout.write(json.dumps((_peak() - before) / 2**20) + "\n")
+    sys.stdout.write(json.dumps(_peak() - before) + "\n")
 
 
-def _peak() -> int:
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+def _peak() -> float:
+    """Megabytes (2^20), on Linux. What `getrusage` tells begins at the peak of the process that started this one."""
+    return memory_mb()["VmHWM"]
 
 
 if __name__ == "__main__":
