@@ -120,14 +120,14 @@ def takes_model(**defaults: Any) -> Callable[[Callable[..., None]], Callable[...
     return decorated
 
 
-def attention_spec(text: str | None) -> Any:
-    """What --attention means: a name, module:Class, or JSON that says more. Raises ValueError for broken JSON."""
+def attention_spec(text: str | None, option: str = "--attention") -> Any:
+    """What an option of attention means: a name, module:Class, or JSON that says more. Raises ValueError for broken JSON."""
     if text is None or text.lstrip()[:1] not in ("{", "["):
         return text
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"--attention: expected a name or JSON, got {printable(text)}: {error}") from None
+        raise ValueError(f"{option}: expected a name or JSON, got {printable(text)}: {error}") from None
 
 
 class _Plain:

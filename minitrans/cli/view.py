@@ -53,7 +53,7 @@ def view(
     others = {}
     if compare is not None:
         swapped: Any = copy.deepcopy(model)
-        swapped.set_attention(attention_spec(compare))
+        swapped.set_attention(attention_spec(compare, "--compare"))
         others[compare] = swapped
     html = page(
         model, batch, tokens, name=runtime.model, text=text, others=others,
@@ -111,7 +111,9 @@ def _given(runtime: Runtime, text: str, target: str | None) -> tuple[Any, Any, A
     tokens = {"": tokenizer.convert_ids_to_tokens(batch["input_ids"][0].tolist())}
     if getattr(model.config, "is_encoder_decoder", False):
         if target is None:
-            raise ValueError("--target: expected a text for the decoder of a pair")
+            raise ValueError(
+                "a pair is shown on a page: give minitrans view its decoder's text with --target, no --terminal"
+            )
         made = tokenizer(text_target=checked(target, "--target"), **limit).to(model.device)["input_ids"]
         batch["decoder_input_ids"] = made
         tokens = {"encoder": tokens[""], "decoder": tokenizer.convert_ids_to_tokens(made[0].tolist())}

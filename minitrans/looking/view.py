@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from minitrans.looking.heads import statistics_of
 from minitrans.looking.lens import Lens
 from minitrans.looking.look import look
-from minitrans.looking.names import find
 from minitrans.looking.sites import sites_of
 
 MOST_TOKENS = 1024  # what a browser draws at once
@@ -66,11 +65,13 @@ def patterns(model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]
     """{"pattern": (L, H, T, S)} of one text, and those of the halves and the crossing of a pair.
 
     Raises:
-        ValueError: for several texts.
+        ValueError: for several texts, or a model without patterns.
     """
     if any(len(each) != 1 for each in batch.values() if each.dim()):
         raise ValueError("one text at a time")
-    names = dict.fromkeys(site.full_name for site in find("*pattern", sites_of(model)))
+    names = dict.fromkeys(site.full_name for site in sites_of(model) if site.full_name.endswith("pattern"))
+    if not names:
+        raise ValueError("there is no pattern to show: this attention does not weigh tokens by tokens")
     with look(model, list(names), to="cpu") as seen:
         model(**batch)
     return {name: seen.stack(name)[:, 0].float() for name in names}

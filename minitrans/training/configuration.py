@@ -108,8 +108,9 @@ def _checked(where: str, name: str, value: Any, kinds: Mapping[str, Any]) -> Any
     for kind in get_args(wanted) if isinstance(wanted, UnionType) else (wanted,):
         if get_origin(kind) is tuple:
             parts = value.split(",") if isinstance(value, str) else value
-            inner = get_args(kind)[0]
-            if isinstance(parts, list | tuple) and all(_is(each, inner) for each in parts):
+            inner, end = get_args(kind)[0], get_args(kind)[-1]
+            fits = isinstance(parts, list | tuple) and (end is ... or len(parts) == len(get_args(kind)))
+            if fits and all(_is(each, inner) for each in parts):
                 return tuple(parts)
         elif _is(value, kind):
             return float(value) if kind is float else value
@@ -131,7 +132,8 @@ def _shown(kind: Any) -> str:
     if isinstance(kind, UnionType):
         return " or ".join(_shown(each) for each in get_args(kind))
     if get_origin(kind) is tuple:
-        return f"a list of {_shown(get_args(kind)[0])}"
+        parts = get_args(kind)
+        return f"a list of {_shown(parts[0])}" if parts[-1] is ... else f"[{', '.join(map(_shown, parts))}]"
     words = {
         int: "a whole number",
         float: "a number",

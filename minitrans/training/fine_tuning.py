@@ -69,6 +69,8 @@ def fine_tune(
     body.to(device)
     source = recipe.examples(records, body, words)
     require_fit(source, body)
+    if others:
+        recipe.require_scorable(others, body, words)
     objective = recipe.objective(body, words)
 
     def evaluate(trained: nn.Module) -> Mapping[str, float]:

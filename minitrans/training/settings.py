@@ -68,8 +68,8 @@ FREE = frozenset({
 })  # fmt: skip
 _MANY = float("inf")
 RANGES: dict[str, tuple[float, float]] = {
-    "epochs": (1, _MANY), "max_steps": (1, _MANY), "batch_size": (1, _MANY), "batch_tokens": (1, _MANY),
-    "accumulation": (1, _MANY), "learning_rate": (0, _MANY), "weight_decay": (0, _MANY), "eps": (0, 1), "clip": (1e-12, _MANY),
+    "seed": (0, 2**63 - 1), "epochs": (1, _MANY), "max_steps": (1, _MANY), "batch_size": (1, _MANY), "batch_tokens": (1, _MANY),
+    "accumulation": (1, _MANY), "learning_rate": (0, 1000), "weight_decay": (0, 1000), "eps": (0, 1), "clip": (1e-12, _MANY),
     "warmup": (0, _MANY), "layer_decay": (1e-6, 1), "unfreeze_every": (1, _MANY), "lora_rank": (0, _MANY), "timeout": (1, _MANY),
     "ema": (0, 1), "evaluate_every": (1, _MANY), "save_every": (1, _MANY), "keep": (1, _MANY), "patience": (1, _MANY),
     "log_every": (1, _MANY),

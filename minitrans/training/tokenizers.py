@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Callable, Iterable
+from itertools import chain
 from pathlib import Path
 
 from tokenizers.pre_tokenizers import ByteLevel
@@ -26,21 +29,30 @@ def train_tokenizer(
         lower_case: whether the tokenizer reads everything in lower case.
 
     Raises:
-        ValueError: for an unknown kind, a size that is impossible for these texts, or lower case where bytes are kept.
+        ValueError: for an unknown kind, no texts, a size that is impossible for these texts, or lower case where bytes are kept.
     """
     if kind not in KINDS:
         raise ValueError(f"kind: expected one of {', '.join(KINDS)}, got {kind!r}")
-    folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = KINDS[kind](texts, vocab_size, lower_case, folder)
-    tokenizer.save_pretrained(folder)
+    rest = iter(texts)
+    first = next(rest, None)
+    if first is None:
+        raise ValueError("expected at least one text to learn from, found none")
+    with tempfile.TemporaryDirectory() as place:  # so that what fails leaves nothing
+        tokenizer = KINDS[kind](chain([first], rest), vocab_size, lower_case, Path(place))
+        tokenizer.save_pretrained(place)
+        shutil.copytree(place, out, dirs_exist_ok=True)
     return tokenizer
 
 
 def _wordpiece(texts: Iterable[str], vocab_size: int, lower_case: bool, folder: Path) -> Tokenizer:
     bare = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
     tokenizer = BertTokenizer({token: number for number, token in enumerate(bare)}, do_lower_case=lower_case)
-    return tokenizer.train_new_from_iterator(texts, vocab_size)
+    learnt = tokenizer.train_new_from_iterator(texts, vocab_size)
+    if len(learnt) > vocab_size:
+        raise ValueError(
+            f"vocab_size: wordpiece has every character and five special tokens, at least {len(learnt)}, got {vocab_size}"
+        )
+    return learnt
 
 
 def _byte_bpe(texts: Iterable[str], vocab_size: int, lower_case: bool, folder: Path) -> Tokenizer:

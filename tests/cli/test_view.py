@@ -27,4 +27,10 @@ def test_heads_are_printed(run, tiny):
     assert run("view", "the cat sat", "--model", model, "--terminal", "--layer", 0, "--head", 1).out == done.out
     run("attention", "the cat", "--model", model, "--layer", 9).refused("--layer: expected 0 to")
     run("attention", "the cat", "--model", model, "--head", 9).refused("--head: expected 0 to")
-    run("view", "the cat", "--model", model, "--target", "x", "--out", "never.html").refused("no decoder beside")
+    for given, message in (
+        (["--target", "x"], "no decoder beside"),
+        (["--compare", "{"], "--compare: expected a name or JSON"),
+        (["--compare", "linformer"], "no pattern to show"),
+    ):
+        run("view", "the cat", "--model", model, "--out", "never.html", *given).refused(message)
+    assert not Path("never.html").exists()

@@ -204,6 +204,9 @@ def test_a_configuration_file(tmp_path: Path):
         ("columns = [1]", "columns: expected a list of a text"),
         ("epochs = ", "expected TOML, found"),
         ("epochs = 0", "epochs must be between 1"),
+        ("seed = -1", "seed must be between 0"),
+        ("learning_rate = inf", "learning_rate must be between 0 and 1000"),
+        ("betas = [0.9]", r"betas: expected \[a number, a number\]"),
     ],
 )
 def test_mistakes_in_a_configuration(text: str, message: str, tmp_path: Path):

@@ -43,8 +43,11 @@ def test_lower_case(tmp_path: Path):
         ({"kind": "bpe"}, "kind: expected one of wordpiece, byte-bpe, sentencepiece, got 'bpe'"),
         ({"kind": "byte-bpe", "vocab_size": 200}, "at least 261, got 200"),
         ({"kind": "sentencepiece", "vocab_size": 5000}, "Vocabulary size too high"),
+        ({"vocab_size": 7}, r"wordpiece has every character and five special tokens, at least \d\d, got 7"),
+        ({"texts": []}, "expected at least one text to learn from, found none"),
     ],
 )
 def test_impossible_wishes(given: dict[str, object], message: str, tmp_path: Path):
     with pytest.raises(ValueError, match=message):
-        train_tokenizer(TEXTS, tmp_path, **given)
+        train_tokenizer(**{"texts": TEXTS, "out": tmp_path / "words", **given})  # type: ignore[arg-type]
+    assert not list(tmp_path.iterdir())

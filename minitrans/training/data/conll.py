@@ -30,7 +30,7 @@ def read_conll(path: str | Path, *, word: int = 0, tag: int = -1) -> Records:
         columns = [part.strip() for part in line.split("\t")] if "\t" in line else line.split()
         width = width or len(columns)
         if len(columns) != width or not -width <= tag < width or not 0 <= word < width or width < 2:
-            found = f"expected {max(width, 2)} columns, a word and its tag among them, found {len(columns)}"
+            found = f"expected {max(width, 2, word + 1, tag + 1)} columns, a word and its tag among them, found {len(columns)}"
             raise ValueError(f"{printable(path)}: line {number}: {found}: {printable(line, 60)}")
         if not inside:
             rows.append({"words": [], "tags": []})

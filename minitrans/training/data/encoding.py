@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -236,9 +237,12 @@ def _label(row: Record, label: str, names: Sequence[str] | None) -> int | float:
     if names is not None:
         return class_of(value, names)
     try:
-        return float(value)
+        number = float(value)
     except (TypeError, ValueError):
-        raise ValueError(f"{label}: expected a number, found {printable(repr(value), 60)}") from None
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValueError(f"{label}: expected a number, found {printable(repr(value), 60)}")
+    return number
 
 
 def class_of(value: Any, names: Sequence[str]) -> int:

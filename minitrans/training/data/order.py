@@ -52,7 +52,9 @@ class Order:
         if size is None or size < 1 or self.pool < 1:
             raise ValueError(f"a step and its pool need at least 1, got {size} and {self.pool}")
         if self.rows is not None and self.rows > len(self.lengths):
-            raise ValueError(f"a step of {self.rows} rows is more than the data set has: {len(self.lengths)} examples")
+            raise ValueError(
+                f"a step of {self.rows} rows is more than the data set has: {len(self.lengths)} examples; lower batch_size"
+            )
         longest = max(range(len(self.lengths)), key=self.lengths.__getitem__)
         if self.tokens is not None and self.lengths[longest] > self.tokens:
             found = f"example {longest} has {self.lengths[longest]} tokens, a step at most {self.tokens}"

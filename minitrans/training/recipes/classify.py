@@ -40,6 +40,10 @@ class OfTexts(Recipe):
             max_length=self.length(model, tokenizer),
         )  # fmt: skip
 
+    def require_scorable(self, records: Records, model: PreTrainedModel, tokenizer: Tokenizer) -> None:
+        """As the base's."""
+        self.examples(records, model, tokenizer)
+
     def names(self, model: PreTrainedModel) -> list[str] | None:
         """Of the classes; None = the labels are numbers."""
         return [name for _, name in sorted((model.config.id2label or {}).items())]

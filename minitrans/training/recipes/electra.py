@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
+from minitrans.files import printable
 from minitrans.models.electra import ElectraConfig, ElectraForMaskedLM, ElectraForPreTraining
 from minitrans.models.pretrained import PreTrainedModel
 from minitrans.tokenizers.auto import AutoTokenizer
@@ -57,7 +58,11 @@ class Electra(OfDocuments):
         return self._both(ElectraForMaskedLM(small), ElectraForPreTraining(config)), read
 
     def reload(self, name: str) -> tuple[PreTrainedModel, Tokenizer]:
-        """As the base's."""
+        """As the base's. Raises ValueError for what this recipe has not written."""
+        if not (Path(name) / GENERATOR).is_dir():
+            raise ValueError(
+                f"{printable(name)}: has no folder {GENERATOR!r}: give what electra has trained, or --tokenizer"
+            )
         generator = ElectraForMaskedLM.from_pretrained(Path(name) / GENERATOR)
         return self._both(generator, ElectraForPreTraining.from_pretrained(name)), AutoTokenizer.from_pretrained(name)
 

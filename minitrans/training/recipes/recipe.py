@@ -110,6 +110,9 @@ class Recipe:
         """What the loop draws from."""
         raise NotImplementedError
 
+    def require_scorable(self, records: Records, model: PreTrainedModel, tokenizer: Tokenizer) -> None:
+        """Raises ValueError, before any training, for rows that `score` would refuse after it."""
+
     def objective(self, model: PreTrainedModel, tokenizer: Tokenizer) -> Objective:
         """What is learnt from it: the head's own loss."""
         return HeadObjective(model)

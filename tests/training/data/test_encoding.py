@@ -41,8 +41,9 @@ def test_texts_have_classes_or_numbers(wordpiece: Any):
         encoding.encode_texts(
             records({"a": "the", "y": "bad"}, {"a": "the", "y": "ugly"}), wordpiece, "a", label="y", names=names
         )
-    with pytest.raises(ValueError, match=r"file: line 2: y: expected a number, found 'ugly'"):
-        encoding.encode_texts(records({"a": "the", "y": "ugly"}), wordpiece, "a", label="y")
+    for wrong in ("ugly", "nan"):
+        with pytest.raises(ValueError, match=rf"file: line 2: y: expected a number, found '{wrong}'"):
+            encoding.encode_texts(records({"a": "the", "y": wrong}), wordpiece, "a", label="y")
     with pytest.raises(ValueError, match=r"file: line 2: expected a field 'text', found a, y"):
         encoding.encode_texts(records({"a": "the", "y": "ugly"}), wordpiece)
 

@@ -66,7 +66,7 @@ def test_what_cannot_be_ordered():
         "the data set is empty": {"lengths": [], "rows": 1},
         "got rows=None and tokens=None": {"lengths": [1]},
         "got rows=1 and tokens=1": {"lengths": [1], "rows": 1, "tokens": 1},
-        "a step of 3 rows is more than the data set has: 2 examples": {"lengths": [1, 1], "rows": 3},
+        "a step of 3 rows is more than the data set has: 2 examples; lower batch_size": {"lengths": [1, 1], "rows": 3},
         "example 1 has 9 tokens, a step at most 8": {"lengths": [1, 9], "tokens": 8},
         "at least 1, got 0": {"lengths": [1], "rows": 0},
     }.items():
