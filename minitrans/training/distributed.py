@@ -182,6 +182,18 @@ def gradient_norm(parameters: Iterable[nn.Parameter], limit: float | None) -> fl
     return value
 
 
+@contextmanager
+def ready_to_read(model: nn.Module) -> Iterator[None]:
+    """In which all of a model answers, and not its `forward` alone; afterwards its shards are apart, as a step leaves them."""
+    if isinstance(model, FSDPModule):
+        model.unshard()
+    try:
+        yield
+    finally:
+        if isinstance(model, FSDPModule):
+            model.reshard()
+
+
 def full_state(model: nn.Module) -> dict[str, Tensor]:
     """All tensors of a model, put together from the shards; every rank must ask."""
     state = model.state_dict()

@@ -14,10 +14,12 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 
 from minitrans.files import printable, read_json, write_json
 from minitrans.training.configuration import Configuration, configure
 from minitrans.training.data.fitting import require_fit
+from minitrans.training.distributed import full_state
 from minitrans.training.logs import JSONL
 from minitrans.training.loop import Report, train
 from minitrans.training.metrics import Scores
@@ -65,7 +67,8 @@ def fine_tune(
     records = recipe.read(_paths(data))
     others = recipe.read(_paths(dev)) if _paths(dev) else None
     torch.manual_seed(chosen.seed)  # weights that no checkpoint has
-    body, words = recipe.load(_text(model), _text(tokenizer), told.architecture, records)
+    begun = (_text(model), _text(tokenizer), told.architecture, records)
+    body, words = recipe.load(*begun)
     body.to(device)
     source = recipe.examples(records, body, words)
     require_fit(source, body)
@@ -83,6 +86,10 @@ def fine_tune(
         identity={"vocabulary": _hash(words.backend_tokenizer.to_str()), "recipe": _hash(repr(recipe))},
     )  # fmt: skip
     seconds = time.perf_counter() - start
+    if isinstance(body, FSDPModule):  # shards cannot be saved by one rank: the same model anew, with all of the weights
+        state = full_state(body)
+        body = recipe.load(*begun)[0].to(device)
+        body.load_state_dict(state)
     if report.best is not None and report.best[0] != report.steps:
         report.metrics = evaluate(body.eval())
     if int(os.environ.get("RANK", "0")) == 0:

@@ -14,7 +14,7 @@ from torch import nn
 from minitrans.training.checkpoints import Checkpoints
 from minitrans.training.data.order import Order
 from minitrans.training.data.source import Source
-from minitrans.training.distributed import Learner, Ranks, full_state
+from minitrans.training.distributed import Learner, Ranks, full_state, ready_to_read
 from minitrans.training.ema import Ema
 from minitrans.training.groups import Unfreezing, freeze, parameter_groups
 from minitrans.training.lora import add_lora, merge_lora
@@ -105,7 +105,7 @@ class Run:
     def evaluated(self, evaluate: Evaluate) -> Mapping[str, float]:
         """The metrics of the weights that would be kept."""
         self.model.eval()
-        with torch.no_grad(), self.ema.applied():
+        with torch.no_grad(), self.ema.applied(), ready_to_read(self.model):
             metrics: Mapping[str, float] = self.ranks.from_lead(dict(evaluate(self.model)))
         self.model.train()
         return metrics

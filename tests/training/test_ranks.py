@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -20,8 +21,11 @@ import torch.distributed as dist
 from safetensors.torch import load_file
 
 from minitrans.training.distributed import Ranks
+from minitrans.training.fine_tuning import evaluate_checkpoint, fine_tune
+from minitrans.training.tokenizers import train_tokenizer
 from tests.training.heads import HEADS
 from tests.training.ranks import all_gradients, gradients, small_training
+from tests.training.test_recipes import ENCODER, WORDS, classify
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'kernels'}", "OMP_NUM_THREADS": "1"}
@@ -135,6 +139,29 @@ def test_l41_from_two_ranks_to_one(sharded: Path, tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "one" / "step-00000010")
     one_process(tmp_path / "one", resume=True)
     require_near(sharded, tmp_path / "one")
+
+
+@pytest.mark.slow
+def test_a_recipe_with_shards(tmp_path: Path) -> None:
+    """It scores in between and goes on, and saves a model as one process does.
+
+    `eps` is far above the rounding of gradients (1e-8 here), which AdamW would else enlarge where they are as small.
+    """
+    train_tokenizer(WORDS * 50, tmp_path / "words", vocab_size=200)
+    data, out, one = tmp_path / "data.tsv", tmp_path / "out", tmp_path / "one"
+    data.write_text(classify(random.Random(1), 24), encoding="utf-8")
+    still = {**ENCODER, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    told: dict[str, Any] = {"dev": data, "tokenizer": tmp_path / "words", "architecture": still, "epochs": 2,
+                            "learning_rate": 1e-2, "eps": 1e-2, "batch_size": 8}  # fmt: skip
+
+    def learn(folder: Path, **besides: Any) -> None:
+        fine_tune("classify", data, folder, **told, **besides)
+
+    learn(one)  # loads for the other two what they would each load
+    done = forked(tmp_path, 2, lambda: learn(out, parallel="fsdp"))
+    assert done.statuses == [0, 0], done.said
+    assert evaluate_checkpoint(out, data) == pytest.approx(json.loads((out / "recipe.json").read_text())["metrics"])
+    require_near(one, out)
 
 
 @pytest.mark.slow
