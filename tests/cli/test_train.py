@@ -65,7 +65,7 @@ def test_a_faulty_dev_file_is_found_before_the_training(run: Any, tiny: Any, tmp
     data, other, out = tmp_path / "train.tsv", tmp_path / "dev.tsv", tmp_path / "y"
     data.write_text(TABLE)
     other.write_text(dev)
-    model = tiny("BertForSequenceClassification", num_labels=2)
+    model = tiny("BertForSequenceClassification", "two-classes", num_labels=2)
     run(
         "train", "classify", "--data", data, "--dev", other, "--model", model, "--out", out, "--set", "batch_size=8"
     ).refused(message)
