@@ -74,7 +74,7 @@ def _translated(name: str, sites: Sequence[Site], layers: Iterable[int] | None) 
     """A name of TransformerLens as ours, and its layer."""
     parts = re.fullmatch(r"(?:blocks\.(\d+|\*)\.)?(?:attn\.|mlp\.)?(hook_\w+)", name)
     word = parts[2] if parts else name
-    pre_norm = all(site.pre_norm for site in sites)
+    pre_norm = all(site.pre_norm for site in sites if site.block is not None)
     table = ALIASES | (PRE_NORM_ALIASES if pre_norm else POST_NORM_ALIASES)
     if parts is None or word not in table:
         why = UNTRUE.get(word, f"the nearest name that does is {nearest(word, table)}")

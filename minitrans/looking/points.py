@@ -72,7 +72,9 @@ POINTS = {
     "scores": Point("what the softmax is taken of: scale · q·k + bias, -inf where masked", "B, H, T, S", crossing=True),
     "pattern": Point("the probabilities, before dropout", "B, H, T, S", crossing=True),
     "z": Point("pattern · v, of each head", "B, T, H, K", "attention.output", "in", crossing=True),
-    "head_out": Point("z of a head times its part of the output matrix", "B, T, H, D", crossing=True),
+    "head_out": Point(
+        "z of a head times its part of the output matrix", "B, T, H, D", "attention.output", crossing=True
+    ),
     "attn_out": Point("what the attention adds, before dropout", WIDE, "attention", crossing=True),
     "resid_mid": Point(
         "the sum of resid_pre and attn_out", WIDE, "attention_LayerNorm", "in", ("feed_forward_LayerNorm", "in")

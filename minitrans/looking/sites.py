@@ -25,7 +25,7 @@ class Site:
         half: "encoder" or "decoder" of a pair, "" of a model with one stack.
         layer: from 0; None for a point of the model.
         point: what it means.
-        module: whose argument or result it is; of `IN_ATTENTION` the attention; of `head_out` the attention.
+        module: whose argument or result it is; of `IN_ATTENTION` the attention.
         side: which of the two.
         block: it is in; None for a point of the model.
         stack: of that block.
@@ -96,22 +96,16 @@ def sites_of(model: nn.Module) -> list[Site]:
 def _of_block(block: Block, layer: int, half: str, stack: Stack) -> Iterator[Site]:
     gated = getattr(block.feed_forward, "gate", None) is not None
     for name, point in POINTS.items():
-        for full, path in _paths(name, point, block, gated):
+        for full, path, side in _paths(name, point, block, gated):
             module: nn.Module | None = block
-            for part in filter(None, path.module.split(".")):
+            for part in filter(None, path.split(".")):
                 module = getattr(module, part, None)
             if isinstance(module, nn.Module):
-                yield Site(full, half, layer, point, module, path.side, block, stack)
+                yield Site(full, half, layer, point, module, side, block, stack)
 
 
-@dataclass(frozen=True)
-class _Path:
-    module: str
-    side: Side
-
-
-def _paths(name: str, point: Point, block: Block, gated: bool) -> Iterator[tuple[str, _Path]]:
-    """The point, and that of the cross-attention."""
+def _paths(name: str, point: Point, block: Block, gated: bool) -> Iterator[tuple[str, str, Side]]:
+    """Name, module and side of the point, and of that of the cross-attention."""
     crosses = block.cross_attention is not None
     module, side = point.module, point.side
     if block.norm_first and point.pre_norm is not None:
@@ -122,19 +116,21 @@ def _paths(name: str, point: Point, block: Block, gated: bool) -> Iterator[tuple
         module = "feed_forward.gate"
     if (name.startswith("resid_mid_cross") and not crosses) or (name == "mlp_pre_linear" and not gated):
         return
-    if name in IN_ATTENTION or name == "head_out":
+    if name in IN_ATTENTION:
         module = "attention"
-        if not isinstance(block.attention, MultiHeadAttention) or name in _lacking(block.attention):
-            return
+    if name in (*IN_ATTENTION, "head_out") and name in _lacking(block.attention):
+        return
     if module is None:
         return
-    yield name, _Path(module, side)
+    yield name, module, side
     if crosses and point.crossing:
-        yield CROSS + name, _Path(module.replace("attention", "cross_attention", 1), side)
+        yield CROSS + name, module.replace("attention", "cross_attention", 1), side
 
 
-def _lacking(attention: MultiHeadAttention) -> set[str]:
+def _lacking(attention: nn.Module) -> set[str]:
     """What an attention that is no softmax of scores does not have; and one whose heads are not simply summed."""
+    if not isinstance(attention, MultiHeadAttention):
+        return {*IN_ATTENTION, "head_out"}
     lacking = set() if isinstance(attention.output, nn.Linear) else {"head_out"}
     mechanism = next((each for each in reversed(attention.all_variants) if each.is_mechanism), None)
     if mechanism is not None:

@@ -134,6 +134,15 @@ def test_swapped_attention_is_seen_as_it_is(classifier, attention):
         model.set_attention("full")
 
 
+def test_a_name_of_another_tool_that_is_true_of_pre_norm_blocks_alone():
+    model, batch = tiny("gpt2")
+    with look(model, "blocks.1.hook_resid_post") as seen:
+        model(**batch)
+    assert set(seen) == {("resid_post", 1)}
+    with pytest.raises(ValueError, match="does not mean here"), look(model, "blocks.1.hook_normalized_resid_post"):
+        pass
+
+
 def test_names_of_another_tool(classifier):
     model, batch = classifier
     names = ["blocks.1.attn.hook_pattern", "blocks.*.hook_resid_mid", "blocks.0.hook_normalized_resid_post"]
